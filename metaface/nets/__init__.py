@@ -1,0 +1,108 @@
+"""Embedding networks: photographs ``[n, C, H, W]`` in 0..1 -> features ``[n, D]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metaface.nets.backbones import Backbone
+from metaface.nets.conv4 import Conv4
+from metaface.nets.mobilefacenet import MobileFaceNet
+from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
+from metaface.nets.pixels import Pixels
+from metaface.nets.resnet12 import ResNet12
+
+__all__ = [
+    "MODES",
+    "NETS",
+    "Backbone",
+    "Conv4",
+    "MobileFaceNet",
+    "Norm2d",
+    "NormMode",
+    "Pixels",
+    "ResNet12",
+    "build",
+    "norm_mode",
+    "pretrained",
+    "refresh_statistics",
+]
+
+
+def _mobilefacenet(in_channels: int, image_size: int, norm: NormMode) -> nn.Module:
+    return MobileFaceNet(in_channels, (image_size, image_size), norm=norm)
+
+
+def _conv4(in_channels: int, image_size: int, norm: NormMode, **options: Any) -> nn.Module:
+    return Conv4(in_channels, norm=norm, **options)
+
+
+def _resnet12(in_channels: int, image_size: int, norm: NormMode) -> nn.Module:
+    return ResNet12(in_channels, norm=norm)
+
+
+NETS: dict[str, Callable[[int, int, NormMode], nn.Module]] = {
+    "conv4": _conv4,
+    "conv4-32": partial(_conv4, width=32),
+    "conv4-stride": partial(_conv4, down="stride"),
+    "resnet12": _resnet12,
+    "mobilefacenet": _mobilefacenet,
+}
+
+
+def build(
+    name: str, in_channels: int = 3, image_size: int = 64, norm: NormMode = "group"
+) -> nn.Module:
+    """A fresh network by name: one of ``NETS``, or ``torchvision:resnet18`` and the like.
+
+    Args:
+        in_channels: 1 (grey) or 3 (RGB).
+        image_size: side of the square pictures it will see.
+        norm: see :class:`Norm2d`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name.startswith("torchvision:"):
+        return Backbone(name.removeprefix("torchvision:"), norm)
+    if name not in NETS:
+        raise ValueError(
+            f"no network {name!r}: choose one of {', '.join(NETS)}, or torchvision:<model>"
+        )
+    return NETS[name](in_channels, image_size, norm)
+
+
+def pretrained(path: str | Path) -> MobileFaceNet:
+    """A MobileFaceNet with published weights, by path.
+
+    Args:
+        path: a torch checkpoint, either a bare state dict or under ``net_state_dict``, in the key
+            names of Xiaoccer/MobileFaceNet_Pytorch. Read with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no such checkpoint, by name, with what did not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: give the path of a MobileFaceNet checkpoint"
+        )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = loaded.get("net_state_dict", loaded)
+        last = state["linear7.conv.weight"].shape[-2:]
+        net = MobileFaceNet(
+            state["conv1.conv.weight"].shape[1],
+            (int(last[0]) * 16, int(last[1]) * 16),
+            features=len(state["linear1.conv.weight"]),
+        )
+        net.load_state_dict(state)
+    except Exception as error:
+        raise ValueError(f"{path} is not a MobileFaceNet checkpoint: {error}") from error
+    return net.eval()
