@@ -1,0 +1,225 @@
+"""Decoded photographs on disk: one directory an entry, published by one atomic rename.
+
+An entry is ``faces-<key>/`` with ``images.u8`` (the uint8 ``[M, H, W, C]`` array, raw) and
+``labels.npz`` (the rest; never pickled). It is written in ``tmp-<random>/`` beside it, so that a
+kill half-way leaves nothing that could be taken for an entry. The builder holds a lock on its
+file, which the system lets go when the process dies: that is how a later build knows which
+temporary directories are left-overs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from metaface.data.faceset import FaceSet, Skipped
+
+try:
+    import fcntl
+except ImportError:  # Windows: left-overs are known by their age alone
+    fcntl = None  # type: ignore[assignment]
+
+VERSION = 1  # part of every key: raise it when what an entry holds, or how it is decoded, changes
+_ENTRY, _TEMPORARY, _DAY = "faces-", "tmp-", 24 * 3600.0
+_IMAGES, _LABELS = "images.u8", "labels.npz"
+
+# Writes uint8 [M, H, W, C] to the file and returns a FaceSet of those M rows whose `store` need
+# only have the right shape after the first axis: its content is taken from the file.
+Build = Callable[[BinaryIO], FaceSet]
+
+log = logging.getLogger("metaface.data")
+
+
+def cache_dir(cache: str | Path | None = None) -> Path:
+    """Where decoded photographs lie: ``cache``, else METAFACE_CACHE, else ~/.cache/metaface."""
+    chosen = cache or os.environ.get("METAFACE_CACHE") or "~/.cache/metaface"
+    return Path(chosen).expanduser().absolute()
+
+
+def clear_cache(cache: str | Path | None = None) -> int:
+    """Delete every decoded photograph from the cache (and nothing else that lies there).
+
+    Faces are biometric data: the cache holds copies of them, readable by this user alone. Call
+    this when they must not outlive their originals.
+
+    Args:
+        cache: the directory, as given to ``load``.
+
+    Returns:
+        How many entries were deleted.
+    """
+    root = cache_dir(cache)
+    entries = [p for mark in (_ENTRY, _TEMPORARY) for p in root.glob(mark + "*") if p.is_dir()]
+    for entry in entries:
+        shutil.rmtree(entry)
+    return len(entries)
+
+
+def cached(root: Path, key: str, build: Build) -> FaceSet:
+    """The entry ``key``, built where it is missing or damaged.
+
+    Where the directory cannot be written or is full, the set is built in memory, with a warning.
+    """
+    entry = root / (_ENTRY + key)
+    faces = _read(entry)
+    if faces is not None:
+        return faces
+    try:
+        temporary, images = _start(root)
+    except OSError as error:
+        return _without(root, error, build)
+    try:
+        with images:
+            faces = build(images)
+            _sync(images)
+        with open(temporary / _LABELS, "wb") as labels:
+            _write_labels(labels, faces)
+            _sync(labels)
+        _publish(temporary, entry)
+        faces = _read(entry)
+        if faces is None:
+            raise OSError(f"{entry} vanished while it was being written")
+        return faces
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # before the second try: it may be full
+        return _without(root, error, build)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def in_memory(build: Build) -> FaceSet:
+    """The set that ``build`` makes, held in memory."""
+    images = io.BytesIO()
+    return _with_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
+
+
+def _without(root: Path, error: OSError, build: Build) -> FaceSet:
+    log.warning(
+        "cannot cache decoded photographs in %s (%s): keeping them in memory for this run; set "
+        "METAFACE_CACHE to a directory that can be written and has room",
+        root,
+        error,
+    )
+    return in_memory(build)
+
+
+def _with_store(faces: FaceSet, flat: np.ndarray) -> FaceSet:
+    return FaceSet.from_arrays(
+        flat.reshape(len(faces), *faces.store.shape[1:]),
+        faces.person,
+        domain=faces.domain,
+        people=faces.people,
+        domains=faces.domains,
+        skipped=faces.skipped,
+        truth=faces.truth,
+    )
+
+
+def _start(root: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary directory, and its images file, open and locked."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in root.glob(_TEMPORARY + "*"):
+        _remove_if_stale(path)
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))  # mode 0700
+        images = open(temporary / _IMAGES, "wb")  # noqa: SIM115 - closed by the caller
+        if fcntl:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(images, fcntl.LOCK_EX)
+        if (temporary / _IMAGES).exists():  # not swept away between its creation and the lock
+            return temporary, images
+        images.close()
+
+
+def _remove_if_stale(temporary: Path) -> None:
+    """Remove a temporary directory whose builder is dead, or that nothing wrote to for a day."""
+    with contextlib.suppress(OSError):
+        written = max(p.stat().st_mtime for p in (temporary, *temporary.iterdir()))
+        if time.time() - written > _DAY:
+            shutil.rmtree(temporary)
+        elif fcntl:
+            with open(temporary / _IMAGES, "rb") as images:
+                fcntl.flock(images, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where a builder lives
+                shutil.rmtree(temporary)
+
+
+def _publish(temporary: Path, entry: Path) -> None:
+    """Rename ``temporary`` to ``entry``; where another process was first, its entry stays."""
+    _sync_directory(temporary)
+    try:
+        os.rename(temporary, entry)
+    except OSError:
+        if not entry.is_dir():
+            raise
+    _sync_directory(entry.parent)
+
+
+def _read(entry: Path) -> FaceSet | None:
+    """The entry, memory-mapped; None where there is none. A damaged one is removed."""
+    if not entry.is_dir():
+        return None
+    try:
+        with np.load(entry / _LABELS, allow_pickle=False) as labels:
+            arrays = {name: labels[name] for name in labels.files}
+        info = json.loads(str(arrays.pop("info")))
+        shape = (len(arrays["person"]), *info["shape"])
+        if (entry / _IMAGES).stat().st_size != np.prod(shape, dtype=np.int64):
+            raise ValueError(f"{_IMAGES} has not the size of {list(shape)}")
+        return FaceSet.from_arrays(
+            np.memmap(entry / _IMAGES, dtype=np.uint8, mode="r", shape=shape),
+            arrays.pop("person"),
+            domain=arrays.pop("domain"),
+            people=info["people"],
+            domains=info["domains"],
+            skipped=[Skipped(*pair) for pair in info["skipped"]],
+            truth=arrays,
+        )
+    except Exception as error:  # a damaged archive makes its readers raise nearly anything
+        log.warning("cache entry %s is damaged (%s): building it again", entry, error)
+        with contextlib.suppress(OSError):
+            aside = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=entry.parent))
+            with contextlib.suppress(OSError):  # another process may have been first
+                os.rename(entry, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        return None
+
+
+def _write_labels(file: BinaryIO, faces: FaceSet) -> None:
+    info = {
+        "shape": faces.store.shape[1:],
+        "people": faces.people,
+        "domains": faces.domains,
+        "skipped": [(s.path, s.reason) for s in faces.skipped],
+    }
+    np.savez(
+        file,
+        info=np.array(json.dumps(info)),
+        person=faces.person,
+        domain=faces.domain,
+        **faces.truth,  # type: ignore[arg-type]
+    )
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows cannot open a directory
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,217 @@
+"""``load``: photographs from anywhere, as a FaceSet."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from functools import cache as once
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from metaface.data import _cache
+from metaface.data._decode import Geometry
+from metaface.data._pictures import assemble, decoded, items
+from metaface.data._sources import EXPECTED, open_source
+from metaface.data.faceset import FaceSet
+
+_LISTED = 10  # skipped files that a message names
+
+log = logging.getLogger("metaface.data")
+
+
+def load(
+    source: Any,
+    *,
+    image_size: int = 64,
+    crop: float | None = None,
+    channels: int = 3,
+    people: int | None = None,
+    photos: int | None = None,
+    seed: int = 0,
+    min_photos: int = 1,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> FaceSet:
+    """Load photographs of people; they are decoded once and cached.
+
+    Args:
+        source: one of
+
+            - a folder or a zip (read in place) of identity folders, such as LFW's: the folder
+              that holds the pictures is the person, however deep it lies; two levels, such as
+              Omniglot's, give names like ``Greek/character01``. (Folders *inside* a person's
+              folder that holds pictures itself are that person's too.)
+            - a CSV with the columns path (relative to the CSV), person and, optionally, domain;
+            - a data set as torchvision has them: ``len(d)`` and ``d[i] -> (image, label)``, the
+              image a Pillow image, an array ``[H, W]`` or ``[H, W, C]`` or a tensor ``[C, H, W]``,
+              uint8 or float in 0..1, the label an int or a tensor of one. It is decoded at every
+              call: it has no content by which to key a cache;
+            - ``"synthetic"``, procedural faces, or ``"synthetic:profile,sketch"`` with the names
+              of domains; ground truth goes to ``FaceSet.truth``: box, landmarks, mask (of the
+              face), pose and the attributes, as ``synthetic.render`` documents them (its
+              attribute mask is ``mask_worn`` there). A folder called "synthetic" is
+              ``"./synthetic"``;
+            - a FaceSet, returned as it is.
+        image_size: side S of the result in pixels.
+        crop: side of the centred square that is kept: a share of the shorter side (0 < crop <= 1)
+            or pixels (> 1). None keeps the largest one. Synthetic faces, which fill their
+            picture, are not cropped.
+        channels: 1 (grey) or 3 (RGB).
+        people, photos, seed: how many procedural people (600), photographs of each (20), and
+            which ones; for ``"synthetic"`` alone.
+        min_photos: leave out people with fewer photographs.
+        cache: the cache directory; else METAFACE_CACHE, else ~/.cache/metaface. It holds copies
+            of faces, readable by this user alone, until ``clear_cache()`` deletes them.
+        progress: show a progress bar when decoding takes more than a second.
+
+    Returns:
+        A FaceSet of uint8 ``[M, S, S, channels]``, sorted by person and path (a CSV or a data set
+        keeps its order). Files that could not be read are in ``skipped`` and logged, by name.
+
+    Raises:
+        FileNotFoundError: no such path.
+        TypeError: a source of no known kind.
+        ValueError: a setting out of range, a broken zip, CSV or data set, or no usable person;
+            says what was found and what was expected.
+    """
+    if isinstance(source, FaceSet):
+        return source
+    geometry = Geometry(image_size, crop, channels)
+    root = _cache.cache_dir(cache)
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    if name is not None and name.split(":")[0] == "synthetic":
+        counts = (600 if people is None else people, 20 if photos is None else photos)
+        return _enough(_synthetic(name, *counts, seed, geometry, root, progress), min_photos)
+    if people is not None or photos is not None:
+        raise ValueError(
+            f"people={people} and photos={photos} are for 'synthetic' faces; {source!r} has the "
+            "people it has (min_photos leaves some out, FaceSet.of_people picks some)"
+        )
+    if name is None:
+        faces = _dataset(source, geometry, progress)
+    else:
+        faces = _files(Path(name).expanduser(), geometry, root, progress)
+    _report(faces)
+    return _enough(faces, min_photos)
+
+
+def _files(path: Path, geometry: Geometry, root: Path, progress: bool) -> FaceSet:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic')"
+        )
+    with open_source(path) as source:
+
+        def build(out: BinaryIO) -> FaceSet:
+            return assemble(source.name, decoded(source, geometry, progress), geometry, out)
+
+        faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
+        return replace(faces, name=source.name, skipped=(*source.skipped, *faces.skipped))
+
+
+def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
+    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        raise TypeError(
+            f"cannot load faces from a {type(source).__name__}: {EXPECTED}; or 'synthetic', or a "
+            "data set with len(d) and d[i] -> (image, label)"
+        )
+    name = type(source).__name__
+
+    def build(out: BinaryIO) -> FaceSet:
+        return assemble(name, items(source, geometry, progress), geometry, out)
+
+    faces = replace(_cache.in_memory(build), name=name)
+    classes = getattr(source, "classes", None) or getattr(source, "class_to_idx", None)
+    names = [str(c) for c in classes or ()]
+    labels = [int(label) for label in faces.people]
+    if labels[0] < 0 or labels[-1] >= len(names) or len(set(names)) < len(names):
+        return faces  # no names, or not the labels': the labels are the names
+    return replace(faces, people=tuple(names[label] for label in labels))
+
+
+def _synthetic(
+    name: str, people: int, photos: int, seed: int, geometry: Geometry, root: Path, progress: bool
+) -> FaceSet:
+    from metaface.data import synthetic
+
+    _, colon, listed = name.partition(":")
+    chosen = tuple(part.strip() for part in listed.split(",") if part.strip())
+    if colon and not chosen:
+        raise ValueError(f"{name!r} names no domain: write 'synthetic' or 'synthetic:frontal'")
+    domains = chosen or "default"
+
+    def build(out: BinaryIO) -> FaceSet:
+        made = synthetic.render(
+            people=people,
+            photos=photos,
+            image_size=geometry.image_size,
+            domains=domains,
+            seed=seed,
+            progress=progress,
+        )
+        images = made.images
+        if geometry.channels == 1:
+            images = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in images])
+        images = images.reshape(len(images), *images.shape[1:3], geometry.channels)
+        out.write(np.ascontiguousarray(images).data)
+        return FaceSet.from_arrays(
+            images,
+            made.person,
+            domain=made.domain,
+            domains=made.domains,
+            truth={
+                "box": made.box,
+                "landmarks": made.landmarks,
+                "mask": made.mask,
+                "pose": made.pose,
+                **{"mask_worn" if k == "mask" else k: v for k, v in made.attributes.items()},
+            },
+        )
+
+    key = _key("synthetic", _renderer(), people, photos, seed, domains, geometry)
+    return replace(_cache.cached(root, key, build), name=name)
+
+
+@once
+def _renderer() -> str:
+    """Digest of the renderer's source: another renderer makes other faces."""
+    here = Path(__file__).parent
+    files = [here / "synthetic.py", *sorted(here.glob("_face_*.py"))]
+    return blake2b(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _key(*parts: object) -> str:
+    return blake2b(repr((_cache.VERSION, *parts)).encode(), digest_size=16).hexdigest()
+
+
+def _report(faces: FaceSet) -> None:
+    """Log what was skipped, by name."""
+    if faces.skipped:
+        listed = [f"{s.path} ({s.reason})" for s in faces.skipped[:_LISTED]]
+        more = len(faces.skipped) - len(listed)
+        log.warning(
+            "%s: %d of %d pictures skipped: %s",
+            faces.name,
+            len(faces.skipped),
+            len(faces.skipped) + len(faces),
+            ", ".join(listed) + (f" and {more} more" if more else ""),
+        )
+
+
+def _enough(faces: FaceSet, min_photos: int) -> FaceSet:
+    """The view of the people with at least ``min_photos`` photographs."""
+    if min_photos <= 1:
+        return faces
+    counts = faces.photos()
+    keep = np.flatnonzero(counts >= min_photos)
+    if not len(keep):
+        raise ValueError(
+            f"no usable person in {faces.name}: none of its {len(counts)} people has "
+            f"min_photos={min_photos} photographs (the most is {counts.max()})"
+        )
+    return faces if len(keep) == len(counts) else faces.of_people(keep)
