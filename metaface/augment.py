@@ -1,0 +1,64 @@
+"""Random changes of photographs, on the whole batch at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What may change, and how far. The randomness is given, not drawn, so it repeats exactly.
+
+    Attributes:
+        flip: mirror half of the photographs.
+        crop: shift by up to this share of the side and zoom by up to this factor (0..1).
+        light: change contrast by up to this factor and brightness by up to half of it (0..1).
+        erase: cover a rectangle of up to half the side with grey, with this probability (0..1).
+    """
+
+    flip: bool = True
+    crop: float = 0.0
+    light: float = 0.0
+    erase: float = 0.0
+
+    DRAWS: ClassVar[int] = 11  # uniform numbers a photograph
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "light", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be in 0..1")
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change ``images``, float ``[n, C, H, W]`` in 0..1, by ``draws``, float ``[n, DRAWS]``."""
+        u = draws.to(images).T[:, :, None, None, None]  # [DRAWS, n, 1, 1, 1]
+        if self.crop:
+            images = self._cropped(images, u)
+        elif self.flip:
+            images = torch.where(u[0] < 0.5, images.flip(-1), images)
+        if self.light:
+            gain = 1 + self.light * (2 * u[4] - 1)
+            mean = images.mean((1, 2, 3), keepdim=True)
+            images = ((images - mean) * gain + mean + self.light * (u[5] - 0.5)).clamp(0, 1)
+        if self.erase:
+            height, width = images.shape[-2:]
+            y = torch.arange(height, device=images.device).view(1, 1, -1, 1)
+            x = torch.arange(width, device=images.device).view(1, 1, 1, -1)
+            inside = (y - u[6] * height).abs() < u[7] * height / 4
+            inside = inside & ((x - u[8] * width).abs() < u[9] * width / 4)
+            images = images.masked_fill(inside & (u[10] < self.erase), 0.5)
+        return images
+
+    def _cropped(self, images: Tensor, u: Tensor) -> Tensor:
+        zoom = 1 - self.crop * u[1, :, 0, 0, 0]
+        theta = images.new_zeros(len(images), 2, 3)
+        mirrored = (u[0, :, 0, 0, 0] < 0.5) & self.flip
+        theta[:, 0, 0] = torch.where(mirrored, -zoom, zoom)
+        theta[:, 1, 1] = zoom
+        theta[:, :, 2] = self.crop * (2 * u[2:4, :, 0, 0, 0].T - 1)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

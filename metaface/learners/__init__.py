@@ -1,0 +1,45 @@
+"""Meta-learners: one contract (:class:`MetaLearner`), one file each, one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from metaface.learners.base import Classifier, MetaLearner, Recipe
+from metaface.learners.maml import MAML
+from metaface.learners.prototypical import Prototypical
+from metaface.learners.reptile import Reptile
+
+__all__ = [
+    "LEARNERS",
+    "MAML",
+    "Classifier",
+    "MetaLearner",
+    "Prototypical",
+    "Recipe",
+    "Reptile",
+    "build",
+]
+
+LEARNERS: dict[str, Callable[..., MetaLearner]] = {
+    "maml": MAML,
+    "fomaml": partial(MAML, first_order=True),
+    "anil": partial(MAML, adapt="head"),
+    "metasgd": partial(MAML, learn_rates=True),
+    "reptile": Reptile,
+    "prototypical": Prototypical,
+}
+
+
+def build(name: str, embedding: nn.Module, **options: Any) -> MetaLearner:
+    """A learner by name: one of ``LEARNERS``, around ``embedding``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in LEARNERS:
+        raise ValueError(f"no learner {name!r}: choose one of {', '.join(LEARNERS)}")
+    return LEARNERS[name](embedding, **options)

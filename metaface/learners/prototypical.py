@@ -1,0 +1,54 @@
+"""Prototypical networks: a person is the mean of their embedded photographs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metaface.learners.base import MetaLearner, Recipe, State, Weights
+
+
+class Prototypical(MetaLearner):
+    """Prototypical networks (Snell, Swersky, Zemel 2017, arXiv 1703.05175).
+
+    Trained at a higher way than it is tested at, with the same shot.
+
+    Args:
+        embedding: the shared network.
+        distance: ``euclidean`` (squared, as in the paper) or ``cosine`` (scaled by ``scale``).
+        scale: factor of the cosine, so that a softmax can be sure of an answer.
+    """
+
+    recipe = Recipe(ways=30, shots=1, queries=1, meta_batch=1, lr=1e-3)
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__(embedding)
+        if distance not in ("euclidean", "cosine"):
+            raise ValueError(f"distance={distance!r}: choose 'euclidean' or 'cosine'")
+        self.distance = distance
+        self.scale = scale
+
+    def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
+        features = self._features(theta, images)
+        member = F.one_hot(labels, ways).to(features)  # [S, N]
+        prototypes = member.T @ features / member.sum(0)[:, None]
+        return {"theta": theta, "prototypes": prototypes}
+
+    def score(self, state: State, images: Tensor) -> Tensor:
+        features = self._features(state["theta"], images)
+        prototypes = state["prototypes"]
+        if self.distance == "cosine":
+            return self.scale * features @ F.normalize(prototypes, dim=-1).T
+        # -|q - p|^2, less |q|^2, which is the same for every class
+        return 2 * features @ prototypes.T - prototypes.square().sum(-1)
+
+    def _features(self, theta: Weights, images: Tensor) -> Tensor:
+        features = self.embed(theta, images)
+        return F.normalize(features, dim=-1) if self.distance == "cosine" else features
