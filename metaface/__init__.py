@@ -1,0 +1,26 @@
+"""MetaFace: few-shot meta-learning for face identities."""
+
+from metaface import data, learners, nets
+from metaface.augment import Augment
+from metaface.data import FaceSet
+from metaface.episodes import Episodes, EpisodeSampler
+from metaface.evaluation import evaluate
+from metaface.model import ModelSpec, load_model, save_model
+from metaface.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Augment",
+    "EpisodeSampler",
+    "Episodes",
+    "FaceSet",
+    "ModelSpec",
+    "data",
+    "evaluate",
+    "learners",
+    "load_model",
+    "nets",
+    "save_model",
+    "train",
+]

@@ -1,0 +1,406 @@
+"""The main job: train several learners on the same people, test them on the same episodes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metaface import data, machine, nets, report
+from metaface.augment import Augment
+from metaface.data import FaceSet
+from metaface.episodes import EpisodeSampler
+from metaface.evaluation import Result, evaluate
+from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.model import ModelSpec
+from metaface.training import best_device, train
+
+log = logging.getLogger("metaface.benchmark")
+
+MINUTES = 0.75  # training time of each learner, unless the user says otherwise
+T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the figures of a benchmark.
+
+    Attributes:
+        data: source to train and test on, split by person; see ``metaface.data.load``.
+        train_data, test_data: two sources instead; all people of ``test_data`` are tested.
+        crop: centre crop of the photographs; see ``metaface.data.load``.
+        image_size: side of the photographs, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        learners: names in ``metaface.learners.LEARNERS``.
+        ways, shots, queries: of the test episodes; every combination of ways and shots.
+        episodes: test episodes of each combination.
+        embedding, norm: the shared network; see ``metaface.nets.build``.
+        iterations, images, minutes: the training budget of each learner; one of them.
+        seed: of the split, the tasks and the initial weights.
+        seeds: training seeds: ``seed``, ``seed + 1``, ...
+        options: keyword arguments of learners, by name.
+        weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
+        device: None: a GPU where there is one.
+    """
+
+    data: str | None = "synthetic"
+    train_data: str | None = None
+    test_data: str | None = None
+    crop: float | None = None
+    image_size: int = 28
+    channels: int = 3
+    learners: tuple[str, ...] = ("maml", "fomaml", "anil", "reptile", "prototypical")
+    ways: tuple[int, ...] = (5,)
+    shots: tuple[int, ...] = (1, 5)
+    queries: int = 5
+    episodes: int = 1000
+    embedding: str = "conv4"
+    norm: str = "group"
+    iterations: int | None = None
+    images: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    seeds: int = 1
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: str | None = None
+    device: str | None = None
+
+    def spec(self, learner: str) -> ModelSpec:
+        """What ``learner`` is made of in this benchmark."""
+        return ModelSpec(
+            learner, self.options.get(learner, {}), self.embedding, self.norm, self.image_size,
+            self.channels, self.crop,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class People:
+    """The three disjoint groups of people of a benchmark."""
+
+    train: FaceSet
+    val: FaceSet
+    test: FaceSet
+
+
+def load_people(settings: Settings, image_size: int | None = None) -> People:
+    """Load the photographs and split them by person.
+
+    Raises:
+        ValueError: ``train_data`` without ``test_data``, the same source as both, or too few
+            people or photographs.
+    """
+    options: dict[str, Any] = {
+        "crop": settings.crop,
+        "channels": settings.channels,
+        "image_size": image_size or settings.image_size,
+    }
+    wanted = max(settings.shots) + settings.queries
+    if (settings.train_data is None) != (settings.test_data is None):
+        raise ValueError("train_data and test_data go together: give both, or data alone")
+    if settings.train_data is None:
+        faces = data.load(settings.data, **options)
+        return People(*faces.split(settings.seed, test_photos=wanted))
+    if settings.train_data == settings.test_data:
+        raise ValueError(
+            f"train_data and test_data are both {settings.train_data}: people would be trained on "
+            "and tested; give it as data, which splits by person"
+        )
+    train_faces, val_faces, _ = data.load(settings.train_data, **options).split(
+        settings.seed, test=0
+    )
+    return People(train_faces, val_faces, data.load(settings.test_data, **options))
+
+
+def run(
+    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train, test and report; writes ``results.json`` and ``report.html`` into ``out``.
+
+    Each learner has a folder in ``out`` with its checkpoint, TensorBoard scalars and test result,
+    so that an interrupted benchmark goes on where it was.
+
+    Args:
+        settings: what to compare, and how.
+        out: folder for the results.
+        resume: go on with what is in ``out``; else a folder that holds a benchmark is refused.
+        progress: show progress bars.
+
+    Returns:
+        What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``rows`` (one for each
+        learner, way and shot), ``differences`` (paired, between learners) and ``curves``.
+
+    Raises:
+        ValueError: settings that cannot be met by the data.
+        FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
+            settings.
+    """
+    out = Path(out)
+    device = best_device() if settings.device is None else torch.device(settings.device)
+    if settings.iterations is settings.images is settings.minutes is None:
+        settings = replace(settings, minutes=MINUTES)
+    for name in settings.learners:
+        settings.spec(name).build()  # bad names and options fail now, not in an hour
+    _claim(out, settings, resume)
+    people = load_people(settings)
+    _check_testable(settings, people.test)
+    units: list[dict[str, Any]] = []
+    for unit in _units(settings):
+        found = _finished(out / unit.name)
+        units.append(found or _measure(unit, settings, people, out, device, progress))
+    results = {
+        "settings": asdict(settings),
+        "machine": machine.describe(device),
+        "data": {part: getattr(people, part).describe() for part in ("train", "val", "test")},
+        "rows": list(_rows(units, settings)),
+        "differences": list(_differences(units, settings)),
+        "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
+        "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
+    }
+    _write_json(out / "results.json", results)
+    report.write(out / "report.html", results, people.test)
+    return results
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing to test: a floor, a pretrained network, or a learner with one training seed."""
+
+    learner: str
+    seed: int
+    trained: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.learner}-seed{self.seed}" if self.trained else self.learner
+
+
+def _units(settings: Settings) -> Iterator[Unit]:
+    yield Unit("pixels", settings.seed)
+    yield Unit("untrained", settings.seed)
+    if settings.weights:
+        yield Unit("pretrained", settings.seed)
+    for learner in settings.learners:
+        for seed in range(settings.seed, settings.seed + settings.seeds):
+            yield Unit(learner, seed, trained=True)
+
+
+def _measure(
+    unit: Unit, settings: Settings, people: People, out: Path, device: torch.device, progress: bool
+) -> dict[str, Any]:
+    """Train (where it is trained) and test one unit; write and return its results."""
+    folder = out / unit.name
+    machine.reset_peak()
+    test = people.test
+    found: dict[str, Any] = {"learner": unit.learner, "seed": unit.seed, "curve": []}
+    if unit.trained:
+        spec = settings.spec(unit.learner)
+        learner = spec.build(unit.seed)
+        recipe = fitted(learner.recipe, people.train)
+        history = train(
+            learner, people.train, people.val, ways=recipe.ways, shots=recipe.shots,
+            queries=recipe.queries, iterations=settings.iterations, images=settings.images,
+            minutes=settings.minutes, val_ways=min(settings.ways), val_shots=1, seed=unit.seed,
+            augment=Augment(), device=device, out=folder, resume=True, spec=spec,
+            progress=progress, label=unit.name,
+        )  # fmt: skip
+        found |= {
+            "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
+            "iterations": history.iterations, "recipe": asdict(recipe),
+        }  # fmt: skip
+    else:
+        learner, test = _floor(unit, settings, people)
+        learner.to(device)
+        found |= {"train_seconds": 0.0, "images": 0, "iterations": 0}
+    found["tests"] = []
+    for ways in settings.ways:
+        for shots in settings.shots:
+            result = evaluate(
+                learner, test, ways=ways, shots=shots, queries=settings.queries,
+                episodes=settings.episodes, seed=settings.seed, device=device, progress=progress,
+            )  # fmt: skip
+            log.info("%s, %d-way %d-shot: %s", unit.name, ways, shots, result)
+            found["tests"].append(_as_json(result))
+    found |= {
+        "parameters": sum(p.numel() for p in learner.parameters()),
+        "norm": learner.norm,
+        "transductive": learner.transductive,
+        "peak_mb": round(machine.peak_mb(device), 1),
+    }
+    _write_json(folder / "result.json", found)
+    return found
+
+
+def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner, FaceSet]:
+    """A learner that is not trained here, and the test photographs as it takes them."""
+    if unit.learner == "pixels":
+        return ModelSpec("prototypical", embedding="pixels").build(), people.test
+    if unit.learner == "pretrained":
+        assert settings.weights is not None
+        net = nets.pretrained(settings.weights)
+        larger = load_people(replace(settings, channels=3), max(net.image_size)).test
+        height, width = net.image_size
+        side = max(height, width)
+        y, x = (side - height) // 2, (side - width) // 2
+        cut = replace(larger, store=larger.store[:, y : y + height, x : x + width])
+        return Prototypical(net, "cosine"), cut
+    learner = settings.spec("prototypical").build(unit.seed)
+    sampler = EpisodeSampler(people.train, 5, 1, 1, seed=settings.seed)
+    nets.refresh_statistics(
+        learner.embedding, (sampler.batch(k, 16).support.flatten(0, 1) for k in range(4))
+    )
+    return learner, people.test
+
+
+def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
+    """``recipe`` with fewer queries, then fewer shots, then fewer ways, where people have too few
+    photographs: at least half of the people can be in a task."""
+    most = int(np.median(faces.photos()[faces.person_ids]))
+    if most < 2:
+        raise ValueError(
+            f"{faces.name}: most people have one photograph, and a training task needs two of "
+            "each person: train on another set (--train-data)"
+        )
+    queries = max(1, min(recipe.queries, most - recipe.shots))
+    shots = min(recipe.shots, most - queries)
+    able = int((faces.photos() >= shots + queries).sum())
+    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
+
+
+def _check_testable(settings: Settings, test: FaceSet) -> None:
+    """Fail before training where a test could not be drawn after it."""
+    for ways in settings.ways:
+        for shots in settings.shots:
+            EpisodeSampler(test, ways, shots, settings.queries)
+
+
+# -- results ------------------------------------------------------------------------------------
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
+    values["accuracies"] = [round(float(a), 6) for a in result.accuracies]
+    values["confusions"] = [asdict(c) for c in result.confusions]
+    return values
+
+
+def _by_learner(units: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for unit in units:
+        grouped.setdefault(unit["learner"], []).append(unit)
+    return grouped
+
+
+def _accuracies(units: Sequence[dict[str, Any]], test: int) -> np.ndarray:
+    """float64 ``[seeds, episodes]``."""
+    return np.array([u["tests"][test]["accuracies"] for u in units])
+
+
+def interval(values: np.ndarray) -> float:
+    """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
+
+    Two sources, added in squares: episodes (normal, of the seeds' mean) and, with more than one
+    seed, training seeds (Student's t).
+    """
+    seeds, episodes = values.shape
+    episode = 1.96**2 * values.mean(0).var(ddof=1) / episodes if episodes > 1 else math.nan
+    if seeds == 1:
+        return math.sqrt(episode)
+    t = T95[seeds - 1] if seeds <= len(T95) else 1.96
+    return math.sqrt(episode + t**2 * values.mean(1).var(ddof=1) / seeds)
+
+
+def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
+    source = settings.data if settings.test_data is None else settings.test_data
+    for learner, group in _by_learner(units).items():
+        for index, test in enumerate(group[0]["tests"]):
+            values = _accuracies(group, index)
+
+            def mean(key: str, group: Any = group, index: int = index) -> float:
+                return float(np.mean([u["tests"][index][key] for u in group]))
+
+            yield {
+                "learner": learner,
+                "data": str(source),
+                "train_data": str(settings.train_data or settings.data),
+                "ways": test["ways"],
+                "shots": test["shots"],
+                "queries": test["queries"],
+                "episodes": values.shape[1],
+                "seeds": len(group),
+                "accuracy": float(values.mean()),
+                "ci95": interval(values),
+                "precision": mean("precision"),
+                "recall": mean("recall"),
+                "f1": mean("f1"),
+                "train_seconds": float(np.mean([u["train_seconds"] for u in group])),
+                "train_images": int(np.mean([u["images"] for u in group])),
+                "train_iterations": int(np.mean([u["iterations"] for u in group])),
+                "adapt_ms": mean("adapt_ms"),
+                "peak_mb": max(u["peak_mb"] for u in group),
+                "parameters": group[0]["parameters"],
+                "norm": group[0]["norm"],
+                "transductive": group[0]["transductive"],
+                "recipe": group[0].get("recipe"),
+            }
+
+
+def _differences(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
+    """Between every two learners, over the same episodes."""
+    grouped = _by_learner(units)
+    tests = next(iter(grouped.values()))[0]["tests"]
+    for index, test in enumerate(tests):
+        for a, b in combinations(grouped, 2):
+            first, second = _accuracies(grouped[a], index), _accuracies(grouped[b], index)
+            count = max(len(first), len(second))  # a floor has one seed, a learner may have more
+            paired = np.resize(first, (count, first.shape[1])) - np.resize(
+                second, (count, second.shape[1])
+            )
+            yield {
+                "a": a, "b": b, "ways": test["ways"], "shots": test["shots"],
+                "difference": float(paired.mean()), "ci95": interval(paired),
+            }  # fmt: skip
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, settings: Settings, resume: bool) -> None:
+    """Note the settings in ``out``, or check that what is there is the same benchmark."""
+    path = out / "settings.json"
+    mine = json.loads(json.dumps(asdict(settings)))
+    if path.is_file():
+        if not resume:
+            raise FileExistsError(
+                f"{out} holds a benchmark already: go on with it (--resume), or choose another "
+                "folder (--out)"
+            )
+        theirs = json.loads(path.read_text())
+        changed = [key for key in mine if mine[key] != theirs.get(key)]
+        if changed:
+            said = ", ".join(f"{k} was {theirs.get(k)!r}, is {mine[k]!r}" for k in changed)
+            raise FileExistsError(
+                f"{out} holds a benchmark of other settings ({said}): use those, or another folder"
+            )
+    else:
+        _write_json(path, mine)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")
+    os.replace(fresh, path)

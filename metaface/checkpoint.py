@@ -1,0 +1,87 @@
+"""Checkpoints that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint could be read; the message names the files and the reason."""
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write ``state`` atomically; the checkpoint that was there becomes ``<path>.previous``.
+
+    The file is complete on disk before it gets its name, so that ``path`` is never half-written.
+
+    Args:
+        path: the checkpoint file.
+        state: tensors, numbers, strings, lists and dicts of them, as ``weights_only=True`` reads.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(fresh, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, without running any code it may hold (``weights_only=True``).
+
+    Raises:
+        CheckpointError: the file is missing, truncated or not a checkpoint, by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    return state
+
+
+def load_latest(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """The newest readable checkpoint of ``path`` and ``<path>.previous``.
+
+    Returns:
+        The state, and a warning that names the refused file where the one before it was used.
+
+    Raises:
+        CheckpointError: neither can be read.
+    """
+    try:
+        return load(path), None
+    except CheckpointError as error:
+        if not previous(path).is_file():
+            raise
+        return load(previous(path)), f"{error}; using {previous(path)} instead"
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is something to resume at ``path``."""
+    return Path(path).is_file() or previous(path).is_file()
+
+
+def previous(path: str | Path) -> Path:
+    """Where the checkpoint before ``path`` is kept."""
+    return Path(f"{path}.previous")

@@ -1,0 +1,338 @@
+"""The command line: ``metaface benchmark | train | evaluate | preview``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import metaface
+from metaface import benchmark, checkpoint, data, nets, report
+from metaface.benchmark import Settings
+from metaface.data import FaceSet
+from metaface.episodes import EpisodeSampler
+from metaface.evaluation import evaluate
+from metaface.learners import LEARNERS
+from metaface.model import load_model
+from metaface.training import Interrupted, train
+
+DEFAULTS = Settings()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2: bad input, 130: interrupted)."""
+    logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"metaface: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, FloatingPointError, checkpoint.CheckpointError) as bad:
+        print(f"metaface: {bad}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# -- commands --------------------------------------------------------------------------------
+
+
+def _benchmark(o: argparse.Namespace) -> None:
+    settings = _settings(
+        o, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots),
+        queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
+        weights=o.weights,
+    )  # fmt: skip
+    results = benchmark.run(settings, o.out, resume=o.resume, progress=not o.quiet)
+    for part, text in results["data"].items():
+        print(f"{part:>5}: {text}")
+    print(f"\n{report.table(results['rows'])}\n")
+    print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
+    print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
+
+
+def _train(o: argparse.Namespace) -> None:
+    settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
+    people = benchmark.load_people(settings)
+    spec = settings.spec(o.learner)
+    learner = spec.build(o.seed)
+    recipe = benchmark.fitted(learner.recipe, people.train)
+    history = train(
+        learner, people.train, people.val, ways=o.ways or recipe.ways,
+        shots=o.shots or recipe.shots, queries=o.queries or recipe.queries,
+        meta_batch=o.meta_batch, lr=o.lr, patience=o.patience, seed=o.seed, device=o.device,
+        iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
+        resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
+    )  # fmt: skip
+    validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
+    print(
+        f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
+        f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at step "
+        f"{history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
+    )
+
+
+def _evaluate(o: argparse.Namespace) -> None:
+    learner, spec = load_model(o.checkpoint)
+    faces = data.load(
+        o.data, image_size=spec.image_size, channels=spec.channels,
+        crop=o.crop if o.crop is not None else spec.crop,
+    )  # fmt: skip
+    faces = _unseen(faces, checkpoint.load(o.checkpoint).get("seen"))
+    print(f"test: {faces.describe()}")
+    rows = []
+    for ways in o.ways:
+        for shots in o.shots:
+            result = evaluate(
+                learner.to(o.device or "cpu"), faces, ways=ways, shots=shots, queries=o.queries,
+                episodes=o.episodes, seed=o.seed, progress=not o.quiet,
+            )  # fmt: skip
+            print(f"{spec.learner}, {ways}-way {shots}-shot: {result}")
+            rows.append(
+                {
+                    "learner": spec.learner, "data": o.data, "ways": ways, "shots": shots,
+                    "accuracy": result.accuracy, "ci95": result.ci95, "f1": result.f1,
+                    "episodes": o.episodes, "adapt_ms": result.adapt_ms, "norm": result.norm,
+                    "transductive": result.transductive,
+                }
+            )  # fmt: skip
+    if o.json:
+        Path(o.json).write_text(json.dumps({"spec": asdict(spec), "rows": rows}, indent=1) + "\n")
+        print(o.json)
+
+
+def _preview(o: argparse.Namespace) -> None:
+    faces = data.load(o.data, image_size=o.image_size, crop=o.crop, channels=o.channels)
+    print(faces.describe())
+    if o.episode:
+        sampler = EpisodeSampler(faces, o.ways, o.shots, o.queries, seed=o.seed)
+        report.episode_picture(sampler.batch(0), faces).save(o.out)
+    else:
+        report.contact_sheet(faces, o.people, o.photos).save(o.out)
+    print(o.out)
+
+
+def _unseen(faces: FaceSet, seen: dict[str, Any] | None) -> FaceSet:
+    """Leave out the people a checkpoint was trained or validated on."""
+    if seen is None or seen["data"] != faces.name:
+        return faces
+    names = set(seen["people"])
+    ids = [p for p in faces.person_ids if faces.people[p] not in names]
+    if not ids:
+        raise ValueError(f"{faces.name}: the checkpoint has seen everybody in it: test on others")
+    return faces.of_people(ids)
+
+
+# -- options ---------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metaface", description="Few-shot meta-learning for face identities."
+    )
+    parser.add_argument("--version", action="version", version=f"metaface {metaface.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    p = _command(commands, "benchmark", _benchmark, "compare learners on the same people")
+    _add_training_data(p)
+    _add_network(p)
+    p.add_argument(
+        "--learners",
+        nargs="+",
+        default=DEFAULTS.learners,
+        metavar="NAME",
+        help=f"of {', '.join(LEARNERS)}; default: {' '.join(DEFAULTS.learners)}",
+    )
+    _add_test_tasks(p, DEFAULTS.shots)
+    _add_budget(p)
+    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="LEARNER.NAME=VALUE",
+        help="a learner's setting, such as reptile.test_steps=50; may be repeated",
+    )
+    p.add_argument("--weights", help="checkpoint of a pretrained MobileFaceNet to test beside them")
+    p.add_argument("--out", default="results", help="folder of the results; default: results")
+
+    p = _command(commands, "train", _train, "train one learner")
+    _add_training_data(p)
+    _add_network(p)
+    p.add_argument("--learner", default="prototypical", choices=LEARNERS, metavar="NAME",
+                   help=f"of {', '.join(LEARNERS)}; default: prototypical")  # fmt: skip
+    for name, what in (("ways", "people"), ("shots", "support photographs a person"),
+                       ("queries", "query photographs a person"),
+                       ("meta-batch", "tasks a step")):  # fmt: skip
+        p.add_argument(
+            f"--{name}", type=int, help=f"{what} of the training tasks; default: the learner's own"
+        )
+    p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
+    p.add_argument("--patience", type=int, help="stop after so many validations without a new best")
+    _add_budget(p)
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the learner, such as inner_lr=0.01; may be repeated",
+    )
+    p.add_argument("--out", default="trained", help="folder of the checkpoint; default: trained")
+
+    p = _command(commands, "evaluate", _evaluate, "test a checkpoint on people it has not seen")
+    p.add_argument("checkpoint", help="checkpoint.pt of metaface train or metaface benchmark")
+    p.add_argument(
+        "--data",
+        default="synthetic",
+        help="photographs; people the checkpoint has seen are left out",
+    )
+    p.add_argument("--crop", type=float, help="centre crop; default: as in training")
+    _add_test_tasks(p, (1,))
+    p.add_argument("--json", metavar="FILE", help="write the results here, too")
+    _add_run(p)
+
+    p = _command(commands, "preview", _preview, "draw people, or an episode, as a picture")
+    p.add_argument("--data", default="synthetic", help="see metaface.data.load")
+    p.add_argument("--crop", type=float, help="centre crop: a share of the shorter side, or pixels")
+    p.add_argument("--image-size", type=int, default=72, help="side of a face; default: 72")
+    p.add_argument("--channels", type=int, default=3, choices=(1, 3))
+    p.add_argument("--people", type=int, default=10, help="rows; default: 10")
+    p.add_argument("--photos", type=int, default=8, help="columns; default: 8")
+    p.add_argument("--episode", action="store_true", help="draw one task instead")
+    for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("seed", 0)):
+        p.add_argument(
+            f"--{name}", type=int, default=default, help=f"of the task; default: {default}"
+        )
+    p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}."
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_training_data(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--data",
+        default=None,
+        help="folder, zip or CSV of photographs, or synthetic; split by person; default: synthetic",
+    )
+    p.add_argument("--train-data", help="train on these people instead")
+    p.add_argument("--test-data", help="and test on all of these")
+    p.add_argument(
+        "--crop", type=float, help="centre crop: a share of the shorter side (<= 1), or pixels"
+    )
+
+
+def _add_network(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--image-size",
+        type=int,
+        default=DEFAULTS.image_size,
+        help=f"default: {DEFAULTS.image_size}",
+    )
+    p.add_argument(
+        "--channels",
+        type=int,
+        default=DEFAULTS.channels,
+        choices=(1, 3),
+        help="1: grey; default: 3",
+    )
+    p.add_argument(
+        "--embedding",
+        default=DEFAULTS.embedding,
+        help=f"{', '.join(nets.NETS)}, or torchvision:<model>; default: {DEFAULTS.embedding}",
+    )
+    p.add_argument(
+        "--norm", default=DEFAULTS.norm, choices=nets.MODES, help=f"default: {DEFAULTS.norm}"
+    )
+
+
+def _add_test_tasks(p: argparse.ArgumentParser, shots: tuple[int, ...]) -> None:
+    p.add_argument(
+        "--ways",
+        type=int,
+        nargs="+",
+        default=DEFAULTS.ways,
+        help="of the test episodes; default: 5",
+    )
+    p.add_argument("--shots", type=int, nargs="+", default=shots,
+                   help=f"of the test episodes; default: {' '.join(map(str, shots))}")  # fmt: skip
+    p.add_argument(
+        "--queries",
+        type=int,
+        default=DEFAULTS.queries,
+        help="a person, of the test episodes; default: 5",
+    )
+    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes, help="default: 1000")
+
+
+def _add_budget(p: argparse.ArgumentParser) -> None:
+    group = p.add_mutually_exclusive_group()
+    group.add_argument("--iterations", type=int, help="training budget of a learner: outer steps")
+    group.add_argument("--images", type=int, help="or photographs seen")
+    group.add_argument("--minutes", type=float, help=f"or wall time; default: {benchmark.MINUTES}")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    _add_run(p)
+
+
+def _add_run(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--seed", type=int, default=0, help="of split, tasks and initial weights; default: 0"
+    )
+    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _settings(o: argparse.Namespace, **given: Any) -> Settings:
+    source = o.data or (None if o.train_data or o.test_data else "synthetic")
+    if o.data and (o.train_data or o.test_data):
+        raise ValueError("--data splits one set by person; leave out --train-data and --test-data")
+    return Settings(
+        data=source, train_data=o.train_data, test_data=o.test_data, crop=o.crop,
+        image_size=o.image_size, channels=o.channels, embedding=o.embedding, norm=o.norm,
+        iterations=o.iterations, images=o.images, minutes=_minutes(o), seed=o.seed,
+        device=o.device, **given,
+    )  # fmt: skip
+
+
+def _minutes(o: argparse.Namespace) -> float | None:
+    if o.minutes is None and o.iterations is None and o.images is None:
+        return benchmark.MINUTES
+    return o.minutes
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` texts, the values as Python literals or, failing that, as text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--option {text}: write it as name=value")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _learner_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for full, value in _options(texts).items():
+        learner, dot, name = full.partition(".")
+        if not dot or learner not in LEARNERS:
+            raise ValueError(
+                f"--option {full}: write it as learner.name=value ({', '.join(LEARNERS)})"
+            )
+        found.setdefault(learner, {})[name] = value
+    return found

@@ -1,0 +1,52 @@
+"""What a run cost, and on which machine."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The machine, for reports: processor or GPU, threads, versions."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = re.search(r"model name\s*: (.*)", cpuinfo.read_text())
+        name = found[1] if found else name
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def reset_peak() -> None:
+    """Start measuring peak memory afresh (on Linux and on GPUs; elsewhere it only grows)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text("5")
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory since :func:`reset_peak`, in MB: the GPU's, or this process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if _STATUS.is_file():
+        found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
+        if found:
+            return int(found[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

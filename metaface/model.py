@@ -1,0 +1,77 @@
+"""What a trained learner is made of, so that a checkpoint can rebuild it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaface import checkpoint, learners, nets
+from metaface.learners import MetaLearner
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A learner and its embedding by name, and the photographs they take.
+
+    Attributes:
+        learner: one of ``metaface.learners.LEARNERS``.
+        options: keyword arguments of the learner.
+        embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>``.
+        norm: ``group``, ``frozen`` or ``batch``.
+        image_size: side of the square photographs, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        crop: the centre crop the photographs were given; see ``metaface.data.load``.
+    """
+
+    learner: str
+    options: dict[str, Any] = field(default_factory=dict)
+    embedding: str = "conv4"
+    norm: str = "group"
+    image_size: int = 28
+    channels: int = 3
+    crop: float | None = None
+
+    def build(self, seed: int = 0) -> MetaLearner:
+        """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
+        different learners of one seed start from the same network."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.embedding == "pixels":
+                embedding: torch.nn.Module = nets.Pixels()
+            else:
+                embedding = nets.build(
+                    self.embedding,
+                    self.channels,
+                    self.image_size,
+                    self.norm,  # type: ignore[arg-type]
+                )
+            return learners.build(self.learner, embedding, **self.options)
+
+
+def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
+    """Write a learner's weights and what rebuilds it; see :func:`load_model`."""
+    checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})
+
+
+def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
+    """A trained learner from a checkpoint of ``metaface train`` or :func:`save_model`.
+
+    The best weights by validation are used where there are any.
+
+    Raises:
+        metaface.checkpoint.CheckpointError: unreadable, or without what rebuilds the learner.
+    """
+    state = checkpoint.load(path)
+    if not state.get("spec"):
+        raise checkpoint.CheckpointError(
+            f"{path} does not say which learner it holds: train with spec=, or load it into a "
+            "learner of your own with load_state_dict"
+        )
+    spec = ModelSpec(**state["spec"])
+    learner = spec.build()
+    best = state.get("best")
+    learner.load_state_dict(best["learner"] if best else state["learner"])
+    return learner, spec

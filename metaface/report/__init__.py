@@ -1,0 +1,7 @@
+"""Results as people look at them: a table, pictures, one page."""
+
+from metaface.report.page import write
+from metaface.report.pictures import contact_sheet, episode_picture
+from metaface.report.table import table
+
+__all__ = ["contact_sheet", "episode_picture", "table", "write"]

@@ -1,0 +1,85 @@
+"""``report.html``: one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from metaface.data import FaceSet
+from metaface.episodes import EpisodeSampler
+from metaface.report import plots
+from metaface.report.pictures import episode_picture, grid
+from metaface.report.table import COLUMNS, cells
+
+
+def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
+    """Write the page of a benchmark.
+
+    Args:
+        path: the HTML file; pictures are inside it, nothing is fetched.
+        results: what ``results.json`` holds.
+        test: the test photographs, for a sample episode and the hardest confusions.
+    """
+    settings, rows = results["settings"], results["rows"]
+    ways, shots = settings["ways"][0], settings["shots"][0]
+    sampler = EpisodeSampler(
+        test, ways, shots, settings["queries"], seed=settings["seed"], stream="test"
+    )
+    first = [r for r in rows if (r["ways"], r["shots"]) == (ways, shots)]
+    best = max((r for r in first if r["train_images"]), key=lambda r: r["accuracy"], default=None)
+    confusions = results["confusions"].get(best["learner"], []) if best else []
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("page.html").render(
+        results=results,
+        columns=[title for _, title, _ in COLUMNS],
+        groups=_groups(rows),
+        differences=[d for d in results["differences"] if (d["ways"], d["shots"]) == (ways, shots)],
+        ways=ways,
+        shots=shots,
+        plots=[
+            ("Learning curves (validation people)", plots.curves(results["curves"])),
+            ("Accuracy by shot", plots.by_shot(rows)),
+            ("Accuracy against cost", plots.cost(first)),
+        ],
+        episode=_inline(episode_picture(sampler.batch(0), test)),
+        best=best,
+        confusions=[(c, _inline(_pair(c, test))) for c in confusions[:6]],
+    )
+    Path(path).write_text(page, encoding="utf-8")
+
+
+def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
+    keys = sorted({(r["ways"], r["shots"]) for r in rows})
+    return [
+        (
+            f"{ways}-way {shots}-shot",
+            [
+                cells(r)
+                for r in sorted(rows, key=lambda r: -r["accuracy"])
+                if (r["ways"], r["shots"]) == (ways, shots)
+            ],
+        )
+        for ways, shots in keys
+    ]
+
+
+def _pair(confusion: Mapping[str, Any], faces: FaceSet) -> Image.Image:
+    rows = []
+    for name in (confusion["person"], confusion["taken_for"]):
+        view = faces.of_people([faces.people.index(name)])
+        rows.append((name, [faces.store[r] for r in view.rows[:4]]))
+    return grid(rows)
+
+
+def _inline(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,52 @@
+"""Photographs laid out to be looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from metaface.data import FaceSet
+from metaface.episodes import Episodes
+
+CELL = 72  # pixels a face in a picture
+GAP = 4
+TEXT = 16
+
+
+def contact_sheet(faces: FaceSet, people: int = 10, photos: int = 8) -> Image.Image:
+    """One row a person: the first ``photos`` photographs of the first ``people`` people."""
+    rows = []
+    for person in faces.person_ids[:people]:
+        view = faces.of_people([person])
+        rows.append((faces.people[person], [faces.store[r] for r in view.rows[:photos]]))
+    return grid(rows)
+
+
+def episode_picture(episodes: Episodes, faces: FaceSet, task: int = 0) -> Image.Image:
+    """One task of a batch: a row a person, support on the left, queries on the right."""
+    ways = episodes.ways
+    support = episodes.support_rows[task].reshape(ways, -1).tolist()
+    query = episodes.query_rows[task].reshape(ways, -1).tolist()
+    blank = np.full((1, 1, 3), 255, dtype=np.uint8)
+    rows = []
+    for n, person in enumerate(episodes.people[task].tolist()):
+        left = [faces.store[r] for r in support[n]]
+        right = [faces.store[r] for r in query[n]]
+        rows.append((faces.people[person], [*left, blank, *right]))
+    return grid(rows)
+
+
+def grid(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
+    """Rows of pictures (uint8 ``[H, W, C]``) under their captions."""
+    columns = max(len(pictures) for _, pictures in rows)
+    step = CELL + GAP
+    sheet = Image.new("RGB", (columns * step + GAP, len(rows) * (step + TEXT) + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, (caption, pictures) in enumerate(rows):
+        top = GAP + r * (step + TEXT)
+        draw.text((GAP, top), caption[: columns * 11], fill=(70, 70, 70))
+        for c, pixels in enumerate(pictures):
+            picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+            picture = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (GAP + c * step, top + TEXT))
+    return sheet

@@ -1,0 +1,442 @@
+"""The one trainer: every learner's outer loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from metaface import checkpoint
+from metaface.augment import Augment
+from metaface.data import FaceSet
+from metaface.episodes import EpisodeSampler
+from metaface.evaluation import evaluate
+from metaface.learners import MetaLearner, Recipe
+from metaface.model import ModelSpec
+from metaface.nets import refresh_statistics
+
+VALIDATIONS = 10  # over the budget
+CURVE_POINTS = 100  # of the learning curve, over the budget
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C; the message says where it can be resumed from."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of the three.
+
+    Attributes:
+        iterations: outer steps (the only budget that repeats bit for bit).
+        images: photographs seen, support and query.
+        minutes: wall time, validation included.
+    """
+
+    iterations: int | None = None
+    images: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {n: v for n, v in asdict(self).items() if v is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of iterations, images and minutes, got {given or 'none'}"
+            )
+        if min(given.values()) <= 0:
+            raise ValueError(f"the budget must be positive, got {given}")
+
+    def spent(self, iterations: int, images: int, seconds: float) -> float:
+        """The share of the budget that is used up, 0..1."""
+        if self.iterations:
+            return min(1.0, iterations / self.iterations)
+        if self.images:
+            return min(1.0, images / self.images)
+        assert self.minutes is not None
+        return min(1.0, seconds / (60 * self.minutes))
+
+
+@dataclass
+class History:
+    """What happened in training.
+
+    Attributes:
+        rows: the learning curve: ``iteration``, ``images``, ``seconds``, ``loss``, ``accuracy``
+            (means since the last row), ``lr``, and ``val_accuracy`` with ``val_ci95`` where
+            validated.
+        iterations, images, seconds: what was spent.
+        best_iteration: the step whose weights were kept; None without validation.
+        stopped_early: whether validation stopped improving for ``patience`` validations.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    iterations: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    best_iteration: int | None = None
+    stopped_early: bool = False
+
+
+def train(
+    learner: MetaLearner,
+    faces: FaceSet,
+    val: FaceSet | None = None,
+    *,
+    ways: int | tuple[int, int] | None = None,
+    shots: int | tuple[int, int] | None = None,
+    queries: int | None = None,
+    meta_batch: int | None = None,
+    lr: float | None = None,
+    iterations: int | None = None,
+    images: int | None = None,
+    minutes: float | None = None,
+    val_ways: int = 5,
+    val_shots: int = 1,
+    val_episodes: int = 100,
+    patience: int | None = None,
+    augment: Augment | None = Augment(),  # noqa: B008 - frozen
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    spec: ModelSpec | None = None,
+    checkpoint_seconds: float = 20.0,
+    progress: bool = True,
+    label: str | None = None,
+) -> History:
+    """Train ``learner`` on tasks of ``faces``, in place.
+
+    What is not given comes from the learner's own recipe. With ``val``, the weights of the best
+    validation are kept at the end. Interrupted and resumed, a budget in iterations ends in the
+    same weights, bit for bit (same machine and thread count).
+
+    Args:
+        faces, val: training and validation people; nobody may be in both.
+        ways, shots, queries: of the training tasks; (least, most) pairs draw one for each batch.
+        meta_batch: tasks an outer step.
+        lr: outer learning rate.
+        iterations, images, minutes: the budget, exactly one of them.
+        val_ways, val_shots, val_episodes: of the validation tasks.
+        patience: stop after so many validations without a new best; None: never.
+        augment: changes of the training photographs; None: none.
+        seed: of the tasks.
+        device: where to train; None: a GPU where there is one.
+        out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
+        resume: go on from ``out``'s checkpoint, where there is one.
+        spec: what rebuilds the learner from the checkpoint; see ``metaface.load_model``.
+        checkpoint_seconds: least time between two checkpoints.
+        progress: show a progress bar.
+        label: name on the progress bar; the learner's class where left out.
+
+    Returns:
+        The learning curve and what was spent.
+
+    Raises:
+        ValueError: a bad budget; people in both sets; too few people or photographs.
+        FloatingPointError: the loss is not finite (which step); the checkpoint is kept.
+        Interrupted: Ctrl-C, after a checkpoint was written.
+        metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
+    """
+    budget = Budget(iterations, images, minutes)
+    given: dict[str, Any] = {
+        "ways": ways,
+        "shots": shots,
+        "queries": queries,
+        "meta_batch": meta_batch,
+        "lr": lr,
+    }
+    recipe = replace(learner.recipe, **{n: v for n, v in given.items() if v is not None})
+    if val is not None:
+        _refuse_shared_people(faces, val)
+    device = best_device() if device is None else torch.device(device)
+    sampler = EpisodeSampler(
+        faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
+    )
+    run = _Run(learner.to(device), recipe, budget, sampler, spec, _seen(faces, val))
+    path = None if out is None else Path(out) / "checkpoint.pt"
+    if path is not None and checkpoint.exists(path):
+        if not resume:
+            raise checkpoint.CheckpointError(
+                f"{path} is there already: resume (--resume), or choose another folder"
+            )
+        state, warning = checkpoint.load_latest(path)
+        if warning:
+            warnings.warn(warning, stacklevel=2)
+        run.restore(state, path)
+
+    def save() -> None:
+        if path is not None:
+            checkpoint.save(path, run.state())
+
+    def validate() -> None:
+        assert val is not None
+        run.refresh()
+        result = evaluate(
+            learner, val, ways=min(val_ways, len(val.person_ids)), shots=val_shots,
+            queries=_val_queries(val, val_shots), episodes=val_episodes, seed=seed,
+            stream="validation", device=device, progress=False,
+        )  # fmt: skip
+        run.validated(result.accuracy, result.ci95)
+
+    learner.train()
+    saved = time.monotonic()
+    with _scalars(out, run) as log, _interruptible() as interrupted:
+        bar = tqdm(
+            total=100, initial=round(100 * run.spent), unit="%", disable=not progress,
+            desc=label or type(learner).__name__, mininterval=0.5,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        )  # fmt: skip
+        with bar:
+            while run.spent < 1 and not (patience and run.stale >= patience):
+                row = run.step()
+                if row is not None:
+                    if val is not None and run.validation_due():
+                        validate()
+                    log(row)
+                    bar.set_postfix_str(run.summary())
+                bar.update(round(100 * run.spent) - bar.n)
+                if interrupted():
+                    save()
+                    where = "" if path is None else f"; go on with resume (--resume) from {path}"
+                    raise Interrupted(f"stopped at step {run.history.iterations}{where}")
+                if time.monotonic() - saved > checkpoint_seconds:
+                    save()
+                    saved = time.monotonic()
+    run.history.stopped_early = run.spent < 1
+    run.refresh()
+    if run.best is not None:
+        learner.load_state_dict(run.best["learner"])
+    save()
+    learner.eval()
+    return run.history
+
+
+class _Run:
+    """The state of one training run: all that a checkpoint holds."""
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        recipe: Recipe,
+        budget: Budget,
+        sampler: EpisodeSampler,
+        spec: ModelSpec | None,
+        seen: dict[str, Any],
+    ) -> None:
+        self.seen = seen
+        self.learner, self.recipe, self.budget = learner, recipe, budget
+        self.sampler, self.spec = sampler, spec
+        self.history = History()
+        self.best: dict[str, Any] | None = None
+        self.stale = 0
+        self.optimizer = _OPTIMIZERS[recipe.optimizer](learner.parameters(), recipe.lr)
+        self._sums = [0.0, 0.0, 0.0]  # loss, accuracy, steps since the last row of the curve
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def spent(self) -> float:
+        h = self.history
+        return self.budget.spent(h.iterations, h.images, self.seconds)
+
+    def step(self) -> dict[str, float] | None:
+        """One outer step; a new row of the curve where one is due."""
+        history, before = self.history, self.spent
+        episodes = self.sampler.batch(history.iterations, self.recipe.meta_batch)
+        rate = self.recipe.lr * _SCHEDULES[self.recipe.schedule](before)
+        self.optimizer.param_groups[0]["lr"] = rate
+        got = self.learner.meta_step(episodes)
+        if not math.isfinite(got["loss"]):
+            raise FloatingPointError(
+                f"the loss is {got['loss']} at step {history.iterations}: use a lower learning "
+                "rate (inner or outer); the last checkpoint is as it was"
+            )
+        if self.recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        history.iterations += 1
+        history.images += episodes.support_y.numel() + episodes.query_y.numel()
+        history.seconds = self.seconds
+        self._sums = [
+            a + b for a, b in zip(self._sums, (got["loss"], got["accuracy"], 1), strict=True)
+        ]
+        if int(before * CURVE_POINTS) == int(self.spent * CURVE_POINTS):
+            return None
+        loss, accuracy, steps = self._sums
+        self._sums = [0.0, 0.0, 0.0]
+        history.rows.append(
+            {
+                "iteration": history.iterations, "images": history.images,
+                "seconds": history.seconds, "lr": rate,
+                "loss": loss / steps, "accuracy": accuracy / steps,
+            }
+        )  # fmt: skip
+        return history.rows[-1]
+
+    def validation_due(self) -> bool:
+        """Whether the last row of the curve crossed a tenth of the budget."""
+        done = sum("val_accuracy" in row for row in self.history.rows)
+        return int(self.spent * VALIDATIONS) > done or self.spent >= 1
+
+    def validated(self, accuracy: float, ci95: float) -> None:
+        """Note a validation, and keep the weights where they are the best so far."""
+        self.history.rows[-1] |= {"val_accuracy": accuracy, "val_ci95": ci95}
+        self.stale += 1
+        if self.best is None or accuracy > self.best["accuracy"]:
+            weights = {n: t.detach().clone() for n, t in self.learner.state_dict().items()}
+            self.best = {"accuracy": accuracy, "learner": weights}
+            self.history.best_iteration = self.history.iterations
+            self.stale = 0
+
+    def refresh(self) -> None:
+        """Population statistics of frozen layers, from 16 batches of the training people."""
+        size = self.recipe.meta_batch
+        refresh_statistics(
+            self.learner.embedding,
+            (self.sampler.batch(k, size).support.flatten(0, 1) for k in range(16)),
+        )
+
+    def summary(self) -> str:
+        history, row = self.history, self.history.rows[-1]
+        validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
+        tasks = history.iterations * self.recipe.meta_batch / history.seconds
+        text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, {tasks:.1f} tasks/s"
+        return text + (f", validation {validated[-1]:.3f}" if validated else "")
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "recipe": asdict(self.recipe), "budget": asdict(self.budget),
+            "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
+        }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "spec": None if self.spec is None else asdict(self.spec),
+            "settings": self._settings(),
+            "seen": self.seen,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "stale": self.stale,
+            "sums": self._sums,
+            "history": asdict(self.history) | {"seconds": self.seconds},
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        try:
+            if state["settings"] != self._settings():
+                changed = {
+                    key: f"{state['settings'].get(key)} there, {value} now"
+                    for key, value in self._settings().items()
+                    if state["settings"].get(key) != value
+                }
+                raise checkpoint.CheckpointError(
+                    f"{path} was trained with other settings: {changed}; use those, or another "
+                    "folder"
+                )
+            self.learner.load_state_dict(state["learner"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best, self.stale, self._sums = state["best"], state["stale"], state["sums"]
+            self.history = History(**state["history"])
+            torch.set_rng_state(state["torch_rng"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            if isinstance(error, checkpoint.CheckpointError):
+                raise
+            raise checkpoint.CheckpointError(
+                f"{path} does not fit this learner: {error}"
+            ) from error
+        self._started = time.monotonic() - self.history.seconds
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+_OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+}
+_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda spent: 1.0,
+    "linear": lambda spent: 1.0 - spent,
+    "cosine": lambda spent: 0.5 * (1 + math.cos(math.pi * spent)),
+}
+
+
+def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
+    if faces.store is not val.store:
+        return
+    both = set(faces.person_ids) & set(val.person_ids)
+    if both:
+        names = ", ".join(faces.people[p] for p in sorted(both)[:5])
+        raise ValueError(
+            f"{len(both)} people are in both training and validation ({names}, ...): split with "
+            "FaceSet.split"
+        )
+
+
+def _seen(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
+    """Whom this run has seen, so that nobody is tested on them later."""
+    ids = [*faces.person_ids, *(() if val is None else val.person_ids)]
+    return {"data": faces.name, "people": [faces.people[p] for p in ids]}
+
+
+def _val_queries(val: FaceSet, shots: int) -> int:
+    """Up to 5 queries, but no more than most validation people have photographs for."""
+    spare = int(torch.tensor(val.photos()[val.person_ids]).median()) - shots
+    return max(1, min(5, spare))
+
+
+@contextmanager
+def _scalars(out: str | Path | None, run: _Run) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Write rows of the curve where TensorBoard reads them."""
+    if out is None:
+        yield lambda row: None
+        return
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(str(Path(out) / "tensorboard"), purge_step=run.history.iterations)
+
+    def write(row: dict[str, float]) -> None:
+        for name, value in row.items():
+            writer.add_scalar(name, value, int(row["iteration"]))
+
+    try:
+        yield write
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn a first Ctrl-C into a flag that is read between steps; a second one stops at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(number: int, frame: Any) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
