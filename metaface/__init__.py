@@ -1,6 +1,6 @@
 """MetaFace: few-shot meta-learning for face identities."""
 
-from metaface import data, learners, nets
+from metaface import benchmark, data, evaluation, learners, nets
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import Episodes, EpisodeSampler
@@ -16,8 +16,10 @@ __all__ = [
     "Episodes",
     "FaceSet",
     "ModelSpec",
+    "benchmark",
     "data",
     "evaluate",
+    "evaluation",
     "learners",
     "load_model",
     "nets",

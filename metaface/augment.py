@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,11 +23,29 @@ class Augment:
     """
 
     flip: bool = True
-    crop: float = 0.0
-    light: float = 0.0
+    crop: float = 0.1
+    light: float = 0.2
     erase: float = 0.0
 
     DRAWS: ClassVar[int] = 11  # uniform numbers a photograph
+    NAMES: ClassVar[tuple[str, ...]] = ("flip", "crop", "light", "erase")
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Augment:
+        """The named changes (of ``NAMES``) at their usual strength, and no others.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        wanted = set(names)
+        if unknown := wanted - set(cls.NAMES):
+            raise ValueError(f"no augmentation {unknown}: choose of {', '.join(cls.NAMES)}")
+        return cls(
+            flip="flip" in wanted,
+            crop=0.1 * ("crop" in wanted),
+            light=0.2 * ("light" in wanted),
+            erase=0.5 * ("erase" in wanted),
+        )
 
     def __post_init__(self) -> None:
         for name in ("crop", "light", "erase"):

@@ -44,6 +44,7 @@ class Settings:
         ways, shots, queries: of the test episodes; every combination of ways and shots.
         episodes: test episodes of each combination.
         embedding, norm: the shared network; see ``metaface.nets.build``.
+        augment: changes of the training photographs, names in ``Augment.NAMES``.
         iterations, images, minutes: the training budget of each learner; one of them.
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
@@ -65,6 +66,7 @@ class Settings:
     episodes: int = 1000
     embedding: str = "conv4"
     norm: str = "group"
+    augment: tuple[str, ...] = ("flip", "crop", "light")
     iterations: int | None = None
     images: int | None = None
     minutes: float | None = None
@@ -91,7 +93,9 @@ class People:
     test: FaceSet
 
 
-def load_people(settings: Settings, image_size: int | None = None) -> People:
+def load_people(
+    settings: Settings, image_size: int | None = None, *, progress: bool = True
+) -> People:
     """Load the photographs and split them by person.
 
     Raises:
@@ -102,6 +106,7 @@ def load_people(settings: Settings, image_size: int | None = None) -> People:
         "crop": settings.crop,
         "channels": settings.channels,
         "image_size": image_size or settings.image_size,
+        "progress": progress,
     }
     wanted = max(settings.shots) + settings.queries
     if (settings.train_data is None) != (settings.test_data is None):
@@ -150,7 +155,9 @@ def run(
     for name in settings.learners:
         settings.spec(name).build()  # bad names and options fail now, not in an hour
     _claim(out, settings, resume)
-    people = load_people(settings)
+    if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
+        log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
+    people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
@@ -209,7 +216,7 @@ def _measure(
             learner, people.train, people.val, ways=recipe.ways, shots=recipe.shots,
             queries=recipe.queries, iterations=settings.iterations, images=settings.images,
             minutes=settings.minutes, val_ways=min(settings.ways), val_shots=1, seed=unit.seed,
-            augment=Augment(), device=device, out=folder, resume=True, spec=spec,
+            augment=Augment.of(settings.augment), device=device, out=folder, resume=True, spec=spec,
             progress=progress, label=unit.name,
         )  # fmt: skip
         found |= {
@@ -262,8 +269,13 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
 
 def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
     """``recipe`` with fewer queries, then fewer shots, then fewer ways, where people have too few
-    photographs: at least half of the people can be in a task."""
-    most = int(np.median(faces.photos()[faces.person_ids]))
+    photographs: at least a fifth of the people can be in a task.
+
+    Raises:
+        ValueError: a fifth of the people have no second photograph.
+    """
+    counts = np.sort(faces.photos()[faces.person_ids])
+    most = int(counts[int(0.8 * len(counts))])
     if most < 2:
         raise ValueError(
             f"{faces.name}: most people have one photograph, and a training task needs two of "
@@ -271,7 +283,7 @@ def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
         )
     queries = max(1, min(recipe.queries, most - recipe.shots))
     shots = min(recipe.shots, most - queries)
-    able = int((faces.photos() >= shots + queries).sum())
+    able = int((counts >= shots + queries).sum())
     return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
 
 

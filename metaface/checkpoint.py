@@ -27,7 +27,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    fresh = path.with_name(f"{path.name}.tmp")
     try:
         with open(fresh, "wb") as file:
             torch.save(state, file)
@@ -64,7 +64,8 @@ def load_latest(path: str | Path) -> tuple[dict[str, Any], str | None]:
     """The newest readable checkpoint of ``path`` and ``<path>.previous``.
 
     Returns:
-        The state, and a warning that names the refused file where the one before it was used.
+        The state, and a warning that names the refused file where the one before it was used;
+        the refused one is set aside as ``<path>.damaged``.
 
     Raises:
         CheckpointError: neither can be read.
@@ -74,7 +75,10 @@ def load_latest(path: str | Path) -> tuple[dict[str, Any], str | None]:
     except CheckpointError as error:
         if not previous(path).is_file():
             raise
-        return load(previous(path)), f"{error}; using {previous(path)} instead"
+        state = load(previous(path))
+        if Path(path).is_file():  # or the next save would put it in the place of the good one
+            os.replace(path, f"{path}.damaged")
+        return state, f"{error}; using {previous(path)} instead"
 
 
 def exists(path: str | Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import metaface
 from metaface import benchmark, checkpoint, data, nets, report
+from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
@@ -59,22 +60,23 @@ def _benchmark(o: argparse.Namespace) -> None:
 
 def _train(o: argparse.Namespace) -> None:
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
-    people = benchmark.load_people(settings)
+    people = benchmark.load_people(settings, progress=not o.quiet)
     spec = settings.spec(o.learner)
     learner = spec.build(o.seed)
     recipe = benchmark.fitted(learner.recipe, people.train)
     history = train(
         learner, people.train, people.val, ways=o.ways or recipe.ways,
         shots=o.shots or recipe.shots, queries=o.queries or recipe.queries,
-        meta_batch=o.meta_batch, lr=o.lr, patience=o.patience, seed=o.seed, device=o.device,
+        meta_batch=o.meta_batch, lr=o.lr, augment=Augment.of(o.augment), patience=o.patience,
+        seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
     )  # fmt: skip
     validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
     print(
         f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
-        f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at step "
-        f"{history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
+        f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at "
+        f"step {history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
     )
 
 
@@ -82,7 +84,7 @@ def _evaluate(o: argparse.Namespace) -> None:
     learner, spec = load_model(o.checkpoint)
     faces = data.load(
         o.data, image_size=spec.image_size, channels=spec.channels,
-        crop=o.crop if o.crop is not None else spec.crop,
+        crop=o.crop if o.crop is not None else spec.crop, progress=not o.quiet,
     )  # fmt: skip
     faces = _unseen(faces, checkpoint.load(o.checkpoint).get("seen"))
     print(f"test: {faces.describe()}")
@@ -278,6 +280,14 @@ def _add_test_tasks(p: argparse.ArgumentParser, shots: tuple[int, ...]) -> None:
 
 
 def _add_budget(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--augment",
+        nargs="*",
+        choices=Augment.NAMES,
+        default=DEFAULTS.augment,
+        help="random changes of training photographs; none for no change; "
+        f"default: {' '.join(DEFAULTS.augment)}",
+    )
     group = p.add_mutually_exclusive_group()
     group.add_argument("--iterations", type=int, help="training budget of a learner: outer steps")
     group.add_argument("--images", type=int, help="or photographs seen")
@@ -301,7 +311,8 @@ def _settings(o: argparse.Namespace, **given: Any) -> Settings:
     return Settings(
         data=source, train_data=o.train_data, test_data=o.test_data, crop=o.crop,
         image_size=o.image_size, channels=o.channels, embedding=o.embedding, norm=o.norm,
-        iterations=o.iterations, images=o.images, minutes=_minutes(o), seed=o.seed,
+        augment=tuple(o.augment), iterations=o.iterations, images=o.images, minutes=_minutes(o),
+        seed=o.seed,
         device=o.device, **given,
     )  # fmt: skip
 

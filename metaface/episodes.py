@@ -94,6 +94,7 @@ class EpisodeSampler:
         self.queries = queries
         self.support_domain, self.query_domain = support_domain, query_domain
         self.augment = augment
+        self.seed = seed
         self.faces = faces
         most_shots = self.shots[1]
 

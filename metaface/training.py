@@ -317,9 +317,11 @@ class _Run:
         return text + (f", validation {validated[-1]:.3f}" if validated else "")
 
     def _settings(self) -> dict[str, Any]:
+        augment = self.sampler.augment
         return {
             "recipe": asdict(self.recipe), "budget": asdict(self.budget),
             "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
+            "seed": self.sampler.seed, "augment": augment and asdict(augment),
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:

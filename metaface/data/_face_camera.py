@@ -31,7 +31,7 @@ def shade(scene: Scene, c: Fields, u: Tensor, v: Tensor) -> Tensor:
     wrap = 0.25 * (1 - c.hardness)
     diffuse = ((direct + wrap) / (1 + wrap)).clamp_min(0) * shadow
     ambient = 0.62 - 0.3 * ny + 0.2 * nx * c.fill_x + 0.18 * scale
-    hollow = _hollow(depth, pixel)
+    hollow = _hollow(depth)
     hard = c.hardness
     half_z = c.light_z + 1
     half_norm = 1 / (c.light_x**2 + c.light_y**2 + half_z**2).sqrt()
@@ -72,7 +72,7 @@ def _shadow(depth: Tensor, c: Fields, u: Tensor, v: Tensor) -> Tensor:
     ]
 
 
-def _hollow(depth: Tensor, pixel: Tensor) -> Tensor:
+def _hollow(depth: Tensor) -> Tensor:
     """How open a place is to the surroundings' light: darker where the neighbourhood stands out."""
     size = depth.shape[-1]
     n = 16
@@ -96,7 +96,7 @@ def backdrop(c: Fields, u: Tensor, v: Tensor) -> Tensor:
     return picture * light[:, None]
 
 
-def expose(light: Tensor, t: Fields, c: Fields) -> Tensor:
+def expose(light: Tensor, c: Fields) -> Tensor:
     """Lens, sensor and file: linear light to grey levels, uint8 ``[B, 3, S, S]``."""
     size = light.shape[-1]
     picture = light * color(c, "tint") * c.exposure[:, None]
@@ -106,7 +106,7 @@ def expose(light: Tensor, t: Fields, c: Fields) -> Tensor:
     picture = (picture - 0.45) * c.contrast[:, None] + 0.45 + c.black[:, None]
     picture = _blur(picture, c.blur[:, None])
     grain = _grain(c, size)
-    picture = picture + grain * (c.noise * (1 + 0.0 * size))[:, None]
+    picture = picture + grain * c.noise[:, None]
     grey = c.grey[:, 0, 0].nonzero()[:, 0]
     if len(grey):
         picture[grey] = _luma(picture[grey]).expand(-1, 3, -1, -1)

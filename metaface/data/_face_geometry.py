@@ -139,7 +139,7 @@ class Surface:
         for e in range(len(self.mu)):
             pu, pv = u - self.mu[e], v - self.mv[e]
             i = (1 - self.quu[e] * pu * pu) - self.qvv[e] * pv * pv
-            i = i.addcmul_(-self.quv[e] * pu, pv) if i.dim() == 3 else i
+            i = i.addcmul_(-self.quv[e] * pu, pv)
             w = (self.lu[e] * pu + self.mw[e]) + self.lv[e] * pv
             slope = i.clamp_min(0).sqrt_().add_(i.clamp_max(0), alpha=1.5)
             w.addcmul_(slope, self.height[e])
@@ -232,7 +232,7 @@ def hair(t: Fields, c: Fields) -> Blobs:
     length = t.hair_length * t.hair_long
     blobs.add(
         (0.0, 0.3 + 0.45 * length, -0.5),
-        (0.9 + side + 0.1 * t.hair_long, 1.1 + 0.6 * length, 0.72),
+        (0.72 + (0.28 + side) * t.hair_long, 0.75 + 0.35 * t.hair_long + 0.6 * length, 0.72),
         0.1,
     )
     blobs.pair(
@@ -254,7 +254,7 @@ def mouth_height(t: Fields, c: Fields) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     smile = c.smile
     middle = t.mouth_y + 0.05 * c.mouth_open
     half = t.mouth_width * (1 + 0.1 * smile.clamp_min(0) - 0.08 * c.mouth_open)
-    return middle, half, 0.065 * smile + t.mouth_curve, 0.19 * c.mouth_open
+    return middle, half, 0.055 * smile + t.mouth_curve, 0.19 * c.mouth_open
 
 
 def landmarks(t: Fields, c: Fields) -> Vector:

@@ -40,16 +40,16 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
 
     female = d.chance("female", 0.45)
     age = u("age") ** 1.2  # 0: twenty, 1: seventy-five
-    tone = np.clip(u("tone") ** 2.2 + n("tone jitter", 0, 0.05), 0, 1)  # 0: light, 1: dark
+    tone = np.clip(u("tone") ** 1.7 + n("tone jitter", 0, 0.05), 0, 1)  # 0: light, 1: dark
     t |= {"female": female, "age": age, "skin_tone": tone}
 
     # Skull and jaw.
-    t["skull_width"] = n("skull width", 0.915, 0.045)
+    t["skull_width"] = n("skull width", 0.915, 0.055)
     t["skull_height"] = n("skull height", 1.24, 0.08)
     t["forehead"] = n("forehead", 0.0, 0.06)
-    t["face_width"] = n("face width", 0.83, 0.05) - 0.02 * female
-    t["face_length"] = n("face length", 1.0, 0.075) - 0.02 * female
-    t["jaw_width"] = n("jaw width", 0.55, 0.09) - 0.05 * female
+    t["face_width"] = n("face width", 0.83, 0.065) - 0.02 * female
+    t["face_length"] = n("face length", 1.0, 0.065) - 0.02 * female
+    t["jaw_width"] = n("jaw width", 0.55, 0.11) - 0.05 * female
     t["jaw_drop"] = n("jaw drop", 0.95, 0.09)
     t["chin_width"] = n("chin width", 0.3, 0.07) - 0.03 * female
     t["chin_out"] = n("chin out", 0.0, 0.06)
@@ -66,38 +66,38 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
 
     # Eyes and brows.
     t["eye_x"] = n("eye x", 0.445, 0.013)
-    t["eye_width"] = n("eye width", 0.215, 0.018)
-    t["eye_open"] = n("eye open", 0.092, 0.017) + 0.008 * female
-    t["eye_tilt"] = n("eye tilt", -0.06, 0.11)
-    t["eye_deep"] = n("eye deep", 0.5, 0.3)
+    t["eye_width"] = n("eye width", 0.215, 0.022)
+    t["eye_open"] = n("eye open", 0.092, 0.021) + 0.008 * female
+    t["eye_tilt"] = n("eye tilt", -0.06, 0.14)
+    t["eye_deep"] = n("eye deep", 0.5, 0.4)
     t["eye_fold"] = u("eye fold")
     t["iris_size"] = n("iris", 0.09, 0.005)
     t["lashes"] = 0.6 + 0.3 * female * u("lashes") + n("lash jitter", 0, 0.08)
-    t["brow_y"] = n("brow y", -0.25, 0.04) - 0.015 * female
-    t["brow_arch"] = n("brow arch", 0.06, 0.035) + 0.02 * female
-    t["brow_tilt"] = n("brow tilt", 0.0, 0.1)
-    t["brow_thick"] = np.clip(n("brow thick", 0.062, 0.02) - 0.014 * female, 0.02, 0.12)
+    t["brow_y"] = n("brow y", -0.255, 0.05) - 0.015 * female
+    t["brow_arch"] = n("brow arch", 0.06, 0.045) + 0.02 * female
+    t["brow_tilt"] = n("brow tilt", 0.0, 0.13)
+    t["brow_thick"] = np.clip(n("brow thick", 0.064, 0.026) - 0.014 * female, 0.02, 0.12)
     t["brow_in"] = n("brow in", 0.19, 0.05)
     t["brow_out"] = n("brow out", 0.7, 0.05)
     t["brow_dark"] = np.clip(n("brow dark", 0.82, 0.14), 0.2, 1.0)
 
     # Nose.
-    t["nose_length"] = n("nose length", 0.498, 0.026) + 0.1 * (t["face_length"] - 1)
-    t["nose_width"] = n("nose width", 0.17, 0.028) + 0.03 * (tone > 0.6) - 0.01 * female
-    t["nose_tip"] = n("nose tip", 0.165, 0.022)
+    t["nose_length"] = n("nose length", 0.498, 0.023) + 0.17 * (t["face_length"] - 1)
+    t["nose_width"] = n("nose width", 0.17, 0.036) + 0.03 * (tone > 0.6) - 0.01 * female
+    t["nose_tip"] = n("nose tip", 0.165, 0.028)
     t["nose_out"] = n("nose out", 0.0, 0.06)
-    t["nose_bridge"] = n("nose bridge", 0.12, 0.022)
+    t["nose_bridge"] = n("nose bridge", 0.12, 0.028)
     t["nose_bridge_out"] = n("nose bridge out", 0.0, 0.04)
     t["nose_up"] = n("nose up", 0.0, 0.016)
     t["nostril"] = n("nostril", 0.06, 0.01)
 
     # Mouth.
-    t["mouth_y"] = t["nose_length"] + n("mouth y", 0.362, 0.02) + 0.12 * (t["face_length"] - 1)
-    t["mouth_width"] = n("mouth width", 0.375, 0.018)
-    t["lip_upper"] = np.clip(n("lip upper", 0.078, 0.024) + 0.02 * (tone > 0.6), 0.025, 0.16)
-    t["lip_lower"] = np.clip(n("lip lower", 0.105, 0.028) + 0.015 * (tone > 0.6), 0.04, 0.2)
+    t["mouth_y"] = t["nose_length"] + n("mouth y", 0.362, 0.017) + 0.2 * (t["face_length"] - 1)
+    t["mouth_width"] = n("mouth width", 0.37, 0.014)
+    t["lip_upper"] = np.clip(n("lip upper", 0.078, 0.03) + 0.02 * (tone > 0.6), 0.025, 0.16)
+    t["lip_lower"] = np.clip(n("lip lower", 0.105, 0.034) + 0.015 * (tone > 0.6), 0.04, 0.2)
     t["lip_bow"] = n("lip bow", 0.3, 0.15)
-    t["mouth_curve"] = n("mouth curve", 0.0, 0.022)
+    t["mouth_curve"] = n("mouth curve", 0.0, 0.014)
     t["lip_red"] = np.clip(0.3 + 0.5 * female * u("lipstick") + n("lip red", 0, 0.12), 0.05, 0.95)
 
     # Skin, lines and marks.
@@ -116,7 +116,7 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
     t["crow_feet"] = np.clip(lines + n("crow feet", -0.1, 0.2), 0, 1)
     t["dimple"] = d.chance("dimple", 0.2) * u("dimple size", 0.3, 1.0)
     t["cleft"] = d.chance("cleft", 0.2) * u("cleft size", 0.3, 1.0)
-    t["mottle"] = u("mottle", 0.25, 1.0)
+    t["mottle"] = u("mottle", 0.4, 1.6)
     t["blush"] = n("blush", 0.5, 0.3) * (1 - 0.6 * tone)
     t["oily"] = u("oily", 0.2, 1.0)
     t["freckles"] = d.chance("freckled", 0.15 * (tone < 0.45)) * u("freckles", 0.4, 1.0)
@@ -168,7 +168,10 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
         ),
     )
     t["hair_style"] = style.astype(float)
-    is_in = lambda *names: np.isin(style, [HAIR_STYLES.index(x) for x in names]).astype(float)  # noqa: E731
+
+    def is_in(*names: str) -> np.ndarray:
+        return np.isin(style, [HAIR_STYLES.index(x) for x in names]).astype(float)
+
     bald, buzzed, long = is_in("bald"), is_in("buzzed"), is_in("long", "long fringe")
     fringe, parted, afro = is_in("fringe", "long fringe"), is_in("parted", "long"), is_in("afro")
     t["hair_bald"] = bald
@@ -180,7 +183,7 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
         + long * u("long side", 0.0, 0.14)
         + afro * 0.15
     )
-    line = n("hairline", -0.76, 0.09) - 0.22 * age * male * u("receding")
+    line = n("hairline", -0.76, 0.11) - 0.22 * age * male * u("receding")
     t["hairline"] = line + fringe * u("fringe", 0.25, 0.55)
     t["hairline_corner"] = (n("corner", 0.06, 0.1) + 0.3 * age * male * u("corner recede")) * (
         1 - fringe
@@ -221,7 +224,7 @@ def traits(seed: int, person: np.ndarray) -> dict[str, np.ndarray]:
     t["glasses_tall"] = u("glasses height", 0.15, 0.29)
     t["glasses_round"] = u("glasses round")
     t["glasses_rim"] = u("glasses rim", 0.016, 0.05)
-    t["glasses_dark"] = u("glasses dark", 0.15, 0.95)
+    t["glasses_dark"] = u("glasses dark", 0.45, 1.0)
     t["glasses_y"] = n("glasses y", 0.05, 0.03)
 
     iris_weights = np.stack(

@@ -33,12 +33,12 @@ class Dials:
     cap: float = 0.03  #: chance of a cap
     hand: float = 0.03  #: chance of a hand before the face
     background: float = 0.8  #: clutter behind the head, strength
-    styling: float = 0.8  #: strength of day-to-day change of hair and beard
+    styling: float = 0.4  #: strength of day-to-day change of hair and beard
     window: float = 2.85  #: width of the picture in half face widths, 2..6
     scale: float = 0.13  #: greatest relative change of size
     shift: float = 0.06  #: greatest shift, as a part of the image's side
-    blur: float = 0.45  #: strength of blur
-    noise: float = 0.4  #: strength of sensor noise
+    blur: float = 0.35  #: strength of blur
+    noise: float = 0.3  #: strength of sensor noise
     jpeg: float = 0.2  #: chance of visible JPEG compression
     grey: float = 0.2  #: chance of a grey photograph
     sketch: float = 0.0  #: chance of a pencil sketch
@@ -61,10 +61,10 @@ class Dials:
 DOMAINS: dict[str, Dials] = {
     "default": Dials(),
     "frontal": Dials(
-        window=3.5, yaw=(0.0, 6.0), pitch=4.0, roll=3.0, smile=0.3, mouth_open=0.05, brow_raise=0.3,
+        window=3.6, yaw=(0.0, 6.0), pitch=4.0, roll=3.0, smile=0.2, mouth_open=0.05, brow_raise=0.3,
         eye_closure=0.0, gaze=0.3, light_angle=35.0, hardness=0.35, light_color=0.2, exposure=0.25,
-        glasses=0.7, mask=0.0, cap=0.0, hand=0.0, background=0.3, styling=0.2, scale=0.05,
-        shift=0.02, blur=0.1, noise=0.15, jpeg=0.0, grey=0.0,
+        glasses=0.5, mask=0.0, cap=0.0, hand=0.0, background=0.3, styling=0.2, scale=0.1,
+        shift=0.05, blur=0.1, noise=0.15, jpeg=0.0, grey=0.0,
     ),
     "profile": Dials(yaw=(45.0, 80.0), pitch=8.0, roll=6.0),
     "hard-light": Dials(
@@ -126,9 +126,9 @@ def conditions(
     c["fill_x"] = n("fill x", 0, 0.5) - 0.5 * c["light_x"]
     warm, green = dials.light_color * n("warm", 0, 0.13), dials.light_color * n("green", 0, 0.05)
     key_warm = dials.light_color * n("key warm", 0, 0.13)
-    for i, (name, w, g) in enumerate((("r", 1, 0), ("g", 0, 1), ("b", -1, 0))):
+    for name, w, g in (("r", 1, 0), ("g", 0, 1), ("b", -1, 0)):
         c[f"tint_{name}"] = (1 + w * warm + g * green).clip(0.4, 1.8)
-        c[f"key_{name}"] = (1 + w * key_warm + 0.0 * i).clip(0.4, 1.8)
+        c[f"key_{name}"] = (1 + w * key_warm).clip(0.4, 1.8)
     c["exposure"] = 2.0 ** (dials.exposure * n("exposure", -0.1, 0.6))
     c["contrast"] = 1 + dials.exposure * n("contrast", 0.1, 0.35)
     c["black"] = dials.exposure * n("black", 0.0, 0.08)

@@ -17,8 +17,8 @@ from typing import Any
 from metaface.data.faceset import Skipped
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".pbm", ".pnm", ".bmp", ".dib")
-    + (".gif", ".tif", ".tiff", ".webp", ".jp2", ".avif", ".heic", ".heif")
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".pbm", ".pnm", ".bmp", ".dib"}
+    | {".gif", ".tif", ".tiff", ".webp", ".jp2", ".avif", ".heic", ".heif"}
 )
 MAX_BYTES = 256 * 2**20  # of one picture file: what a zip declares is never trusted
 EXPECTED = (
@@ -176,7 +176,7 @@ def _people(files: list[tuple[Parts, Any]], top: Path) -> tuple[list[Photo], lis
         found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
         where = "only directly in it, in no person's folder" if holders else "none of them pictures"
         raise ValueError(f"no usable person in {top}: found {found} ({where}); {EXPECTED}")
-    depth = len(os.path.commonprefix(list(holders)))  # type: ignore[type-var]
+    depth = len(os.path.commonprefix(list(holders)))  # type: ignore[type-var]  # noqa: RUF071
     if len(holders) == 1:
         depth -= 1  # one person: the name is the last folder's
     photos, skipped = [], []

@@ -31,7 +31,7 @@ class FaceSet:
         domains: names, one a domain.
         name: what the set is called in reports.
         skipped: photographs that could not be read.
-        truth: per-photograph ground truth over ``store`` (procedural faces only), each ``[T, ...]``.
+        truth: ground truth of each photograph of ``store`` (procedural faces only), ``[T, ...]``.
     """
 
     store: np.ndarray

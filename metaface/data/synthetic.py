@@ -8,8 +8,9 @@ domain. Every image is a pure function of (seed, person, domain, photo, image si
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from metaface.data import _face_camera as camera
 from metaface.data import _face_geometry as geometry
+from metaface.data._face_occlude import occlude
 from metaface.data._face_paint import paint
 from metaface.data._face_people import traits
 from metaface.data._face_photo import DOMAINS, Dials, conditions
@@ -99,9 +101,7 @@ def render(
     photo = np.tile(np.arange(photos), len(dials) * len(ids))
     chunk = max(1, _PIXELS // image_size**2)
     bar = tqdm(total=total, desc="rendering", unit="image", disable=not progress)
-    threads = max(1, torch.get_num_threads())
-    # One chunk a thread: splitting each small operation over threads costs more than it gains.
-    with bar, ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with bar, _workers() as pool:
         for number, (name, dial) in enumerate(dials.items()):
             first, last = number * len(ids) * photos, (number + 1) * len(ids) * photos
             for start in range(first, last, _PLAN):
@@ -120,6 +120,20 @@ def render(
                 for done in pool.map(draw, range(plan.start, plan.stop, chunk)):
                     bar.update(done)
     return out
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch may use, each rendering chunks of its own on one core.
+
+    Splitting each small operation over the threads instead costs more than it gains.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "render", torch.set_num_threads, (1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # the workers' setting became that of threads to come
 
 
 def _person_ids(people: int | Sequence[int]) -> np.ndarray:
@@ -187,8 +201,9 @@ def _render_chunk(out: Renders, rows: slice, t: Fields, c: Fields) -> None:
     v = (line[:, None] - middle_v) * pixel_v + pivot_v
 
     scene = paint(t, c, matrix, u, v, pixel_v)
+    occlude(scene, t, c, matrix, u, v)
     light = camera.shade(scene, c, u, v)
-    out.images[rows] = camera.expose(light, t, c).permute(0, 2, 3, 1).numpy()
+    out.images[rows] = camera.expose(light, c).permute(0, 2, 3, 1).numpy()
     out.mask[rows] = (scene.face > 0.5).numpy()
     out.box[rows] = _boxes(scene.bare > 0.5).numpy()
     lu, lv, _ = geometry.turn(matrix, *geometry.landmarks(t, c))

@@ -16,7 +16,7 @@ from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.learners import MetaLearner
 
-CHUNK_IMAGES = 600  # photographs whose activations are held at once
+CHUNK_PIXELS = 300 * 28 * 28  # of photographs whose activations are held at once
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def evaluate(
         faces, ways, shots, queries, seed=seed, stream=stream, device=device,
         support_domain=support_domain, query_domain=query_domain,
     )  # fmt: skip
-    chunk = max(1, CHUNK_IMAGES // (ways * (shots + queries)))
+    pixels = faces.image_shape[1] * faces.image_shape[2] * ways * (shots + queries)
+    chunk = max(1, CHUNK_PIXELS // pixels)
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     met: Counter[tuple[int, int]] = Counter()
     confused: Counter[tuple[int, int]] = Counter()

@@ -44,15 +44,15 @@ class MAML(MetaLearner):
         ValueError: ``learn_rates`` together with ``first_order``, or a bad ``adapt``.
     """
 
-    recipe = Recipe(ways=5, shots=1, queries=5, meta_batch=8, lr=1e-3)
+    recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)
 
     def __init__(
         self,
         embedding: nn.Module,
-        inner_lr: float = 0.1,
-        inner_steps: int = 5,
+        inner_lr: float = 0.01,
+        inner_steps: int = 3,
         *,
-        head_lr: float | None = None,
+        head_lr: float | None = 0.5,
         first_order: bool = False,
         adapt: Literal["all", "head"] = "all",
         learn_rates: bool = False,

@@ -41,15 +41,15 @@ class Reptile(MetaLearner):
     """
 
     recipe = Recipe(
-        ways=5, shots=10, queries=1, meta_batch=5, optimizer="sgd", lr=1.0, schedule="linear",
+        ways=10, shots=5, queries=1, meta_batch=1, optimizer="sgd", lr=1.0, schedule="linear",
         clip=None,
     )  # fmt: skip
 
     def __init__(
         self,
         embedding: nn.Module,
-        inner_lr: float = 1e-3,
-        inner_steps: int = 5,
+        inner_lr: float = 3e-3,
+        inner_steps: int = 10,
         *,
         test_steps: int | None = None,
         inner_batch: int | None = 10,

@@ -1,0 +1,51 @@
+# make benchmark   set up, then compare the learners on the embedded faces; writes results/
+#                  (interrupted, it goes on where it was; remove results/ to start afresh)
+# make test        set up for development, then lint, types and tests (needs a C compiler once)
+# make test-slow   the tests that take minutes
+# make clean       remove the environment and what the tools left behind; results/ stays
+#
+# PYTHON=python3.12 picks the Python that .venv is made with (3.10 or newer);
+# ARGS="--minutes 5" adds options to `metaface benchmark` or `pytest`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DELETE_ON_ERROR:
+.PHONY: benchmark test test-slow clean
+
+benchmark: $(VENV)/.installed
+	$(BIN)/metaface benchmark --out results --resume $(ARGS)
+
+test: $(VENV)/.development $(VENV)/.learn2learn
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	METAFACE_REQUIRE_LEARN2LEARN=1 $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.development
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find metaface benchmarks tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each step runs once, and again when what it depends on changed.
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "MetaFace needs Python 3.10 or newer, and $(PYTHON) is not: make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.created
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.development: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.learn2learn: tools/build_learn2learn.py | $(VENV)/.development
+	$(BIN)/python tools/build_learn2learn.py
+	@touch $@
