@@ -22,7 +22,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec
-from metaface.training import best_device, train
+from metaface.training import Budget, best_device, train
 
 log = logging.getLogger("metaface.benchmark")
 
@@ -152,8 +152,9 @@ def run(
     device = best_device() if settings.device is None else torch.device(settings.device)
     if settings.iterations is settings.images is settings.minutes is None:
         settings = replace(settings, minutes=MINUTES)
-    for name in settings.learners:
-        settings.spec(name).build()  # bad names and options fail now, not in an hour
+    Budget(settings.iterations, settings.images, settings.minutes)  # bad settings fail now,
+    for name in settings.learners:  # not in an hour
+        settings.spec(name).build()
     _claim(out, settings, resume)
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)

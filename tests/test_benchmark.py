@@ -1,0 +1,201 @@
+"""The main job, from the command line and from Python."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import patterns
+from PIL import Image
+
+from metaface import benchmark, checkpoint
+from metaface.benchmark import Settings, fitted, interval
+from metaface.cli import main
+from metaface.learners import LEARNERS, Recipe
+
+REQUIRED = {
+    "learner", "data", "ways", "shots", "accuracy", "ci95", "f1", "episodes", "train_seconds",
+    "adapt_ms", "peak_mb", "parameters", "norm", "transductive",
+}  # fmt: skip
+SMALL = ["--iterations", "3", "--episodes", "20", "--queries", "2", "--image-size", "16",
+         "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of identity folders: 30 people, 8 photographs each."""
+    root = tmp_path_factory.mktemp("people") / "photos"
+    faces = patterns(30, 8)
+    for row, person in zip(faces.rows, faces.person, strict=True):
+        folder = root / f"person{person:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(faces.store[row]).save(folder / f"{row:04d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(photos, tmp_path_factory):
+    """A small benchmark of every learner, and the folder it was written to."""
+    out = tmp_path_factory.mktemp("results") / "all"
+    command = ["benchmark", "--data", str(photos), "--out", str(out), "--shots", "1", "3"]
+    assert main([*command, "--learners", *LEARNERS, *SMALL]) == 0
+    return json.loads((out / "results.json").read_text()), out
+
+
+def test_rows_have_what_is_promised(results):
+    found, _ = results
+    rows = found["rows"]
+    wanted = {"pixels", "untrained", *LEARNERS}
+    assert {(r["learner"], r["shots"]) for r in rows} == {(n, s) for n in wanted for s in (1, 3)}
+    for row in rows:
+        assert set(row) >= REQUIRED
+        assert 0 <= row["accuracy"] <= 1 and 0 < row["ci95"] < 1 and 0 <= row["f1"] <= 1
+        assert row["episodes"] == 20 and row["ways"] == 5
+        trained = row["learner"] in LEARNERS
+        assert (row["train_seconds"] > 0) == trained and (row["recipe"] is not None) == trained
+        assert row["norm"] == ("none" if row["learner"] == "pixels" else "group")
+        assert row["transductive"] is False
+
+
+def test_equal_iterations_and_paired_differences(results):
+    found, _ = results
+    accuracy = {(r["learner"], r["shots"]): r["accuracy"] for r in found["rows"]}
+    assert {r["train_iterations"] for r in found["rows"] if r["learner"] in LEARNERS} == {3}
+    assert len(found["differences"]) == 2 * 8 * 7 / 2
+    for d in found["differences"]:
+        gap = accuracy[d["a"], d["shots"]] - accuracy[d["b"], d["shots"]]
+        assert d["difference"] == pytest.approx(gap, abs=1e-5)
+
+
+def test_report_is_one_self_contained_page(results):
+    found, out = results
+    page = (out / "report.html").read_text()
+    sources = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            sources.extend(v for k, v in attributes if k in ("src", "href") and tag != "use")
+
+    Reader().feed(page)
+    assert sources and all(s.startswith(("data:", "#")) for s in sources)
+    assert page.count("<svg") == 3
+    for row in found["rows"]:
+        assert row["learner"] in page
+
+
+def test_a_finished_benchmark_is_not_overwritten(results, photos, capsys):
+    _, out = results
+    command = ["benchmark", "--data", str(photos), "--out", str(out), "--shots", "1", "3", *SMALL]
+    assert main([*command, "--learners", *LEARNERS]) == 2
+    assert "--resume" in capsys.readouterr().err
+    before = (out / "results.json").read_text()
+    assert main([*command, "--learners", *LEARNERS, "--resume"]) == 0
+    assert (out / "results.json").read_text() == before
+    assert main([*command, "--learners", "maml", "--resume"]) == 2
+    assert "learners was" in capsys.readouterr().err
+
+
+def test_interrupted_benchmark_goes_on(photos, tmp_path, monkeypatch):
+    """Stopped while the second learner is tested: the first is not trained again."""
+    settings = Settings(
+        data=str(photos), learners=("prototypical", "anil"), image_size=16, shots=(1,), queries=2,
+        episodes=20, iterations=3, embedding="conv4-32",
+    )  # fmt: skip
+    whole = benchmark.run(settings, tmp_path / "whole", progress=False)
+    real, calls = benchmark.evaluate, []
+
+    def stop_at_fourth(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(benchmark, "evaluate", stop_at_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(settings, tmp_path / "cut", progress=False)
+    monkeypatch.setattr(benchmark, "evaluate", real)
+    resumed = benchmark.run(settings, tmp_path / "cut", resume=True, progress=False)
+    assert [r["accuracy"] for r in resumed["rows"]] == [r["accuracy"] for r in whole["rows"]]
+
+
+def test_several_seeds_widen_the_interval():
+    rng = np.random.default_rng(0)
+    episodes = rng.normal(0.7, 0.1, (1, 1000))
+    assert interval(episodes) == pytest.approx(1.96 * episodes.std(ddof=1) / 1000**0.5)
+    seeds = episodes + np.array([[-0.05], [0.0], [0.05]])
+    expected = (interval(episodes) ** 2 + 4.30**2 * 0.05**2 / 3) ** 0.5
+    assert interval(seeds) == pytest.approx(expected)
+
+
+def test_train_then_evaluate_leaves_out_whom_it_has_seen(photos, tmp_path, capsys):
+    out = tmp_path / "trained"
+    network = ["--image-size", "16", "--embedding", "conv4-32", "--quiet"]
+    assert main(["train", "--data", str(photos), "--learner", "anil", "--iterations", "3",
+                 "--out", str(out), "--option", "inner_steps=2", *network]) == 0  # fmt: skip
+    state = checkpoint.load(out / "checkpoint.pt")
+    assert state["spec"]["options"] == {"inner_steps": 2}
+    seen = len(state["seen"]["people"])
+    capsys.readouterr()
+    command = ["evaluate", str(out / "checkpoint.pt"), "--data", str(photos), "--ways", "3",
+               "--episodes", "10", "--queries", "2", "--quiet", "--json", str(tmp_path / "e.json")]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"{30 - seen} people" in said and "3-way 1-shot" in said
+    assert json.loads((tmp_path / "e.json").read_text())["rows"][0]["learner"] == "anil"
+
+
+def test_cross_set_and_pretrained_row(photos, tmp_path, test_data):
+    other = test_data("att_faces.zip")
+    command = ["benchmark", "--train-data", str(photos), "--test-data", str(other), "--shots", "1",
+               "--learners", "prototypical", "--out", str(tmp_path), *SMALL, "--episodes", "10",
+               "--weights", str(test_data("weights/mobilefacenet_casia.ckpt"))]  # fmt: skip
+    assert main(command) == 0
+    rows = {r["learner"]: r for r in json.loads((tmp_path / "results.json").read_text())["rows"]}
+    assert rows["pretrained"]["accuracy"] > 0.95
+    assert rows["pretrained"]["norm"] == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["benchmark", "--data", "nowhere"], "nowhere"),
+        (["benchmark", "--train-data", "synthetic"], "test_data"),
+        (["benchmark", "--learners", "mamml"], "no learner 'mamml'"),
+        (["benchmark", "--option", "maml.speed=3"], "speed"),
+        (["benchmark", "--option", "inner_lr=3"], "learner.name=value"),
+        (["benchmark", "--embedding", "conv5"], "no network 'conv5'"),
+        (["benchmark", "--iterations", "0"], "positive"),
+        (["evaluate", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error and len(error.splitlines()) == 1
+
+
+def test_too_few_photographs_is_said_before_training(photos, tmp_path, capsys):
+    command = ["benchmark", "--data", str(photos), "--out", str(tmp_path / "r"), "--quiet"]
+    assert main([*command, "--shots", "1", "50"]) == 2
+    assert "photographs" in capsys.readouterr().err
+
+
+def test_recipe_is_fitted_to_the_photographs_there_are():
+    recipe = Recipe(ways=30, shots=5, queries=5)
+    assert fitted(recipe, patterns(40, 14)) == recipe
+    few = fitted(recipe, patterns(10, 4))
+    assert (few.ways, few.shots, few.queries) == (10, 3, 1)
+    with pytest.raises(ValueError, match="one photograph"):
+        fitted(recipe, patterns(10, 1))
+
+
+def test_preview_draws_people_and_an_episode(photos, tmp_path):
+    for extra in ([], ["--episode", "--shots", "2"]):
+        out = tmp_path / "preview.png"
+        assert main(["preview", "--data", str(photos), "--out", str(out), *extra]) == 0
+        with Image.open(out) as picture:
+            assert picture.width > 300 and np.asarray(picture).std() > 10
