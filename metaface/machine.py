@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -41,12 +41,17 @@ def reset_peak() -> None:
 
 
 def peak_mb(device: torch.device) -> float:
-    """Peak memory since :func:`reset_peak`, in MB: the GPU's, or this process's resident set."""
+    """Peak memory since :func:`reset_peak`, in MB: the GPU's, or this process's resident set;
+    nan where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if _STATUS.is_file():
         found = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
         if found:
             return int(found[1]) * 1024 / 1e6
+    if sys.platform == "win32":
+        return math.nan
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -139,12 +139,13 @@ def test_train_then_evaluate_leaves_out_whom_it_has_seen(photos, tmp_path, capsy
     assert state["spec"]["options"] == {"inner_steps": 2}
     seen = len(state["seen"]["people"])
     capsys.readouterr()
+    written = tmp_path / "e.json"
     command = ["evaluate", str(out / "checkpoint.pt"), "--data", str(photos), "--ways", "3",
-               "--episodes", "10", "--queries", "2", "--quiet", "--json", str(tmp_path / "e.json")]  # fmt: skip
+               "--episodes", "10", "--queries", "2", "--quiet", "--json", str(written)]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"{30 - seen} people" in said and "3-way 1-shot" in said
-    assert json.loads((tmp_path / "e.json").read_text())["rows"][0]["learner"] == "anil"
+    assert json.loads(written.read_text())["rows"][0]["learner"] == "anil"
 
 
 def test_cross_set_and_pretrained_row(photos, tmp_path, test_data):

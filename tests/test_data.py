@@ -658,3 +658,17 @@ def test_folder_and_zip_agree(test_data, tmp_path):
         archive.extractall(tmp_path)
     a, b = load(path, image_size=16), load(tmp_path / "att_faces", image_size=16)
     assert np.array_equal(a.images, b.images) and a.people == b.people
+
+
+def test_join_makes_domains_of_sets_and_one_person_of_a_name(test_data):
+    photos = load(test_data("cufs_photos.zip"), image_size=16, progress=False)
+    sketches = load(test_data("cufs_sketches.zip"), image_size=16, progress=False)
+    both = FaceSet.join({"photo": photos, "sketch": sketches.of_people(range(100))})
+    assert both.domains == ("photo", "sketch")
+    assert len(both.people) == 311 and len(both) == 411
+    assert (both.photos() == [2] * 100 + [1] * 211).all()
+    ana = both.of_people([7])
+    assert (ana.images[0] == photos.of_people([7]).images[0]).all()
+    assert (ana.images[1] == sketches.of_people([7]).images[0]).all()
+    with pytest.raises(ValueError, match="one image shape"):
+        FaceSet.join({"a": photos, "b": load(test_data("cufs_sketches.zip"), image_size=8)})

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaface.data import synthetic
-from metaface.data.synthetic import DOMAINS, Dials, render
+from metaface.data.synthetic import DOMAINS, Dials, _render, render
 
 DATA = Path(
     os.environ.get("METAFACE_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")
@@ -68,8 +67,8 @@ def test_pure_function_of_its_key():
 
 def test_chunks_and_threads_do_not_matter(monkeypatch):
     wide = render(7, 5, 40, "low-quality")
-    monkeypatch.setattr(synthetic, "_PIXELS", 3 * 40 * 40)
-    monkeypatch.setattr(synthetic, "_PLAN", 8)
+    monkeypatch.setattr(_render, "_PIXELS", 3 * 40 * 40)
+    monkeypatch.setattr(_render, "_PLAN", 8)
     for a, b in zip(arrays(wide), arrays(render(7, 5, 40, "low-quality")), strict=True):
         np.testing.assert_array_equal(a, b)
 

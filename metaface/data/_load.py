@@ -180,8 +180,7 @@ def _synthetic(
 @once
 def _renderer() -> str:
     """Digest of the renderer's source: another renderer makes other faces."""
-    here = Path(__file__).parent
-    files = [here / "synthetic.py", *sorted(here.glob("_face_*.py"))]
+    files = sorted((Path(__file__).parent / "synthetic").glob("*.py"))
     return blake2b(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

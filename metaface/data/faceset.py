@@ -103,6 +103,39 @@ class FaceSet:
             truth=dict(truth or {}),
         )
 
+    @classmethod
+    def join(cls, parts: Mapping[str, FaceSet]) -> FaceSet:
+        """One set of several, each a domain; people of the same name are the same person.
+
+        So photographs and sketches of the same people become support and query of one task:
+        ``FaceSet.join({"photo": load("photos.zip"), "sketch": load("sketches.zip")})``.
+
+        Args:
+            parts: sets of equal image shape, by the name of their domain; domains that a part
+                already has are replaced by it. The pictures are copied.
+
+        Raises:
+            ValueError: no part, or parts of different image shapes.
+        """
+        shapes = {name: part.image_shape for name, part in parts.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(f"only sets of one image shape [C, H, W] can be joined, got {shapes}")
+        people: dict[str, int] = {}
+        for part in parts.values():
+            for person in part.person_ids:
+                people.setdefault(part.people[person], len(people))
+        return cls.from_arrays(
+            np.concatenate([part.images for part in parts.values()]),
+            np.concatenate(
+                [[people[part.people[p]] for p in part.person] for part in parts.values()]
+            ),
+            domain=np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]),
+            people=tuple(people),
+            domains=tuple(parts),
+            name=" + ".join(part.name for part in parts.values()),
+            skipped=[skipped for part in parts.values() for skipped in part.skipped],
+        )
+
     def __len__(self) -> int:
         return len(self.rows)
 

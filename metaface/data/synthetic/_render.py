@@ -1,10 +1,4 @@
-"""Procedural faces: as many people and photographs as asked for, from a seed.
-
-``render`` draws people that do not exist. *Who* somebody is (skull, jaw, eyes, brows, nose, mouth,
-hair, skin, marks) follows from the seed and the person's number alone; *how* each photograph was
-taken (pose, expression, light, occlusion, background, camera) is drawn from the ``Dials`` of a
-domain. Every image is a pure function of (seed, person, domain, photo, image size).
-"""
+"""``render``: plan the photographs, draw them in chunks, note the ground truth."""
 
 from __future__ import annotations
 
@@ -18,15 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metaface.data import _face_camera as camera
-from metaface.data import _face_geometry as geometry
-from metaface.data._face_occlude import occlude
-from metaface.data._face_paint import paint
-from metaface.data._face_people import traits
-from metaface.data._face_photo import DOMAINS, Dials, conditions
-from metaface.data._face_random import Fields
-
-__all__ = ["DOMAINS", "Dials", "Renders", "render"]
+from metaface.data.synthetic import _camera as camera
+from metaface.data.synthetic import _geometry as geometry
+from metaface.data.synthetic._occlude import occlude
+from metaface.data.synthetic._paint import paint
+from metaface.data.synthetic._people import traits
+from metaface.data.synthetic._photo import DOMAINS, Dials, conditions
+from metaface.data.synthetic._random import Fields
 
 _PIVOT = (0.0, 0.3, 0.5)  # the head's point in the middle of the picture
 _PIXELS = 24 * 64 * 64  # rendered at once: few enough for the processor's cache
@@ -43,11 +35,9 @@ class Renders:
     domains: tuple[str, ...]  #: names of the domains
     box: (
         np.ndarray
-    )  #: float32 ``[M, 4]`` x, y, w, h in pixels: hairline to chin, inside the picture
+    )  #: float32 ``[M, 4]`` x, y, w, h in pixels: hairline to chin, cut to the picture
     landmarks: np.ndarray  #: float32 ``[M, 5, 2]`` pixels: eyes, nose tip, mouth corners (as YuNet)
-    mask: (
-        np.ndarray
-    )  #: bool ``[M, S, S]``: pixels of the face that hair and occlusions leave visible
+    mask: np.ndarray  #: bool ``[M, S, S]``: the face where hair and occlusions leave it visible
     pose: np.ndarray  #: float32 ``[M, 3]`` degrees: yaw (> 0: to the image's right), pitch, roll
     attributes: dict[str, np.ndarray]  #: per image ``[M]``; see ``render``
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metaface.data._face_random import Draws, key
+from metaface.data.synthetic._random import Draws, key
 
 _SKIN = (
     np.array([[243, 205, 186], [226, 178, 148], [197, 144, 110], [148, 98, 70], [84, 57, 45]])

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaface.data import _face_geometry as geometry
-from metaface.data._face_paint import Scene, bump, color, mix, ramp, step
-from metaface.data._face_random import Fields
+from metaface.data.synthetic import _geometry as geometry
+from metaface.data.synthetic._paint import Scene, bump, color, mix, ramp, step
+from metaface.data.synthetic._random import Fields
 
 
 @dataclass(frozen=True)

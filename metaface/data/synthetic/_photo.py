@@ -1,6 +1,6 @@
 """How a photograph was taken: the dials of a domain, and the conditions drawn from them.
 
-Angles are in degrees here; lengths are in half face widths, as in ``_face_people``.
+Angles are in degrees here; lengths are in half face widths, as in ``_people``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaface.data._face_random import Draws, key
+from metaface.data.synthetic._random import Draws, key
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from metaface.data._face_paint import Scene, color, mix, noise, ramp
-from metaface.data._face_random import Fields
+from metaface.data.synthetic._paint import Scene, color, mix, noise, ramp
+from metaface.data.synthetic._random import Fields
 
 _POOL = 1 << 20
 

@@ -1,6 +1,6 @@
 """What a procedural face is painted with: the reflectance of skin, features, hair and clothes.
 
-Everything is a soft shape in head coordinates (see ``_face_geometry``), as ``[B, H, W]`` planes.
+Everything is a soft shape in head coordinates (see ``_geometry``), as ``[B, H, W]`` planes.
 Only arithmetic that rounds alike everywhere is used per pixel (no exp, sin or pow), so that a
 picture does not depend on its place in a batch.
 """
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaface.data import _face_geometry as geometry
-from metaface.data._face_random import Fields
+from metaface.data.synthetic import _geometry as geometry
+from metaface.data.synthetic._random import Fields
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metaface.data._face_random import Fields
+from metaface.data.synthetic._random import Fields
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
