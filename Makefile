@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 .PHONY: benchmark test test-slow clean
 
 benchmark: $(VENV)/.installed
-	$(BIN)/metaface benchmark --out results --resume $(ARGS)
+	$(BIN)/metaface benchmark --embedding conv4-32 --out results --resume $(ARGS)
 
 test: $(VENV)/.development $(VENV)/.learn2learn
 	$(BIN)/ruff check

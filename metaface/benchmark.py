@@ -26,7 +26,7 @@ from metaface.training import Budget, best_device, train
 
 log = logging.getLogger("metaface.benchmark")
 
-MINUTES = 0.75  # training time of each learner, unless the user says otherwise
+MINUTES = 0.6  # training time of each learner, unless the user says otherwise
 T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 
 

@@ -25,7 +25,7 @@ from metaface.learners import MetaLearner, Recipe
 from metaface.model import ModelSpec
 from metaface.nets import refresh_statistics
 
-VALIDATIONS = 10  # over the budget
+VALIDATIONS = 5  # over the budget
 CURVE_POINTS = 100  # of the learning curve, over the budget
 
 
@@ -287,7 +287,7 @@ class _Run:
         return history.rows[-1]
 
     def validation_due(self) -> bool:
-        """Whether the last row of the curve crossed a tenth of the budget."""
+        """Whether the last row of the curve crossed a fifth of the budget."""
         done = sum("val_accuracy" in row for row in self.history.rows)
         return int(self.spent * VALIDATIONS) > done or self.spent >= 1
 
