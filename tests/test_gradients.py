@@ -167,14 +167,17 @@ def test_prototypical_cosine():
 def looped_reptile(module: nn.Module, optimizer, steps: list[Tensor]) -> list[list[Tensor]]:
     """The embedding's weights after training on each task with a torch optimiser."""
     trained = []
-    for support, labels in zip(TASKS.support, TASKS.support_y, strict=True):
+    together = torch.cat([TASKS.support, TASKS.query], 1)
+    for images, labels in zip(
+        together, torch.cat([TASKS.support_y, TASKS.query_y], 1), strict=True
+    ):
         net = copy.deepcopy(module)
-        head = nn.Linear(net(support[:2]).shape[-1], TASKS.ways, dtype=torch.float64)
+        head = nn.Linear(net(images[:2]).shape[-1], TASKS.ways, dtype=torch.float64)
         nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
         inner = optimizer([*net.parameters(), *head.parameters()])
         for rows in steps:
             inner.zero_grad()
-            F.cross_entropy(head(net(support[rows])), labels[rows]).backward()
+            F.cross_entropy(head(net(images[rows])), labels[rows]).backward()
             inner.step()
         trained.append([p.detach() for p in net.parameters()])
     return trained
@@ -186,8 +189,8 @@ def test_reptile_moves_by_eps_to_the_mean_of_the_trained_weights(inner, batch):
     rate, eps = (1e-2, 0.7) if inner == "adam" else (0.3, 0.7)
     module = embedding()
     before = [p.detach().clone() for p in module.parameters()]
-    learner = Reptile(module, rate, 5, inner_batch=batch, inner_optimizer=inner)
-    steps = learner._batches(6, 5)
+    learner = Reptile(module, rate, 5, head_lr=None, inner_batch=batch, inner_optimizer=inner)
+    steps = learner._batches(12, 5)
     optimizer = {
         "adam": lambda weights: torch.optim.Adam(weights, rate, betas=(0.0, 0.999)),
         "sgd": lambda weights: torch.optim.SGD(weights, rate),
