@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from metaface.augment import Augment
 from metaface.data import FaceSet
+
+BLOCK = 512  # consecutive tasks drawn at once
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class EpisodeSampler:
             )
         self._sides = [_ByPerson(side, self.people) for side in sides]
         self._key = _stream_key(seed, stream)
+        self._drawn_block: Any = (None, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._store = torch.from_numpy(faces.store).to(device)
@@ -128,37 +132,64 @@ class EpisodeSampler:
 
     def tasks(self, indices: np.ndarray) -> Episodes:
         """The tasks with these global indices (int ``[B]``), as one batch."""
-        keys = _mix(self._key ^ _mix(np.asarray(indices, dtype=np.uint64)))
-        ways = self._drawn(self.ways, keys, 1)
-        shots = self._drawn(self.shots, keys, 2)
-        chosen = _distinct(keys, 3, np.full(len(keys), len(self.people)), ways)
-        person_keys = _mix(keys[:, None] ^ _mix(chosen.astype(np.uint64) + np.uint64(1 << 32)))
-        if self._shared:
-            rows = self._sides[0].draw(person_keys, 4, chosen, shots + self.queries)
-            support_rows, query_rows = rows[..., :shots], rows[..., shots:]
-        else:
-            support_rows = self._sides[0].draw(person_keys, 4, chosen, shots)
-            query_rows = self._sides[1].draw(person_keys, 5, chosen, self.queries)
-        count = len(keys)
-        support_index = torch.from_numpy(support_rows.reshape(count, -1))
-        query_index = torch.from_numpy(query_rows.reshape(count, -1))
+        keys = self._keys(indices)
+        ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
+        people, support_rows, query_rows = self._rows(indices, ways, shots)
         labels = torch.arange(ways, device=self._store.device)
+        count = len(keys)
         return Episodes(
-            support=self._images(support_index, keys, 6),
+            support=self._images(support_rows, keys, 6),
             support_y=labels.repeat_interleave(shots).expand(count, -1),
-            query=self._images(query_index, keys, 7),
+            query=self._images(query_rows, keys, 7),
             query_y=labels.repeat_interleave(self.queries).expand(count, -1),
-            people=torch.from_numpy(self.people[chosen]),
-            support_rows=support_index,
-            query_rows=query_index,
+            people=people,
+            support_rows=support_rows,
+            query_rows=query_rows,
             support_domain=self.support_domain,
             query_domain=self.query_domain,
         )
 
+    def _keys(self, indices: np.ndarray) -> np.ndarray:
+        return _mix(self._key ^ _mix(np.asarray(indices, dtype=np.uint64)))
+
+    def _rows(self, indices: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
+        """People ``[B, N]`` and rows of support ``[B, N*K]`` and query ``[B, N*Q]``.
+
+        Consecutive tasks are drawn a block at a time: what a draw costs is mostly the number of
+        array operations, not their length.
+        """
+        first, count = int(indices[0]), len(indices)
+        block = first // BLOCK
+        inside = (int(indices[-1]) // BLOCK == block) and count == int(indices[-1]) - first + 1
+        if not inside:
+            return self._draw(self._keys(indices), ways, shots)
+        if self._drawn_block[0] != (block, ways, shots):
+            keys = self._keys(np.arange(block * BLOCK, (block + 1) * BLOCK))
+            self._drawn_block = (block, ways, shots), self._draw(keys, ways, shots)
+        start = first - block * BLOCK
+        people, support, query = self._drawn_block[1]
+        stop = start + count
+        return people[start:stop], support[start:stop], query[start:stop]
+
+    def _draw(self, keys: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = _distinct(keys, 3, np.full(len(keys), len(self.people)), ways)
+        person_keys = _mix(keys[:, None] ^ _mix(chosen.astype(np.uint64) + np.uint64(1 << 32)))
+        if self._shared:
+            rows = self._sides[0].draw(person_keys, 4, chosen, shots + self.queries)
+            support, query = rows[..., :shots], rows[..., shots:]
+        else:
+            support = self._sides[0].draw(person_keys, 4, chosen, shots)
+            query = self._sides[1].draw(person_keys, 5, chosen, self.queries)
+        rows_of = [self.people[chosen], support, query]
+        people, support_rows, query_rows = (
+            torch.from_numpy(np.ascontiguousarray(r).reshape(len(keys), -1)) for r in rows_of
+        )
+        return people, support_rows, query_rows
+
     def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
-        flat = self._store[rows.flatten().to(self._store.device)]
+        flat = self._store.index_select(0, rows.flatten().to(self._store.device))
         # [n, H, W, C] bytes seen as [n, C, H, W]: already the layout convolutions are fastest in
-        images = flat.permute(0, 3, 1, 2).float().div_(255)
+        images = flat.float().mul_(1 / 255).permute(0, 3, 1, 2)
         if self.augment is not None:
             draws = _uniform(keys[:, None, None], purpose, rows.shape[1], Augment.DRAWS)
             images = self.augment(images, torch.from_numpy(draws).flatten(0, 1).float())

@@ -601,7 +601,7 @@ def test_two_processes_at_once_and_a_kill_half_way(folder, tmp_path, cache, capl
     assert entries(cache, "tmp-") == [left], "a living builder's directory must stay"
     clear = entries(cache)[0]
     victim.send_signal(signal.SIGKILL)
-    victim.wait()
+    victim.communicate()
     shutil.rmtree(clear)
 
     pair = [start(folder, tmp_path / f"log{i}", 0.2) for i in range(2)]

@@ -170,7 +170,10 @@ def _read(entry: Path) -> FaceSet | None:
     if not entry.is_dir():
         return None
     try:
-        with np.load(entry / _LABELS, allow_pickle=False) as labels:
+        with (
+            open(entry / _LABELS, "rb") as file,
+            np.load(file, allow_pickle=False) as labels,
+        ):
             arrays = {name: labels[name] for name in labels.files}
         info = json.loads(str(arrays.pop("info")))
         shape = (len(arrays["person"]), *info["shape"])
