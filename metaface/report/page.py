@@ -41,7 +41,8 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         results=results,
         columns=[title for _, title, _ in COLUMNS],
         groups=_groups(rows),
-        differences=[d for d in results["differences"] if (d["ways"], d["shots"]) == (ways, shots)],
+        names=[r["learner"] for r in sorted(first, key=lambda r: -r["accuracy"])],
+        differences=_matrix(results["differences"], ways, shots),
         ways=ways,
         shots=shots,
         plots=[
@@ -69,6 +70,17 @@ def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
         )
         for ways, shots in keys
     ]
+
+
+def _matrix(differences: list[dict[str, Any]], ways: int, shots: int) -> dict[str, dict[str, str]]:
+    """Row minus column, in points, as text."""
+    cells: dict[str, dict[str, str]] = {}
+    for d in differences:
+        if (d["ways"], d["shots"]) == (ways, shots):
+            points, half = 100 * d["difference"], 100 * d["ci95"]
+            cells.setdefault(d["a"], {})[d["b"]] = f"{points:+.1f} ± {half:.1f}"
+            cells.setdefault(d["b"], {})[d["a"]] = f"{-points:+.1f} ± {half:.1f}"
+    return cells
 
 
 def _pair(confusion: Mapping[str, Any], faces: FaceSet) -> Image.Image:

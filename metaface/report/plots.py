@@ -28,7 +28,7 @@ def curves(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
             label=name if key.endswith(f"-{_first_seed(found, name)}") else None,
         )  # fmt: skip
     if found:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
 
 
