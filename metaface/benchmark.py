@@ -36,7 +36,8 @@ class Settings:
 
     Attributes:
         data: source to train and test on, split by person; see ``metaface.data.load``.
-        train_data, test_data: two sources instead; all people of ``test_data`` are tested.
+        train_data, test_data: two sources instead; all people of ``test_data`` are tested, but for
+            those seen in training where both are domains of one source.
         crop: centre crop of the photographs; see ``metaface.data.load``.
         image_size: side of the photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
@@ -119,10 +120,12 @@ def load_people(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
             "and tested; give it as data, which splits by person"
         )
-    train_faces, val_faces, _ = data.load(settings.train_data, **options).split(
-        settings.seed, test=0
-    )
-    return People(train_faces, val_faces, data.load(settings.test_data, **options))
+    faces = data.load(settings.train_data, **options)
+    test = data.load(settings.test_data, **options)
+    one_source = faces.name.split(":")[0] == test.name.split(":")[0]
+    train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if one_source else 0)
+    seen = [faces.people[p] for part in (train_faces, val_faces) for p in part.person_ids]
+    return People(train_faces, val_faces, test.unseen(faces.name, seen))
 
 
 def run(

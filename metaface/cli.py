@@ -16,7 +16,6 @@ import metaface
 from metaface import benchmark, checkpoint, data, nets, report
 from metaface.augment import Augment
 from metaface.benchmark import Settings
-from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS
@@ -86,7 +85,8 @@ def _evaluate(o: argparse.Namespace) -> None:
         o.data, image_size=spec.image_size, channels=spec.channels,
         crop=o.crop if o.crop is not None else spec.crop, progress=not o.quiet,
     )  # fmt: skip
-    faces = _unseen(faces, checkpoint.load(o.checkpoint).get("seen"))
+    if seen := checkpoint.load(o.checkpoint).get("seen"):
+        faces = faces.unseen(seen["data"], seen["people"])
     print(f"test: {faces.describe()}")
     rows = []
     for ways in o.ways:
@@ -118,17 +118,6 @@ def _preview(o: argparse.Namespace) -> None:
     else:
         report.contact_sheet(faces, o.people, o.photos).save(o.out)
     print(o.out)
-
-
-def _unseen(faces: FaceSet, seen: dict[str, Any] | None) -> FaceSet:
-    """Leave out the people a checkpoint was trained or validated on."""
-    if seen is None or seen["data"] != faces.name:
-        return faces
-    names = set(seen["people"])
-    ids = [p for p in faces.person_ids if faces.people[p] not in names]
-    if not ids:
-        raise ValueError(f"{faces.name}: the checkpoint has seen everybody in it: test on others")
-    return faces.of_people(ids)
 
 
 # -- options ---------------------------------------------------------------------------------

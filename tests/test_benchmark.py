@@ -148,6 +148,20 @@ def test_train_then_evaluate_leaves_out_whom_it_has_seen(photos, tmp_path, capsy
     assert json.loads(written.read_text())["rows"][0]["learner"] == "anil"
 
 
+def test_domains_of_one_source_never_share_people(monkeypatch):
+    real = benchmark.data.load
+    monkeypatch.setattr(
+        benchmark.data, "load", lambda source, **options: real(source, people=20, **options)
+    )
+    settings = Settings(
+        data=None, train_data="synthetic:frontal", test_data="synthetic:sketch", image_size=16
+    )
+    people = benchmark.load_people(settings, progress=False)
+    parts = [{p.people[i] for i in p.person_ids} for p in (people.train, people.val, people.test)]
+    assert [len(part) for part in parts] == [14, 2, 4]
+    assert len(set.union(*parts)) == 20
+
+
 def test_cross_set_and_pretrained_row(photos, tmp_path, test_data):
     other = test_data("att_faces.zip")
     command = ["benchmark", "--train-data", str(photos), "--test-data", str(other), "--shots", "1",

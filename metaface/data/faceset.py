@@ -155,6 +155,23 @@ class FaceSet:
         """int64 ``[P]``: the people who have a photograph in this view, ascending."""
         return np.unique(self.person)
 
+    def unseen(self, name: str, people: Iterable[str]) -> FaceSet:
+        """The view without people already seen in the set called ``name``.
+
+        Domains of one source (``synthetic`` and ``synthetic:profile``) show the same people; people
+        of another source are other people, whatever their names.
+
+        Raises:
+            ValueError: nobody is left.
+        """
+        if name.split(":")[0] != self.name.split(":")[0]:
+            return self
+        seen = set(people)
+        ids = [p for p in self.person_ids if self.people[p] not in seen]
+        if not ids:
+            raise ValueError(f"{self.name}: everybody in it was seen in training: test on others")
+        return self.of_people(ids)
+
     def photos(self) -> np.ndarray:
         """int64 ``[len(people)]``: photographs of each person in this view."""
         return np.bincount(self.person, minlength=len(self.people))
