@@ -110,7 +110,11 @@ def _evaluate(o: argparse.Namespace) -> None:
 
 
 def _preview(o: argparse.Namespace) -> None:
-    faces = data.load(o.data, image_size=o.image_size, crop=o.crop, channels=o.channels)
+    few = {"people": max(o.people, o.ways), "photos": max(o.photos, o.shots + o.queries)}
+    faces = data.load(
+        o.data, image_size=o.image_size, crop=o.crop, channels=o.channels,
+        **(few if o.data.split(":")[0] == "synthetic" else {}),
+    )  # fmt: skip
     print(faces.describe())
     if o.episode:
         sampler = EpisodeSampler(faces, o.ways, o.shots, o.queries, seed=o.seed)

@@ -47,6 +47,8 @@ class Backbone(nn.Module):
         for path, module in list(self.net.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
                 self.net.set_submodule(path, _converted(module, norm))
+            elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+                self.net.set_submodule(path, _Mean())  # vmap has no rule for the pooling
             elif isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):
                 self.net.set_submodule(path, nn.Identity())
         # of ImageNet, which torchvision's weights expect
@@ -57,6 +59,11 @@ class Backbone(nn.Module):
         rgb = images.expand(-1, 3, -1, -1)
         features: Tensor = self.net((rgb - self.mean) / self.std)
         return features
+
+
+class _Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1), keepdim=True)
 
 
 def _converted(old: nn.BatchNorm2d, mode: NormMode) -> Norm2d:

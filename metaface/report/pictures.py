@@ -14,11 +14,13 @@ TEXT = 16
 
 
 def contact_sheet(faces: FaceSet, people: int = 10, photos: int = 8) -> Image.Image:
-    """One row a person: the first ``photos`` photographs of the first ``people`` people."""
+    """One row a person: ``photos`` photographs, evenly spread over those there are, of the first
+    ``people`` people."""
     rows = []
     for person in faces.person_ids[:people]:
         view = faces.of_people([person])
-        rows.append((faces.people[person], [faces.store[r] for r in view.rows[:photos]]))
+        spread = np.linspace(0, len(view) - 1, min(photos, len(view))).round().astype(int)
+        rows.append((faces.people[person], [faces.store[r] for r in view.rows[spread]]))
     return grid(rows)
 
 
