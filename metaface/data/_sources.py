@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from metaface.data.faceset import Skipped
@@ -121,8 +122,10 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
     locked = [p for p in photos if p.handle.flag_bits & 1]
     skipped += [Skipped(p.path, "encrypted: unpack the zip with its password") for p in locked]
 
+    turn = Lock()  # ZipFile mixes up concurrent readers (seen on Python 3.13: wrong CRCs)
+
     def read(photo: Photo) -> bytes:
-        with archive.open(photo.handle) as file:
+        with turn, archive.open(photo.handle) as file:
             return _bounded(file.read(MAX_BYTES + 1))
 
     def mark(photo: Photo) -> bytes:
