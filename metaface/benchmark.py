@@ -22,7 +22,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec
-from metaface.training import Budget, best_device, train
+from metaface.training import Budget, best_device, seen_people, train
 
 log = logging.getLogger("metaface.benchmark")
 
@@ -124,8 +124,7 @@ def load_people(
     test = data.load(settings.test_data, **options)
     one_source = faces.name.split(":")[0] == test.name.split(":")[0]
     train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if one_source else 0)
-    seen = [faces.people[p] for part in (train_faces, val_faces) for p in part.person_ids]
-    return People(train_faces, val_faces, test.unseen(faces.name, seen))
+    return People(train_faces, val_faces, test.unseen(**seen_people(train_faces, val_faces)))
 
 
 def run(

@@ -86,7 +86,7 @@ def _evaluate(o: argparse.Namespace) -> None:
         crop=o.crop if o.crop is not None else spec.crop, progress=not o.quiet,
     )  # fmt: skip
     if seen := checkpoint.load(o.checkpoint).get("seen"):
-        faces = faces.unseen(seen["data"], seen["people"])
+        faces = faces.unseen(**seen)
     print(f"test: {faces.describe()}")
     rows = []
     for ways in o.ways:

@@ -162,7 +162,7 @@ def train(
     sampler = EpisodeSampler(
         faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
     )
-    run = _Run(learner.to(device), recipe, budget, sampler, spec, _seen(faces, val))
+    run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val))
     path = None if out is None else Path(out) / "checkpoint.pt"
     if path is not None and checkpoint.exists(path):
         if not resume:
@@ -392,8 +392,8 @@ def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
         )
 
 
-def _seen(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
-    """Whom this run has seen, so that nobody is tested on them later."""
+def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
+    """Whom training has seen, as ``FaceSet.unseen`` takes it: nobody is tested on them later."""
     ids = [*faces.person_ids, *(() if val is None else val.person_ids)]
     return {"data": faces.name, "people": [faces.people[p] for p in ids]}
 

@@ -155,8 +155,8 @@ class FaceSet:
         """int64 ``[P]``: the people who have a photograph in this view, ascending."""
         return np.unique(self.person)
 
-    def unseen(self, name: str, people: Iterable[str]) -> FaceSet:
-        """The view without people already seen in the set called ``name``.
+    def unseen(self, data: str, people: Iterable[str]) -> FaceSet:
+        """The view without people already seen in the set called ``data``.
 
         Domains of one source (``synthetic`` and ``synthetic:profile``) show the same people; people
         of another source are other people, whatever their names.
@@ -164,7 +164,7 @@ class FaceSet:
         Raises:
             ValueError: nobody is left.
         """
-        if name.split(":")[0] != self.name.split(":")[0]:
+        if data.split(":")[0] != self.name.split(":")[0]:
             return self
         seen = set(people)
         ids = [p for p in self.person_ids if self.people[p] not in seen]
