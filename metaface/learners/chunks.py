@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from metaface.episodes import Episodes
+from metaface.machine import keep_memory
 
 if TYPE_CHECKING:
     from metaface.learners.base import MetaLearner
@@ -34,6 +35,7 @@ def over_chunks(
     more threads. The chunks do not depend on the number of threads, and results come in order, so
     that sums over them do not either.
     """
+    keep_memory()
     size = learner.task_chunk or automatic(episodes)
     chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
     threads = torch.get_num_threads()
