@@ -126,14 +126,19 @@ class EpisodeSampler:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._store = torch.from_numpy(faces.store).to(device)
 
-    def batch(self, k: int, size: int = 1) -> Episodes:
-        """Batch ``k``: the tasks ``k * size`` to ``(k + 1) * size - 1``."""
-        return self.tasks(np.arange(k * size, (k + 1) * size))
+    def batch(self, k: int, size: int = 1, part: slice = slice(None)) -> Episodes:
+        """Batch ``k``: the tasks ``k * size`` to ``(k + 1) * size - 1``.
 
-    def tasks(self, indices: np.ndarray) -> Episodes:
-        """The tasks with these global indices (int ``[B]``), as one batch."""
+        Args:
+            part: build only these of its tasks; they are what they are in the whole batch.
+        """
+        return self.tasks(np.arange(k * size, (k + 1) * size), part)
+
+    def tasks(self, indices: np.ndarray, part: slice = slice(None)) -> Episodes:
+        """The tasks with these global indices (int ``[B]``), as one batch; or a ``part`` of it."""
         keys = self._keys(indices)
         ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
+        indices, keys = indices[part], keys[part]
         people, support_rows, query_rows = self._rows(indices, ways, shots)
         labels = torch.arange(ways, device=self._store.device)
         count = len(keys)
