@@ -86,7 +86,7 @@ def test_processes_stop_together_when_the_first_ones_time_is_up(ranks):
     first, last = (rank["minutes"] for rank in ranks)
     assert first[:3] == last[:3]
     assert first[0] > 1 and first[1] >= 0.6
-    assert furthest(first[3], last[3]) == 0  # though they started from different weights
+    assert furthest(first[3], last[3]) == 0
 
 
 def test_what_fails_in_one_process_ends_all_with_the_same_error(ranks):

@@ -28,9 +28,10 @@ def in_float64(sampler: type[EpisodeSampler] = EpisodeSampler) -> Any:
     return lambda self, *which: tasks(self, *which).to(torch.float64)
 
 
-def build(name: str, seed: int = 0) -> MetaLearner:
+def build(name: str) -> MetaLearner:
+    """A learner whose weights differ by process: those of the first are to be used."""
     options = {"inner_steps": 3} if name == "reptile" else {}
-    return learners.build(name, tiny("frozen", seed=seed), **options).double()
+    return learners.build(name, tiny("frozen", seed=RANK), **options).double()
 
 
 def go(
@@ -96,7 +97,7 @@ def cases(out: Path) -> None:
             "stop": interrupted(name, out / f"{name}-here"),
             "resumed": trained(name, out / f"{name}-there"),
         }
-    apart = build("anil", seed=RANK)
+    apart = build("anil")
     history = go(apart, iterations=None, minutes=0.01)
     found["minutes"] = history.iterations, history.seconds, history.rows, apart.state_dict()
     found["nan"] = refused(at=(1, lambda: {"loss": float("nan")}))
