@@ -165,7 +165,7 @@ class Group:
                     f"the last checkpoint, {path}, is whole: go on with resume (--resume), with "
                     "any number of processes"
                     if saved
-                    else "no checkpoint was written yet: start again"
+                    else "no checkpoint was found: start again"
                 )
             ) from lost.__cause__
         finally:
