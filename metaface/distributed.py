@@ -193,9 +193,12 @@ def join() -> Group:
                 "init_process_group('cpu:gloo,cuda:nccl'), or leave that to metaface"
             )
     elif launched():
+        from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        _store, rank, size = next(rendezvous("env://"))
+        found, rank, size = next(rendezvous("env://"))
+        # restarted by torchrun, the store still holds where the dead processes listened
+        _store = PrefixStore(f"metaface/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=_store, rank=rank, world_size=size,

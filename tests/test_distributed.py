@@ -22,16 +22,22 @@ from metaface.learners import LEARNERS, Prototypical
 SCRIPT = Path(train_together.__file__)
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+def torchrun(*arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the script in two processes; a hang is an error."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2,
-        SCRIPT, *arguments,
+        "--max-restarts", restarts, SCRIPT, *arguments,
     ]  # fmt: skip
-    return subprocess.run(
-        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120, text=True,
+    with subprocess.Popen(
+        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not kill: torchrun takes its processes with it
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -189,6 +195,13 @@ def test_a_killed_process_ends_the_job_and_one_process_goes_on(happens, photos, 
     finished, whole = (checkpoint.load(tmp_path / o / "checkpoint.pt") for o in ("out", "whole"))
     assert furthest(finished["learner"], whole["learner"]) < 1e-3
     assert finished["history"]["iterations"] == 6
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_checkpoint(photos, tmp_path):
+    done = torchrun("cli", "killed", *arguments(photos, tmp_path, "--resume"), restarts=1)
+    assert done.returncode == 0, done.stdout  # each life takes three steps
+    assert checkpoint.load(tmp_path / "checkpoint.pt")["history"]["iterations"] == 6
 
 
 def test_bad_input_is_told_once(tmp_path):
