@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaface import data, machine, nets, report
+from metaface import data, distributed, machine, nets, report
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
@@ -148,10 +148,15 @@ def run(
         learner, way and shot), ``differences`` (paired, between learners) and ``curves``.
 
     Raises:
-        ValueError: settings that cannot be met by the data.
+        ValueError: settings that cannot be met by the data, or several processes.
         FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
             settings.
     """
+    if distributed.launched():
+        raise ValueError(
+            "the benchmark runs in one process, and this is one of several: start it without "
+            "torchrun (metaface train is what several can share)"
+        )
     out = Path(out)
     device = best_device() if settings.device is None else torch.device(settings.device)
     if settings.iterations is settings.images is settings.minutes is None:
