@@ -50,7 +50,7 @@ def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.fixture
 def float64(monkeypatch) -> None:
-    monkeypatch.setattr(EpisodeSampler, "tasks", train_together.in_float64())
+    monkeypatch.setattr(EpisodeSampler, "images", train_together.in_float64())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def folder(tmp_path_factory) -> Path:
     """Where two processes trained every learner; it held checkpoints of one interrupted process."""
     out = tmp_path_factory.mktemp("together")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EpisodeSampler, "tasks", train_together.in_float64())
+        patch.setattr(EpisodeSampler, "images", train_together.in_float64())
         for name in LEARNERS:
             train_together.interrupted(name, out / f"{name}-there")
     done = torchrun("cases", out)

@@ -23,9 +23,9 @@ LAST = RANK == SIZE - 1
 
 
 def in_float64(sampler: type[EpisodeSampler] = EpisodeSampler) -> Any:
-    """``sampler.tasks``, but for the type of the images."""
-    tasks = sampler.tasks
-    return lambda self, *which: tasks(self, *which).to(torch.float64)
+    """``sampler.images``, but for their type."""
+    images = sampler.images
+    return lambda self, rows: images(self, rows).to(torch.float64)
 
 
 def build(name: str) -> MetaLearner:
@@ -137,7 +137,7 @@ def command(happens: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "cases":
-        EpisodeSampler.tasks = in_float64()
+        EpisodeSampler.images = in_float64()
         cases(Path(sys.argv[2]))
     else:
         sys.exit(command(sys.argv[2], sys.argv[3:]))
