@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 import metaface as mf
 from metaface.learners.base import MetaLearner, State, Weights
@@ -80,12 +79,12 @@ class Training:
 def maml(ways: int, **inner: Any) -> MetaLearner:
     # the authors average each channel of the last layer over its 2x2 places
     net = nn.Sequential(mf.nets.Conv4(1, norm="batch", down="stride"), nn.AvgPool1d(4))
-    return mf.learners.MAML(net, head_lr=None, **inner)
+    return mf.learners.MAML(net, head_lr=None, head=nn.Linear(64, ways), **inner)
 
 
 def reptile(ways: int, **inner: Any) -> MetaLearner:
     net = mf.nets.Conv4(1, norm="batch", down="stride")
-    return mf.learners.Reptile(net, head_lr=None, **inner)
+    return mf.learners.Reptile(net, head_lr=None, head=nn.Linear(256, ways), **inner)
 
 
 def prototypical(ways: int) -> MetaLearner:
@@ -197,10 +196,8 @@ class OneQueryAtATime(MetaLearner):
         return {**self.learner.fit(theta, images, labels, ways), "support": images}
 
     def score(self, state: State, images: Tensor) -> Tensor:
-        def one(query: Tensor) -> Tensor:
-            return self.learner.score(state, torch.cat([state["support"], query[None]]))[-1]
-
-        return vmap(one)(images)
+        seen = (torch.cat([state["support"], query], 1) for query in images.split(1, 1))
+        return torch.cat([self.learner.score(state, each)[:, -1:] for each in seen], 1)
 
 
 def build(name: str) -> MetaLearner:

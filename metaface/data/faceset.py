@@ -155,6 +155,12 @@ class FaceSet:
         return channels, height, width
 
     @property
+    def all_rows(self) -> np.ndarray:
+        """int64 ``[versions, M]``: the rows of ``store`` that a task may show."""
+        first = np.arange(self.versions) * (len(self.store) // self.versions)
+        return first[:, None] + self.rows
+
+    @property
     def person_ids(self) -> np.ndarray:
         """int64 ``[P]``: the people who have a photograph in this view, ascending."""
         return np.unique(self.person)
