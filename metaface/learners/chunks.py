@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -12,11 +13,13 @@ import torch
 from torch import nn
 
 from metaface.episodes import Episodes
+from metaface.machine import keep_memory
 
 if TYPE_CHECKING:
     from metaface.learners.base import MetaLearner
 
-PIXELS_CPU = 2 * 30 * 28 * 28  # of photographs in a chunk: more, and activations leave the cache
+# of photographs in a chunk: fewer, and the time goes into calls; more, and into waiting for memory
+PIXELS_CPU = 8 * 30 * 28 * 28
 PIXELS_GPU = 4096 * 30 * 28 * 28
 
 Result = TypeVar("Result")
@@ -31,12 +34,12 @@ def over_chunks(
     """``function`` of the learner and of each chunk of the tasks, in order.
 
     On a CPU, chunks run beside each other, one thread each: small convolutions gain little from
-    more threads. The chunks do not depend on the number of threads, and results come in order, so
-    that sums over them do not either.
+    more threads. Results come in order, so that sums over them are the same every time.
     """
-    size = learner.task_chunk or automatic(episodes)
-    chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
+    keep_memory()
     threads = torch.get_num_threads()
+    size = learner.task_chunk or automatic(episodes, threads)
+    chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
     workers = min(threads, len(chunks))
     if workers == 1 or episodes.support.is_cuda:
         return [function(learner, chunk) for chunk in chunks]
@@ -59,12 +62,15 @@ def over_chunks(
         torch.set_num_threads(threads)
 
 
-def automatic(episodes: Episodes) -> int:
-    """How many tasks make a chunk."""
-    _, n, _, height, width = episodes.support.shape
+def automatic(episodes: Episodes, threads: int) -> int:
+    """How many tasks make a chunk: as many as is fast, and the threads finish together."""
+    tasks, n, _, height, width = episodes.support.shape
     pixels = (n + episodes.query.shape[1]) * height * width
-    most = PIXELS_GPU if episodes.support.is_cuda else PIXELS_CPU
-    return max(1, most // pixels)
+    if episodes.support.is_cuda:
+        return max(1, PIXELS_GPU // pixels)
+    size = max(1, PIXELS_CPU // pixels)
+    rounds = math.ceil(tasks / (size * threads))
+    return math.ceil(tasks / (rounds * threads))
 
 
 def replica(module: Module) -> Module:

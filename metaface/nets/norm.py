@@ -184,21 +184,25 @@ class _Normalise(torch.autograd.Function):
     def forward(x: Tensor, up: Tensor, groups: int | None, pool: bool) -> Any:
         x = channels_last(x)
         count = _count(x, groups)
-        x = x - _sum(x, groups) / count
-        s = torch.rsqrt(_sum(x * x, groups) / count + 1e-5)
+        mean = _sum(x, groups) / count
+        variance = (_sum(x * x, groups) / count).addcmul_(mean, mean, value=-1).clamp_min_(0)
+        s = variance.add_(1e-5).rsqrt_()
         if not pool:
-            return x * s, x, None, s
+            return torch.addcmul(-mean * s, x, s), mean, None, s
         lead = x.shape[:-3]
-        z, places = F.max_pool2d((x * up).flatten(0, -4), 2, return_indices=True)
-        z, places = z.unflatten(0, lead) * up * s, places.unflatten(0, lead)
-        return z, x, places, s
+        falling = bool((up < 0).any())  # seldom: then a pass over x more
+        z, places = F.max_pool2d((x * up if falling else x).flatten(0, -4), 2, return_indices=True)
+        z, places = z.unflatten(0, lead), places.unflatten(0, lead)
+        z = z * up if falling else z
+        return torch.addcmul(-mean * s, z, s), mean, places, s
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        z, centred, places, s = output
+        z, mean, places, s = output
         ctx.groups = inputs[2]
-        ctx.mark_non_differentiable(*(t for t in (centred, places, s) if t is not None))
-        ctx.save_for_backward(inputs[0], z, centred, places, s)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for t in (mean, places, s) if t is not None))
+        ctx.save_for_backward(inputs[0], z, mean, places, s)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
@@ -209,8 +213,8 @@ class _Normalise(torch.autograd.Function):
         x = x.movedim(in_dims[0], 0)
         if in_dims[1] is not None:
             up = up.movedim(in_dims[1], 0)[:, None]
-        z, centred, places, s = _Normalise.apply(x, up, groups, pool)
-        return (z, centred, places, s), (0, 0, None if places is None else 0, 0)
+        z, mean, places, s = _Normalise.apply(x, up, groups, pool)
+        return (z, mean, places, s), (0, 0, None if places is None else 0, 0)
 
 
 def _count(x: Tensor, groups: int | None) -> int:
@@ -225,37 +229,40 @@ class _NormaliseBack(torch.autograd.Function):
     @staticmethod
     def forward(
         g: Tensor,
-        origin: Tensor,  # x before its mean was taken off: what the graph leads back to
-        z: Tensor,
         x: Tensor,
+        z: Tensor,
+        mean: Tensor,
         places: Tensor | None,
         s: Tensor,
         groups: int | None,
     ) -> Tensor:
         count = _count(x, groups)
         mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
-        return _spread(torch.addcmul(-s * mean0, x, -s * s * mean1), places, g * s)
+        slope = -s * s * mean1
+        return _spread(
+            torch.addcmul(-s * mean0 - slope * mean, channels_last(x), slope), places, g * s
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        g, _, z, x, places, s, ctx.groups = inputs
-        ctx.save_for_backward(g, z, x, places, s)
+        *tensors, ctx.groups = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, h: Tensor) -> Any:
-        g, z, x, places, s = ctx.saved_tensors
+        g, x, z, mean, places, s = ctx.saved_tensors
         count, groups = _count(x, ctx.groups), ctx.groups
-        h = channels_last(h)
+        h, x = channels_last(h), channels_last(x)
         mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
-        h0, h1 = _sum(h, groups), _sum(h * x, groups) * s
+        h0 = _sum(h, groups)
+        h1 = (_sum(h * x, groups) - mean * h0) * s
         picked = _gather(h, places)
         by_g = torch.addcmul(picked - h0 / count, z, h1 / count, value=-1) * s
         by_s = _sum(picked * g, groups) - mean0 * h0 - mean1 * h1
         square = s * s / count
-        by_x = torch.addcmul(
-            square * (mean1 * h0 + mean0 * h1), x, square * s * (2 * mean1 * h1 - by_s)
-        )
+        slope = square * s * (2 * mean1 * h1 - by_s)
+        by_x = torch.addcmul(square * (mean1 * h0 + mean0 * h1) - slope * mean, x, slope)
         by_x = by_x.addcmul_(h, -s * s * mean1)
         by_x = _spread(by_x, places, g * (-square * h1))
         return by_g, by_x, None, None, None, None, None
