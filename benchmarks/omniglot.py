@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
+from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
 from metaface.training import Interrupted
 
@@ -52,9 +53,7 @@ FINN = Protocol(
     (1100, 100, 423), ("draw", "draw"), "adam", 1e-3, "constant", tasks=600, queries=None
 )
 # Nichol, Achiam, Schulman 2018 (arXiv 1803.02999, openai/supervised-reptile)
-NICHOL = Protocol(
-    (1200, 0, 423), ("class", "never"), "sgd", 1.0, "linear", tasks=10_000, queries=1
-)
+NICHOL = Protocol((1200, 0, 423), ("class", "never"), "sgd", 1.0, "linear", tasks=10_000, queries=1)
 # Snell, Swersky, Zemel 2017 (arXiv 1703.05175, jakesnell/prototypical-networks): the second of
 # the authors' two stages, which trains on the 1028 + 172 characters for a known time
 VINYALS = Protocol(
@@ -139,7 +138,7 @@ CELLS = {
     for name, figures in PUBLISHED.items()
     for setting, figure in zip(SETTINGS, figures, strict=True)
 }
-MAIN_CELLS = [c for c in CELLS if c.startswith(("maml-", "reptile-", "protonet-"))][:12]
+MAIN_CELLS = list(CELLS)[:12]  # MAML, Reptile, ProtoNet
 
 
 def training_of(cell: str) -> str:
@@ -227,13 +226,13 @@ def run(cell: str, faces: mf.FaceSet, options: argparse.Namespace) -> dict[str, 
 
     ways, shots = (int(n) for n in cell.rsplit("-", 1)[1].rstrip("s").split("w"))
     tested = learner
-    if protocol is NICHOL:
+    if isinstance(learner, mf.learners.Reptile):
         learner.inner_batch = TEST_BATCH[ways]
         if "transductive" not in cell:
             tested = OneQueryAtATime(learner)
     result = mf.evaluate(
         tested, test, ways=ways, shots=shots, queries=protocol.queries or shots,
-        episodes=min(protocol.tasks, options.tasks or protocol.tasks), progress=not options.quiet,
+        episodes=tested_tasks(protocol, options), progress=not options.quiet,
     )  # fmt: skip
     return {
         "cell": cell, "training": name, "published": CELLS[cell],
@@ -244,6 +243,19 @@ def run(cell: str, faces: mf.FaceSet, options: argparse.Namespace) -> dict[str, 
         "tasks": len(result.accuracies), "of_tasks": protocol.tasks, "queries": result.queries,
         "norm": result.norm, "transductive": result.transductive,
     }  # fmt: skip
+
+
+def tested_tasks(protocol: Protocol, options: argparse.Namespace) -> int:
+    return min(protocol.tasks, options.tasks or protocol.tasks)
+
+
+def finished(cell: str, path: Path, options: argparse.Namespace) -> bool:
+    """Whether the cell was tested already, after as many minutes and on as many tasks."""
+    if not path.is_file():
+        return False
+    row = json.loads(path.read_text())
+    tasks = tested_tasks(TRAININGS[training_of(cell)].protocol, options)
+    return (row["minutes"], row["tasks"]) == (options.minutes, tasks)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -293,12 +305,11 @@ def main(arguments: list[str] | None = None) -> None:
     faces = characters(options.zip)
     for cell in options.cells:
         path = options.out / training_of(cell) / f"cell-{cell}.json"
-        if not path.exists():
+        if not finished(cell, path, options):
             try:
-                row = run(cell, faces, options)
-            except Interrupted as stopped:
+                _write(path, run(cell, faces, options))
+            except (Interrupted, CheckpointError) as stopped:
                 sys.exit(str(stopped))
-            _write(path, row)
         print(table(collect(options.out)), flush=True)
 
 

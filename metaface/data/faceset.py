@@ -245,7 +245,9 @@ class FaceSet:
         """uint8 ``[4 * M, S, S, C]``: this view's photographs turned anticlockwise 0 to 3 times."""
         _, height, width = self.image_shape
         if height != width:
-            raise ValueError(f"{self.name}: only square pictures can be turned, got {width}x{height}")
+            raise ValueError(
+                f"{self.name}: only square pictures can be turned, got {width}x{height}"
+            )
         images = self.images
         return np.concatenate([np.rot90(images, turns, (1, 2)) for turns in range(4)])
 
