@@ -52,6 +52,7 @@ class Settings:
         options: keyword arguments of learners, by name.
         weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
         device: None: a GPU where there is one.
+        task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
 
     data: str | None = "synthetic"
@@ -76,6 +77,7 @@ class Settings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: str | None = None
     device: str | None = None
+    task_chunk: int | None = None
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this benchmark."""
@@ -215,6 +217,7 @@ def _measure(
         spec = settings.spec(unit.learner)
         learner = spec.build(unit.seed)
         recipe = fitted(learner.recipe, people.train)
+        learner.task_chunk = settings.task_chunk
         history = train(
             learner, people.train, people.val, ways=recipe.ways, shots=recipe.shots,
             queries=recipe.queries, iterations=settings.iterations, images=settings.images,

@@ -62,6 +62,7 @@ def _train(o: argparse.Namespace) -> None:
     people = benchmark.load_people(settings, progress=not o.quiet)
     spec = settings.spec(o.learner)
     learner = spec.build(o.seed)
+    learner.task_chunk = o.task_chunk
     recipe = benchmark.fitted(learner.recipe, people.train)
     history = train(
         learner, people.train, people.val, ways=o.ways or recipe.ways,
@@ -81,6 +82,7 @@ def _train(o: argparse.Namespace) -> None:
 
 def _evaluate(o: argparse.Namespace) -> None:
     learner, spec = load_model(o.checkpoint)
+    learner.task_chunk = o.task_chunk
     faces = data.load(
         o.data, image_size=spec.image_size, channels=spec.channels,
         crop=o.crop if o.crop is not None else spec.crop, progress=not o.quiet,
@@ -294,6 +296,11 @@ def _add_run(p: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of split, tasks and initial weights; default: 0"
     )
     p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--task-chunk",
+        type=int,
+        help="at most so many tasks at once, to bound memory; default: as many as is fast",
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -306,7 +313,7 @@ def _settings(o: argparse.Namespace, **given: Any) -> Settings:
         image_size=o.image_size, channels=o.channels, embedding=o.embedding, norm=o.norm,
         augment=tuple(o.augment), iterations=o.iterations, images=o.images, minutes=_minutes(o),
         seed=o.seed,
-        device=o.device, **given,
+        device=o.device, task_chunk=o.task_chunk, **given,
     )  # fmt: skip
 
 
