@@ -206,6 +206,10 @@ class EpisodeSampler:
         else:
             support = self._sides[0].draw(person_keys, 4, chosen, shots)
             query = self._sides[1].draw(person_keys, 5, chosen, self.queries)
+        if self.faces.versions > 1:
+            drawn = _uniform(person_keys[..., None], 8, 1) * self.faces.versions
+            first = drawn.astype(np.int64) * (len(self.faces.store) // self.faces.versions)
+            support, query = support + first, query + first
         rows_of = [self.people[chosen], support, query]
         people, support_rows, query_rows = (
             torch.from_numpy(np.ascontiguousarray(r).reshape(len(keys), -1)) for r in rows_of

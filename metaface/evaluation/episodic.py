@@ -181,7 +181,7 @@ class _FromFeatures:
 
     def __init__(self, learner: FeatureLearner, sampler: EpisodeSampler) -> None:
         self.learner, self.sampler = learner, sampler
-        rows = torch.from_numpy(np.unique(sampler.faces.rows))
+        rows = torch.from_numpy(np.unique(sampler.faces.all_rows))
         size = max(1, EMBED_PIXELS // math.prod(sampler.faces.image_shape[1:]))
         theta = learner.theta()
         began = time.perf_counter()
