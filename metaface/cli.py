@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"metaface: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, FloatingPointError, checkpoint.CheckpointError) as bad:
+    except (
+        ValueError, TypeError, OSError, ImportError, FloatingPointError, checkpoint.CheckpointError,
+    ) as bad:  # fmt: skip
         print(f"metaface: {bad}", file=sys.stderr)
         return 2
     return 0
