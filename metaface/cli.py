@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(stop) or "interrupted", 130)
     except distributed.ProcessLost as lost:
         return _failed(str(lost), 1)
-    except (ValueError, TypeError, OSError, FloatingPointError, checkpoint.CheckpointError) as bad:
+    except (
+        ValueError, TypeError, OSError, ImportError, FloatingPointError, checkpoint.CheckpointError,
+    ) as bad:  # fmt: skip
         return _failed(str(bad), 2)
     return 0
 

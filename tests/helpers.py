@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from metaface import Episodes, EpisodeSampler, FaceSet, nets
+from metaface.learners import LEARNERS
+
+# where learn2learn is required, tests do not skip for want of it: they fail
+REQUIRED = os.environ.get("CI") or os.environ.get("METAFACE_REQUIRE_LEARN2LEARN")
+LEARN2LEARN = bool(REQUIRED or importlib.util.find_spec("learn2learn"))
+needs_learn2learn = pytest.mark.skipif(
+    not LEARN2LEARN, reason="no learn2learn: run `.venv/bin/python tools/build_learn2learn.py`"
+)
+RUNNABLE = [n for n in LEARNERS if LEARN2LEARN or not n.startswith("l2l-")]
+every_learner = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=needs_learn2learn) if n.startswith("l2l-") else n for n in LEARNERS],
+)
 
 
 def patterns(people: int = 40, photos: int = 14, size: int = 16, seed: int = 0) -> FaceSet:

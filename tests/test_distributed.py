@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import train_together
-from helpers import patterns, tiny
+from helpers import RUNNABLE, patterns, tiny
 from PIL import Image
 from torch import Tensor
 
 from metaface import EpisodeSampler, benchmark, checkpoint, cli, distributed, train
 from metaface.distributed import Group
-from metaface.learners import LEARNERS, Prototypical
+from metaface.learners import Prototypical
 
 SCRIPT = Path(train_together.__file__)
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("together")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EpisodeSampler, "images", train_together.in_float64())
-        for name in LEARNERS:
+        for name in RUNNABLE:
             train_together.interrupted(name, out / f"{name}-there")
     done = torchrun("cases", out)
     assert done.returncode == 0, done.stdout
@@ -71,7 +71,7 @@ def ranks(folder) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", RUNNABLE)
 def test_two_processes_end_in_the_weights_of_one(name, folder, ranks, float64):
     first, last = (rank[name] for rank in ranks)
     one = train_together.trained(name)

@@ -8,18 +8,25 @@ from functools import cache
 
 import pytest
 import torch
-from helpers import few_tasks, flat_gradient, one, patterns, relative_error, tiny
+from helpers import (
+    every_learner,
+    few_tasks,
+    flat_gradient,
+    one,
+    patterns,
+    relative_error,
+    tiny,
+)
 from torch import nn
 
 from metaface import FaceSet, evaluate, train
-from metaface.learners import LEARNERS, MAML, MetaLearner, Prototypical, Reptile, build
+from metaface.learners import MAML, MetaLearner, Prototypical, Reptile, build
 from metaface.nets import MODES, refresh_statistics
 
 # what makes a learner quick to train on a tiny network; nothing here is needed to conform
 OPTIONS = {"reptile": {"inner_lr": 1e-2}}
 QUICK = {"prototypical": {"ways": 20, "lr": 5e-3}, "reptile": {}}
 
-every_learner = pytest.mark.parametrize("name", LEARNERS)
 every_norm = pytest.mark.parametrize("norm", MODES)
 DEVICES = [
     "cpu",

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import RUNNABLE, every_learner, patterns, tiny
 from torch import nn
 from train_a_little import ITERATIONS
 from train_a_little import run as train_a_little
 
 from metaface import ModelSpec, checkpoint, load_model, save_model, train
 from metaface.checkpoint import CheckpointError
-from metaface.learners import LEARNERS, MAML, Prototypical, Reptile
+from metaface.learners import MAML, Prototypical, Reptile
 from metaface.training import Budget, Interrupted
 
 FACES = patterns(20)
@@ -305,13 +305,13 @@ def test_learners_of_one_seed_start_from_the_same_embedding(embedding):
         return weights(learner.embedding)
 
     first = built("maml", 0)
-    for name in LEARNERS if embedding == "conv4" else ("reptile",):
+    for name in RUNNABLE if embedding == "conv4" else ("reptile",):
         assert_same(built(name, 0), first)
     other = built("maml", 1)
     assert not any(torch.equal(first[n], other[n]) for n in first if first[n].ndim == 4)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@every_learner
 def test_a_saved_model_is_rebuilt(name, tmp_path):
     options = {"inner_steps": 2} if name not in ("prototypical",) else {"distance": "cosine"}
     spec = ModelSpec(name, options, embedding="conv4-32", norm="frozen", image_size=16)

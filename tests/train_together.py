@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import patterns, tiny
+from helpers import RUNNABLE, patterns, tiny
 from torch import nn
 
 from metaface import EpisodeSampler, checkpoint, cli, distributed, learners, train
-from metaface.learners import LEARNERS, MetaLearner
+from metaface.learners import MetaLearner
 from metaface.training import History, Interrupted
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -91,7 +91,7 @@ def gradients() -> list[list[float] | None]:
 
 def cases(out: Path) -> None:
     found: dict[str, Any] = {"gradients": gradients()}
-    for name in LEARNERS:
+    for name in RUNNABLE:
         found[name] = {
             "whole": trained(name),
             "stop": interrupted(name, out / f"{name}-here"),

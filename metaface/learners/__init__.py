@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from metaface.interop.learn2learn import Learn2Learn
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
 from metaface.learners.maml import MAML
@@ -35,6 +36,9 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
     "maml++": partial(MAML, learn_rates="layer", multi_step=500),
     "reptile": Reptile,
     "prototypical": Prototypical,
+    "l2l-maml": Learn2Learn,
+    "l2l-metasgd": partial(Learn2Learn, algorithm="MetaSGD"),
+    "l2l-gbml": partial(Learn2Learn, algorithm="GBML"),
 }
 
 

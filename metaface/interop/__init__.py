@@ -1,0 +1,1 @@
+"""Bridges to other meta-learning libraries; each imports its library when it is first used."""
