@@ -1,0 +1,135 @@
+"""benchmarks/peers.py still runs. What it measures is no test's business."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers
+
+    return peers
+
+
+def needs(peer: str) -> None:
+    # asked of another process: what the peers warn of on import is no error of ours
+    asked = subprocess.run([sys.executable, "-c", f"import {peer}"], capture_output=True, text=True)
+    if asked.returncode:
+        pytest.skip(f"{peer} cannot be imported: see benchmarks/peers.py for how to get it")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "peers.py"), "--quick", *arguments],
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_rows_against_both_peers(tmp_path):
+    needs("learn2learn")
+    needs("easyfsl")
+    file = tmp_path / "peers.json"
+    done = run("--only", "tasks in memory", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    written = json.loads(file.read_text())
+    (row,) = written["rows"]
+    assert {row["peer_name"], *row["others"]} == {"learn2learn", "easyfsl"}
+    assert row["ratio"] == pytest.approx(row["metaface"] / row["peer"])
+    assert row["mflop_per_task"] > 0 and written["machine"]["matmul_gflops"] > 0
+    assert row["case"] in done.stdout and file.with_suffix(".png").is_file()
+
+    kept = file.read_bytes()
+    done = run("--only", "tasks in memory", "--json", str(file))
+    assert done.returncode == 0 and "--again" in done.stdout  # goes on where it was
+    assert json.loads(file.read_text())["rows"] == json.loads(kept)["rows"]
+
+
+@pytest.mark.slow
+def test_every_row(tmp_path):
+    needs("learn2learn")
+    needs("easyfsl")
+    file = tmp_path / "peers.json"
+    done = run("--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert {r["kind"] for r in json.loads(file.read_text())["rows"]} == {
+        "maml", "fomaml", "sweep", "reptile", "prototypical", "prototypical-memory", "sampling",
+        "evaluation",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("absent", ["learn2learn", "easyfsl"])
+def test_a_missing_peer_is_named_with_its_remedy_and_the_other_measured(tmp_path, absent):
+    other = {"learn2learn": "easyfsl", "easyfsl": "learn2learn"}[absent]
+    needs(other)
+    file = tmp_path / "peers.json"
+    script = (
+        f"import runpy, sys; sys.modules[{absent!r}] = None; sys.argv = sys.argv[1:]; "
+        f"sys.path.insert(0, {str(BENCHMARKS)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", script, str(BENCHMARKS / "peers.py"), "--quick"]
+    done = subprocess.run(
+        [*command, "--only", "sampling", "--json", str(file)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    remedy = {"learn2learn": "build_learn2learn.py", "easyfsl": "metaface[peers]"}[absent]
+    assert absent in done.stderr and remedy in done.stderr
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["peer_name"].startswith(other) and absent not in str(row["others"])
+
+
+def test_sides_that_compute_something_else_are_not_measured(peers, monkeypatch):
+    case = peers.Case("maml", steps=1)
+    given = iter([torch.ones(3), torch.tensor([1.0, 1.0, 1.1])])
+    monkeypatch.setattr(peers, "outcome", lambda *arguments: next(given))
+    with pytest.raises(SystemExit, match="do not compute the same.*Nothing measured"):
+        peers.check(case, ["metaface", "learn2learn"], torch.device("cpu"))
+
+
+def test_peak_memory_is_what_the_steps_add(peers, monkeypatch):
+    def side(case, device):
+        held = [torch.zeros(20_000_000)]  # 80 MB of "data", before the steps
+
+        def step():
+            held[0].sum()
+            torch.zeros(50_000_000).sum()  # 200 MB
+            return 1
+
+        return peers.Work(step)
+
+    monkeypatch.setitem(peers.SIDES, "maml", {"metaface": side})
+    peak = peers.peak_memory(peers.Case("maml"), "metaface", torch.device("cpu"))
+    assert 150 < peak < 260
+
+
+def test_the_row_takes_the_fastest_peer(peers):
+    rates = {"metaface": [30.0, 33.0, 27.0], "learn2learn": [10.0, 11.0, 9.0], "easyfsl": [5.0] * 3}
+    peaks = {"metaface": 7.0, "learn2learn": float("inf"), "easyfsl": 9.0}
+    row = peers.row(peers.Case("maml"), torch.device("cpu"), rates, peaks, 1e9, 100.0)
+    assert (row["peer_name"], row["peer"], row["ratio"]) == ("learn2learn", 10.0, 3.0)
+    assert row["others"] == {"easyfsl": 5.0} and row["target"] == 3.0
+    assert row["metaface_of_matmul"] == pytest.approx(0.3)
+    assert row["out_of_memory"] == ["learn2learn"] and row["peer_peak_mb"] is None
+    alone = peers.row(peers.Case("maml"), torch.device("cpu"), {"metaface": [1.0]}, {}, None, 1.0)
+    assert alone["ratio"] is None and alone["peer_name"] is None
+    json.dumps(row, allow_nan=False)
+    peers.table([row, alone])
+
+
+def test_the_grid_holds_every_setting(peers):
+    cases = peers.full_cases()
+    assert len({peers.name(c) for c in cases}) == len(cases)
+    assert {(c.size, c.channels) for c in cases if c.kind == "maml"} == {(28, 1), (84, 3)}
+    for kind in ("maml", "fomaml"):
+        mine = [c for c in cases if c.kind == kind]
+        assert {c.ways for c in mine} == {5, 20} and {c.steps for c in mine} == {1, 5, 20}
+        assert {c.tasks for c in mine} == {4, 16, 64}
