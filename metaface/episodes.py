@@ -48,6 +48,13 @@ class Episodes:
     def __len__(self) -> int:
         return len(self.people)
 
+    def part(self, start: int, stop: int) -> Episodes:
+        """The tasks ``start`` to ``stop - 1`` of this batch."""
+        tensors: dict[str, Any] = {
+            n: v[start:stop] for n, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **tensors)
+
     def to(self, dtype: torch.dtype) -> Episodes:
         """The same tasks with images in another floating-point type."""
         return replace(self, support=self.support.to(dtype), query=self.query.to(dtype))
@@ -133,20 +140,34 @@ class EpisodeSampler:
     def tasks(self, indices: np.ndarray) -> Episodes:
         """The tasks with these global indices (int ``[B]``), as one batch."""
         keys = self._keys(indices)
-        ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
-        people, support_rows, query_rows = self._rows(indices, ways, shots)
-        labels = torch.arange(ways, device=self._store.device)
-        count = len(keys)
+        people, support_rows, query_rows = self.rows(indices)
+        support_y, query_y = self.labels(support_rows, people.shape[1])
         return Episodes(
             support=self._images(support_rows, keys, 6),
-            support_y=labels.repeat_interleave(shots).expand(count, -1),
+            support_y=support_y,
             query=self._images(query_rows, keys, 7),
-            query_y=labels.repeat_interleave(self.queries).expand(count, -1),
+            query_y=query_y,
             people=people,
             support_rows=support_rows,
             query_rows=query_rows,
             support_domain=self.support_domain,
             query_domain=self.query_domain,
+        )
+
+    def rows(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the tasks with these indices: people ``[B, N]``, rows of support ``[B, N*K]`` and of
+        query ``[B, N*Q]``, as in :class:`Episodes`, without the photographs."""
+        keys = self._keys(indices)
+        ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
+        return self._rows(indices, ways, shots)
+
+    def labels(self, support_rows: Tensor, ways: int) -> tuple[Tensor, Tensor]:
+        """Labels of support ``[B, N*K]`` and of query ``[B, N*Q]``."""
+        labels = torch.arange(ways, device=self._store.device)
+        count, shots = len(support_rows), support_rows.shape[1] // ways
+        return (
+            labels.repeat_interleave(shots).expand(count, -1),
+            labels.repeat_interleave(self.queries).expand(count, -1),
         )
 
     def _keys(self, indices: np.ndarray) -> np.ndarray:
@@ -186,10 +207,14 @@ class EpisodeSampler:
         )
         return people, support_rows, query_rows
 
-    def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
-        flat = self._store.index_select(0, rows.flatten().to(self._store.device))
+    def images(self, rows: Tensor) -> Tensor:
+        """The photographs of rows ``[n]`` of the store: float32 ``[n, C, H, W]`` in 0..1."""
+        flat = self._store.index_select(0, rows.to(self._store.device))
         # [n, H, W, C] bytes seen as [n, C, H, W]: already the layout convolutions are fastest in
-        images = flat.float().mul_(1 / 255).permute(0, 3, 1, 2)
+        return flat.float().mul_(1 / 255).permute(0, 3, 1, 2)
+
+    def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
+        images = self.images(rows.flatten())
         if self.augment is not None:
             draws = _uniform(keys[:, None, None], purpose, rows.shape[1], Augment.DRAWS)
             images = self.augment(images, torch.from_numpy(draws).flatten(0, 1).float())

@@ -64,7 +64,7 @@ def test_equal_iterations_and_paired_differences(results):
     found, _ = results
     accuracy = {(r["learner"], r["shots"]): r["accuracy"] for r in found["rows"]}
     assert {r["train_iterations"] for r in found["rows"] if r["learner"] in LEARNERS} == {3}
-    assert len(found["differences"]) == 2 * 8 * 7 / 2
+    assert len(found["differences"]) == 2 * 9 * 8 / 2
     for d in found["differences"]:
         gap = accuracy[d["a"], d["shots"]] - accuracy[d["b"], d["shots"]]
         assert d["difference"] == pytest.approx(gap, abs=1e-5)

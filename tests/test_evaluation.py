@@ -34,14 +34,16 @@ class Rule(MetaLearner):
         self.rule = rule
 
     def fit(self, theta, images, labels, ways):
-        grey = torch.zeros(ways).scatter(0, labels, images[:, 0, 0, 0])
-        return {"greys": grey}
+        grey = torch.zeros(len(images), ways).scatter(1, labels, images[:, :, 0, 0, 0])
+        return {"theta": theta, "greys": grey}
 
     def score(self, state, images):
-        person = (images[:, 0, 0, 0] * 255 / 20).round().long()
+        person = (images[:, :, 0, 0, 0] * 255 / 20).round().long()
         people = (state["greys"] * 255 / 20).round().long()
-        label = (person[:, None] == people).long().argmax(-1)
-        return torch.nn.functional.one_hot(self.rule(label, person, people), len(people)).float()
+        label = (person[..., None] == people[:, None]).long().argmax(-1)
+        tasks = zip(label, person, people, strict=True)
+        answers = torch.stack([self.rule(*task) for task in tasks])
+        return torch.nn.functional.one_hot(answers, people.shape[1]).float()
 
 
 def judged(rule, **options):

@@ -172,7 +172,7 @@ def test_a_missing_checkpoint_and_an_unasked_for_one(tmp_path):
         ({"seed": 1}, "'seed': '0 there, 1 now'"),
         ({"augment": None}, "other settings.*augment"),
         ({"learner": Prototypical(tiny(width=16))}, "does not fit this learner"),
-        ({"learner": MAML(tiny(), learn_rates=True), "shots": 1, "queries": 1, "meta_batch": 1},
+        ({"learner": MAML(tiny(), learn_rates="weight"), "shots": 1, "queries": 1, "meta_batch": 1},
          "does not fit this learner"),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metaface.data import FaceSet
-from metaface.episodes import EpisodeSampler
-from metaface.learners import MetaLearner
+from metaface.episodes import BLOCK, EpisodeSampler
+from metaface.learners import FeatureLearner, MetaLearner
 
-CHUNK_PIXELS = 300 * 28 * 28  # of photographs whose activations are held at once
+BATCH_PIXELS = 4000 * 28 * 28  # of photographs that are gathered at once
+EMBED_PIXELS = 256 * 28 * 28  # of photographs that are embedded at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Result:
         accuracies: float64 ``[episodes]``, of each episode, 0..1.
         precision, recall, f1: macro means over the people of an episode, then over episodes, 0..1.
         ways, shots, queries: of the episodes.
-        adapt_ms: milliseconds to adapt to one task and to score its queries (vectorised mean).
+        adapt_ms: milliseconds to adapt to one task and to score its queries, photographs embedded
+            for it included (vectorised mean).
         norm: normalisation mode of the embedding.
         transductive: whether queries of a task saw each other.
         confusions: the most frequent, as a share of the times the two people met.
@@ -91,9 +93,13 @@ def evaluate(
     support_domain: str | None = None,
     query_domain: str | None = None,
     device: str | torch.device | None = None,
+    task_chunk: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Accuracy of ``learner`` over tasks of ``faces``; the learner is left as it was.
+
+    Where a photograph has an embedding that no task changes (a :class:`FeatureLearner` without
+    batch statistics), every photograph is embedded once, whatever the number of tasks.
 
     Two learners evaluated with equal arguments meet the same tasks, so their difference is paired.
 
@@ -104,6 +110,7 @@ def evaluate(
         seed, stream: name the tasks.
         support_domain, query_domain: as in ``EpisodeSampler``.
         device: None: where the learner is.
+        task_chunk: at most so many tasks at once; None: as many as is fast.
         progress: show a progress bar.
 
     Raises:
@@ -118,32 +125,32 @@ def evaluate(
         support_domain=support_domain, query_domain=query_domain,
     )  # fmt: skip
     pixels = faces.image_shape[1] * faces.image_shape[2] * ways * (shots + queries)
-    chunk = max(1, CHUNK_PIXELS // pixels)
+    batch = max(1, BATCH_PIXELS // pixels)
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
-    met: Counter[tuple[int, int]] = Counter()
-    confused: Counter[tuple[int, int]] = Counter()
+    met = np.zeros((episodes, ways), dtype=np.int64)
     seconds = 0.0
+    learner.task_chunk = task_chunk
     with learner.predicting(), tqdm(
         total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", disable=not progress,
         leave=False,
     ) as bar:  # fmt: skip
-        for start in range(0, episodes, chunk):
-            stop = min(start + chunk, episodes)
-            batch = sampler.tasks(np.arange(start, stop))
-            began = time.perf_counter()
-            predicted = learner.logits(batch).argmax(-1)
-            if predicted.is_cuda:
-                torch.cuda.synchronize()
-            seconds += time.perf_counter() - began
-            counts[start:stop] = _confusion(batch.query_y, predicted, ways)
-            _count_pairs(batch.people.numpy(), counts[start:stop], queries, met, confused)
+        answers: _Answers
+        if isinstance(learner, FeatureLearner) and learner.sees_single_images:
+            answers, batch = _FromFeatures(learner, sampler), BLOCK
+        else:
+            answers = _FromPhotographs(learner, sampler)
+        for start in range(0, episodes, batch):
+            stop = min(start + batch, episodes)
+            people, truth, predicted, spent = answers(np.arange(start, stop))
+            seconds += spent
+            counts[start:stop] = _confusion(truth, predicted, ways)
+            met[start:stop] = people
             bar.update(stop - start)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(hits / counts.sum(1))
     recall = hits / counts.sum(2)
     f1 = 2 * hits / (counts.sum(1) + counts.sum(2))
-    hardest = sorted(confused, key=lambda pair: -confused[pair] / (met[pair] + 10))[:10]
     return Result(
         accuracies=recall.mean(1),
         precision=float(precision.mean()),
@@ -155,11 +162,60 @@ def evaluate(
         adapt_ms=1000 * seconds / episodes,
         norm=learner.norm,
         transductive=learner.transductive,
-        confusions=[
-            Confusion(faces.people[a], faces.people[b], confused[a, b], met[a, b])
-            for a, b in hardest
-        ],
+        confusions=_hardest(met, counts, queries, faces.people),
     )
+
+
+class _FromPhotographs:
+    """People, true and predicted labels of tasks, and the seconds it took to predict."""
+
+    def __init__(self, learner: MetaLearner, sampler: EpisodeSampler) -> None:
+        self.learner, self.sampler = learner, sampler
+
+    def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, float]:
+        tasks = self.sampler.tasks(indices)
+        began = time.perf_counter()
+        predicted = self.learner.logits(tasks).argmax(-1)
+        return tasks.people, tasks.query_y, predicted, _since(began, predicted)
+
+
+class _FromFeatures:
+    """The same, every photograph embedded once beforehand."""
+
+    def __init__(self, learner: FeatureLearner, sampler: EpisodeSampler) -> None:
+        self.learner, self.sampler = learner, sampler
+        rows = torch.from_numpy(np.unique(sampler.faces.rows))
+        size = max(1, EMBED_PIXELS // math.prod(sampler.faces.image_shape[1:]))
+        theta = learner.theta()
+        began = time.perf_counter()
+        parts = [learner.embed(theta, sampler.images(part)[None])[0] for part in rows.split(size)]
+        features = torch.cat(parts)
+        self.seconds = _since(began, features) / len(rows)
+        self.place = torch.zeros(len(sampler.faces.store), dtype=torch.long)
+        self.place[rows] = torch.arange(len(rows))
+        self.features = features
+
+    def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, float]:
+        people, support, query = self.sampler.rows(indices)
+        support_y, query_y = self.sampler.labels(support, people.shape[1])
+        began = time.perf_counter()
+        state = self.learner.fit_head(self._of(support), support_y, people.shape[1])
+        predicted = self.learner.score_head(state, self._of(query)).argmax(-1)
+        embedding = self.seconds * (support.numel() + query.numel())
+        return people, query_y, predicted, _since(began, predicted) + embedding
+
+    def _of(self, rows: Tensor) -> Tensor:
+        places = self.place[rows.flatten()].to(self.features.device)
+        return self.features.index_select(0, places).unflatten(0, rows.shape)
+
+
+_Answers = _FromPhotographs | _FromFeatures
+
+
+def _since(began: float, result: Tensor) -> float:
+    if result.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def _confusion(truth: Tensor, predicted: Tensor, ways: int) -> np.ndarray:
@@ -170,16 +226,20 @@ def _confusion(truth: Tensor, predicted: Tensor, ways: int) -> np.ndarray:
     return counts.view(len(truth), ways, ways).cpu().numpy()
 
 
-def _count_pairs(
-    people: np.ndarray,
-    counts: np.ndarray,
-    queries: int,
-    met: Counter[tuple[int, int]],
-    confused: Counter[tuple[int, int]],
-) -> None:
-    task, i, j = np.nonzero(~np.eye(counts.shape[1], dtype=bool) & (counts >= 0))
-    pairs = list(zip(people[task, i].tolist(), people[task, j].tolist(), strict=True))
-    for pair, count in zip(pairs, counts[task, i, j].tolist(), strict=True):
-        met[pair] += queries
-        if count:
-            confused[pair] += count
+def _hardest(
+    people: np.ndarray, counts: np.ndarray, queries: int, names: Sequence[str], most: int = 10
+) -> list[Confusion]:
+    """The pairs confused most often, from people ``[E, N]`` and confusions ``[E, N, N]``."""
+    task, i, j = np.nonzero(counts * ~np.eye(counts.shape[1], dtype=bool))
+    size = len(names)
+    pairs, inverse = np.unique(people[task, i] * size + people[task, j], return_inverse=True)
+    confused = np.bincount(inverse, counts[task, i, j], len(pairs)).astype(int)
+    together = people[:, :, None] * size + people[:, None, :]
+    place = np.searchsorted(pairs, together).clip(max=max(0, len(pairs) - 1))
+    found = pairs[place] == together if len(pairs) else np.zeros_like(together, dtype=bool)
+    met = queries * np.bincount(place[found], minlength=len(pairs))
+    order = np.argsort(-confused / (met + 10), kind="stable")[:most]
+    return [
+        Confusion(names[pairs[k] // size], names[pairs[k] % size], int(confused[k]), int(met[k]))
+        for k in order
+    ]

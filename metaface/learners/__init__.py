@@ -8,15 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from metaface.learners.base import Classifier, MetaLearner, Recipe
+from metaface.learners.anil import ANIL
+from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
 from metaface.learners.maml import MAML
 from metaface.learners.prototypical import Prototypical
 from metaface.learners.reptile import Reptile
 
 __all__ = [
+    "ANIL",
     "LEARNERS",
     "MAML",
     "Classifier",
+    "FeatureLearner",
     "MetaLearner",
     "Prototypical",
     "Recipe",
@@ -27,8 +30,9 @@ __all__ = [
 LEARNERS: dict[str, Callable[..., MetaLearner]] = {
     "maml": MAML,
     "fomaml": partial(MAML, first_order=True),
-    "anil": partial(MAML, adapt="head"),
-    "metasgd": partial(MAML, learn_rates=True),
+    "anil": ANIL,
+    "metasgd": partial(MAML, learn_rates="weight"),
+    "maml++": partial(MAML, learn_rates="layer", multi_step=500),
     "reptile": Reptile,
     "prototypical": Prototypical,
 }

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from metaface.episodes import Episodes
+from metaface.learners.chunks import over_chunks
 from metaface.nets import norm_mode
 
 Weights = dict[str, Tensor]
@@ -64,12 +65,16 @@ class Classifier:
 class MetaLearner(nn.Module):
     """A shared embedding and a way of adapting to new people from a few photographs.
 
-    A learner is two pure functions of one task, :meth:`fit` and :meth:`score`; training,
-    adaptation and evaluation are built from them here, vectorised over tasks. By default the
-    meta-gradient is that of the query loss through :meth:`fit`; a learner whose outer loop
-    descends another direction overrides :meth:`meta_step`.
+    A learner is two pure functions, :meth:`fit` and :meth:`score`, of several tasks at once: every
+    tensor leads with the task, T. Training, adaptation and evaluation are built from them here.
+    By default the meta-gradient is that of the query loss through :meth:`fit`; a learner whose
+    outer loop descends another direction overrides :meth:`direction`.
 
     Heads know no way: :meth:`fit` takes any number of people, whatever the training way was.
+
+    Attributes:
+        task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
+            CPU the chunks are shared out to one thread a core.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -77,27 +82,44 @@ class MetaLearner(nn.Module):
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
         self.embedding = embedding
+        self.task_chunk: int | None = None
 
     # -- what a learner defines ------------------------------------------------------------
 
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
-        """Adapt ``theta`` (the embedding's parameters) to one task; differentiable, no side effect.
+        """Adapt ``theta`` (see :meth:`theta`) to T tasks; differentiable, no side effect.
 
         Args:
-            theta: the embedding's parameters by name.
-            images: float ``[S, C, H, W]`` in 0..1.
-            labels: int64 ``[S]`` in 0..ways-1.
+            images: float ``[T, S, C, H, W]`` in 0..1.
+            labels: int64 ``[T, S]`` in 0..ways-1.
 
         Returns:
-            What :meth:`score` needs.
+            What :meth:`score` needs. ``state["theta"]``: the weights to embed with, each shared,
+            or with a leading T where adapted; every other tensor leads with T.
         """
         raise NotImplementedError
 
     def score(self, state: State, images: Tensor) -> Tensor:
-        """Logits ``[Q, ways]`` of float ``[Q, C, H, W]`` in 0..1."""
+        """Logits ``[T, Q, ways]`` of float ``[T, Q, C, H, W]`` in 0..1."""
         raise NotImplementedError
 
     # -- what every learner has ------------------------------------------------------------
+
+    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+        """What the outer optimiser descends, summed over the tasks, and the query logits.
+
+        Returns:
+            By the names of the learner's parameters (those left out stay without gradient), and
+            ``[T, Q, N]``, detached.
+        """
+        state = self.fit(self.theta(), episodes.support, episodes.support_y, episodes.ways)
+        logits = self.score(state, episodes.query)
+        loss = task_losses(logits, episodes.query_y).sum()
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return {
+            n: g for n, g in zip(names, gradients, strict=True) if g is not None
+        }, logits.detach()
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.
@@ -107,23 +129,21 @@ class MetaLearner(nn.Module):
         """
         check_episodes(episodes)
         self.zero_grad(set_to_none=True)
-        logits = self.logits(episodes)
-        loss = task_loss(logits, episodes.query_y)
-        loss.backward()
-        return metrics(logits, episodes.query_y)
+        parts = over_chunks(self, episodes, type(self).direction)
+        for name, parameter in self.named_parameters():
+            found = [gradients[name] for gradients, _ in parts if name in gradients]
+            if found:
+                parameter.grad = torch.stack(found).sum(0).div_(len(episodes))
+        return metrics(torch.cat([logits for _, logits in parts]), episodes.query_y)
 
-    def logits(self, episodes: Episodes, chunk: int | None = None) -> Tensor:
-        """Logits ``[B, N*Q, N]`` of the queries of every task, each adapted to its support.
+    def logits(self, episodes: Episodes) -> Tensor:
+        """Logits ``[B, N*Q, N]`` of the queries of every task, each adapted to its support."""
 
-        Args:
-            chunk: at most so many tasks at once, to bound memory; None: all.
-        """
-        theta = self.theta()
+        def task_logits(learner: MetaLearner, part: Episodes) -> Tensor:
+            state = learner.fit(learner.theta(), part.support, part.support_y, part.ways)
+            return learner.score(state, part.query)
 
-        def task(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-            return self.score(self.fit(theta, support, labels, episodes.ways), query)
-
-        return per_task(task, chunk)(episodes.support, episodes.support_y, episodes.query)
+        return torch.cat(over_chunks(self, episodes, task_logits))
 
     def adapt(self, images: Tensor, labels: Tensor) -> Classifier:
         """A frozen classifier from a few photographs; the learner itself is left as it was.
@@ -147,31 +167,45 @@ class MetaLearner(nn.Module):
                 f"labels must use every number of 0..N-1, got {present.tolist()}: renumber them"
             )
         with torch.no_grad(), self.predicting():
-            state = self.fit(self.theta(), images, labels, ways)
+            state = self.fit(self.theta(), images[None], labels[None], ways)
         # with the population statistics of frozen layers, which later training changes
-        theta = {**state.get("theta", {}), **dict(self.embedding.named_buffers())}
-        frozen = pytree.tree_map(lambda t: t.detach().clone(), {**state, "theta": theta})
+        buffers = {f"embedding.{n}": b for n, b in self.embedding.named_buffers()}
+        frozen = pytree.tree_map(
+            lambda t: t.detach().clone(), {**state, "theta": {**state["theta"], **buffers}}
+        )
 
         def score(adapted: State, queries: Tensor) -> Tensor:
             with self.predicting():
-                return self.score(adapted, queries)
+                return self.score(adapted, queries[None])[0]
 
         return Classifier(score, frozen, ways)
 
-    def descend(self, direction: Weights) -> None:
-        """Leave ``direction`` (by the embedding's parameter names) in ``.grad``."""
-        self.zero_grad(set_to_none=True)
-        for name, parameter in self.embedding.named_parameters():
-            parameter.grad = direction[name].detach()
-
     def theta(self) -> Weights:
-        """The embedding's parameters by name."""
-        return dict(self.embedding.named_parameters())
+        """The weights that adaptation starts from, by their names as the learner's parameters."""
+        return {f"embedding.{n}": p for n, p in self.embedding.named_parameters()}
 
     def embed(self, theta: Weights, images: Tensor) -> Tensor:
-        """Features ``[n, D]`` of float ``[n, C, H, W]`` under the weights ``theta``."""
-        features: Tensor = functional_call(self.embedding, theta, (images,))
-        return features
+        """Features ``[T, n, D]`` of float ``[T, n, C, H, W]`` under the weights ``theta``.
+
+        Each weight of ``theta`` is shared by the tasks, or leads with T.
+        """
+        own = dict(self.embedding.named_parameters()) | dict(self.embedding.named_buffers())
+        weights = {name: theta[f"embedding.{name}"] for name in own if f"embedding.{name}" in theta}
+        lanes = {n: 0 if w.ndim > own[n].ndim else None for n, w in weights.items()}
+        if self.sees_single_images and not any(lane == 0 for lane in lanes.values()):
+            flat: Tensor = functional_call(self.embedding, weights, (images.flatten(0, 1),))
+            return flat.unflatten(0, images.shape[:2])
+
+        def one(task_weights: Weights, task_images: Tensor) -> Tensor:
+            features: Tensor = functional_call(self.embedding, task_weights, (task_images,))
+            return features
+
+        return vmap(one, (lanes, 0))(weights, images)
+
+    @property
+    def sees_single_images(self) -> bool:
+        """Whether the embedding of a photograph is its own, whatever it is embedded with."""
+        return self.norm in ("group", "none") or (self.norm == "frozen" and not self.training)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -194,17 +228,32 @@ class MetaLearner(nn.Module):
         return self.norm == "batch"
 
 
-def per_task(function: Callable[..., Any], chunk: int | None = None) -> Callable[..., Any]:
-    """``function`` of one task, made a function of a batch of tasks (leading dimension)."""
+class FeatureLearner(MetaLearner):
+    """A learner that adapts a head alone: the embedding stays as it is.
 
-    def batched(*arguments: Any) -> Any:
-        count = len(pytree.tree_leaves(arguments)[0])
-        if count == 1:  # no vectorisation to pay for
-            alone = pytree.tree_map(lambda t: t[0], arguments)
-            return pytree.tree_map(lambda t: t[None], function(*alone))
-        return vmap(function, chunk_size=chunk)(*arguments)
+    Such a learner defines :meth:`fit_head` and :meth:`score_head`, on features. Where a photograph
+    has an embedding of its own, evaluation embeds every photograph once.
+    """
 
-    return batched
+    def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
+        """What :meth:`score_head` needs, from features ``[T, S, D]`` and labels ``[T, S]``."""
+        raise NotImplementedError
+
+    def score_head(self, state: State, features: Tensor) -> Tensor:
+        """Logits ``[T, Q, ways]`` of features ``[T, Q, D]``."""
+        raise NotImplementedError
+
+    def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
+        return {"theta": theta, **self.fit_head(self.embed(theta, images), labels, ways)}
+
+    def score(self, state: State, images: Tensor) -> Tensor:
+        return self.score_head(state, self.embed(state["theta"], images))
+
+
+def task_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each task's mean cross-entropy ``[T]`` of logits ``[T, n, N]`` against labels ``[T, n]``."""
+    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return flat.unflatten(0, labels.shape).mean(-1)
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:

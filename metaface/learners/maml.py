@@ -1,4 +1,4 @@
-"""MAML and its kin: FOMAML, ANIL, Meta-SGD."""
+"""MAML and its kin: FOMAML, Meta-SGD, MAML++."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
-from torch.nn import functional as F
 
 from metaface.episodes import Episodes
-from metaface.learners.base import (
-    MetaLearner,
-    Recipe,
-    State,
-    Weights,
-    check_episodes,
-    metrics,
-    per_task,
-    task_loss,
-)
+from metaface.learners.base import Recipe, State, Weights, task_losses
+from metaface.learners.head import LinearHeadLearner, gradients
 
 
-class MAML(MetaLearner):
+class MAML(LinearHeadLearner):
     """Model-agnostic meta-learning (Finn, Abbeel, Levine 2017, arXiv 1703.03400).
 
     The inner loop is gradient descent on the mean cross-entropy of a linear head over the
-    embedding. The head starts from zero, so it knows no way; the first step's gradient of the
-    embedding is then exactly zero, and is not computed.
+    embedding. Where the head starts from zero, the first step's gradient of the embedding is
+    exactly zero, and is not computed.
 
     Args:
         embedding: the shared network.
         inner_lr: step of the inner loop.
         inner_steps: steps of the inner loop.
         head_lr: step of the head, which has further to go from zero; None: ``inner_lr``.
+        test_steps: steps when adapting; None: as many as in training.
+        head: see :class:`LinearHeadLearner`.
         first_order: ignore the inner loop's curvature (FOMAML): the meta-gradient is the query
             loss's at the fast weights.
-        adapt: ``all`` weights, or only the ``head`` (ANIL, Raghu et al. 2020).
-        learn_rates: learn a rate for every weight (Meta-SGD, Li et al. 2017), starting from
-            ``inner_lr`` and ``head_lr``.
+        learn_rates: ``weight``: learn a rate for every weight (Meta-SGD, Li et al. 2017, arXiv
+            1707.09835); ``layer``: one for every layer and step (MAML++, Antoniou et al. 2019,
+            arXiv 1810.09502). They start from ``inner_lr`` and ``head_lr``.
+        multi_step: the query loss after *every* inner step counts, equally at first, less and less
+            until outer step ``multi_step``, when the last one counts alone (MAML++); 0: it always
+            does.
+        memory: ``full`` keeps every inner step's graph; ``sweep`` keeps the fast weights alone and
+            goes back over them with one Hessian-vector product a step: the same gradient, in the
+            memory of one step, for one more forward and backward pass a step.
 
     Raises:
-        ValueError: ``learn_rates`` together with ``first_order``, or a bad ``adapt``.
+        ValueError: options that exclude each other, or an unknown one.
     """
 
     recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)
+    outer_steps: Tensor
 
     def __init__(
         self,
@@ -53,96 +52,163 @@ class MAML(MetaLearner):
         inner_steps: int = 3,
         *,
         head_lr: float | None = 0.5,
+        test_steps: int | None = None,
+        head: nn.Linear | None = None,
         first_order: bool = False,
-        adapt: Literal["all", "head"] = "all",
-        learn_rates: bool = False,
+        learn_rates: Literal["weight", "layer"] | None = None,
+        multi_step: int = 0,
+        memory: Literal["full", "sweep"] = "full",
     ) -> None:
-        super().__init__(embedding)
-        if adapt not in ("all", "head"):
-            raise ValueError(f"adapt={adapt!r}: choose 'all' or 'head'")
+        super().__init__(embedding, head)
+        if learn_rates not in (None, "weight", "layer"):
+            raise ValueError(f"learn_rates={learn_rates!r}: choose 'weight' or 'layer'")
+        if memory not in ("full", "sweep"):
+            raise ValueError(f"memory={memory!r}: choose 'full' or 'sweep'")
         if learn_rates and first_order:
             raise ValueError("learn_rates needs second order: leave first_order out")
+        if multi_step and (first_order or memory == "sweep"):
+            raise ValueError("multi_step needs the full graph: leave first_order and sweep out")
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
         self.inner_steps = inner_steps
+        self.test_steps = inner_steps if test_steps is None else test_steps
         self.first_order = first_order
-        self.adapted = adapt
+        self.multi_step = multi_step
+        self.memory = memory
+        if multi_step:
+            self.register_buffer("outer_steps", torch.zeros((), dtype=torch.long))
         self.rates: nn.ParameterDict | None = None
         if learn_rates:
-            body = self.theta().items() if adapt == "all" else ()
+            steps = max(self.inner_steps, self.test_steps)
+            body = {n: p for n, p in self.theta().items() if not n.startswith("head.")}
+            shapes = {n: p.shape if learn_rates == "weight" else (steps,) for n, p in body.items()}
             self.rates = nn.ParameterDict(
-                {_key(n): nn.Parameter(torch.full_like(p, inner_lr)) for n, p in body}
+                {_key(n): nn.Parameter(torch.full(s, inner_lr)) for n, s in shapes.items()}
             )
-            self.rates["head"] = nn.Parameter(torch.tensor(self.head_lr))
+            shape = () if learn_rates == "weight" else (steps,)
+            self.rates["head"] = nn.Parameter(torch.full(shape, self.head_lr))
+        self.rates_by_step = learn_rates == "layer"
+
+    # -- the inner loop --------------------------------------------------------------------
 
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
-        features = self.embed(theta, images)
-        state: State = {
-            "theta": theta,
-            "weight": features.new_zeros(ways, features.shape[-1]),
-            "bias": features.new_zeros(ways),
-        }
-        for step in range(self.inner_steps):
-            if self.adapted == "all" and step > 0:
-                gradient = grad(self._loss)(state, images, labels)
-                theta = {
-                    name: value - self._rate(name) * gradient["theta"][name]
-                    for name, value in state["theta"].items()
-                }
-            else:
-                head = {"weight": state["weight"], "bias": state["bias"]}
-                gradient = grad(_head_loss)(head, features, labels)
-                theta = state["theta"]
-            state = {
-                "theta": theta,
-                "weight": state["weight"] - self._rate("head") * gradient["weight"],
-                "bias": state["bias"] - self._rate("head") * gradient["bias"],
-            }
-        return state
+        return {"theta": self._path(theta, images, labels, ways)[-1]}
 
     def score(self, state: State, images: Tensor) -> Tensor:
-        return _linear(state, self.embed(state["theta"], images))
+        weights = state["theta"]
+        return self.head_scores(weights, self.embed(weights, images))
+
+    def _path(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> list[Weights]:
+        """The fast weights at the start and after every step."""
+        path = [theta]
+        for step in range(self.inner_steps if self.training else self.test_steps):
+            path.append(self._step(path[-1], images, labels, ways, step))
+        return path
+
+    def _step(
+        self, weights: Weights, images: Tensor, labels: Tensor, ways: int, step: int
+    ) -> Weights:
+        """One inner step; a graph from ``weights`` to the result where gradients are recorded."""
+        record = torch.is_grad_enabled() and not self.first_order
+        with torch.enable_grad():
+            if not record:
+                weights = {n: w.detach() for n, w in weights.items()}
+            if step == 0:
+                features = self.embed(weights, images)
+                weights = self.start(weights, features if record else features.detach(), ways)
+            if step == 0 and self.head is None:
+                moving = {n: w for n, w in weights.items() if n.startswith("head.")}
+            else:
+                weights = moving = self.per_task(weights, len(images))
+            moving = {n: w if w.requires_grad else w.requires_grad_() for n, w in moving.items()}
+            weights = weights | moving
+            if step == 0 and self.head is None:
+                losses = task_losses(self.head_scores(weights, features), labels)
+            else:
+                losses = self.losses(weights, images, labels)
+            slopes = gradients(losses.sum(), moving, create_graph=record)
+            if not record:
+                with torch.no_grad():
+                    return weights | self._moved(moving, slopes, step)
+            return weights | self._moved(moving, slopes, step)
+
+    def _moved(self, weights: Weights, slopes: Weights, step: int) -> Weights:
+        if self.rates is not None:
+            return {n: w - self._rate(n, step) * slopes[n] for n, w in weights.items()}
+        return {
+            n: torch.sub(w, slopes[n], alpha=self.head_lr if _in_head(n) else self.inner_lr)
+            for n, w in weights.items()
+        }
+
+    def _rate(self, name: str, step: int) -> Tensor:
+        assert self.rates is not None
+        rate: Tensor = self.rates["head" if _in_head(name) else _key(name)]
+        return rate[step] if self.rates_by_step else rate
+
+    # -- the outer loop --------------------------------------------------------------------
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
-        if not self.first_order:
-            return super().meta_step(episodes)
-        check_episodes(episodes)
-        theta = {name: value.detach() for name, value in self.theta().items()}
+        metrics = super().meta_step(episodes)
+        if self.multi_step:
+            self.outer_steps += 1
+        return metrics
 
-        def task(
-            support: Tensor, labels: Tensor, query: Tensor, query_y: Tensor
-        ) -> tuple[Weights, Tensor]:
-            with torch.no_grad():
-                fast = self.fit(theta, support, labels, episodes.ways)
+    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+        if self.multi_step and int(self.outer_steps) < self.multi_step:
+            return self._every_step(episodes)
+        if self.first_order or self.memory == "sweep":
+            return self._sweep(episodes)
+        return super().direction(episodes)
 
-            def query_loss(weights: Weights) -> tuple[Tensor, Tensor]:
-                logits = self.score({**fast, "theta": weights}, query)
-                return task_loss(logits, query_y), logits
+    def _every_step(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+        """The gradient of a weighted sum of the query losses after every step."""
+        path = self._path(self.theta(), episodes.support, episodes.support_y, episodes.ways)[1:]
+        earlier = (1 - int(self.outer_steps) / self.multi_step) / len(path)
+        shares = [earlier] * (len(path) - 1) + [1 - earlier * (len(path) - 1)]
+        total = torch.zeros((), device=episodes.query.device)
+        for weights, share in zip(path, shares, strict=True):
+            logits = self.score({"theta": weights}, episodes.query)
+            total = total + share * task_losses(logits, episodes.query_y).sum()
+        parameters: Weights = dict(self.named_parameters())
+        return gradients(total, parameters, create_graph=False), logits.detach()
 
-            return grad(query_loss, has_aux=True)(fast["theta"])
+    def _sweep(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+        """Forward by detached steps, then back over them.
 
-        gradients, logits = per_task(task)(
-            episodes.support, episodes.support_y, episodes.query, episodes.query_y
-        )
-        self.descend({name: g.mean(0) for name, g in gradients.items()})
-        return metrics(logits, episodes.query_y)
+        With v the gradient by the fast weights after a step, theta' = theta - rate g(theta), the
+        gradient by those before it is v - rate H v: the pull-back of v through the step, for which
+        its graph is made anew. First order leaves it at v.
+        """
+        given = episodes.support, episodes.support_y, episodes.ways
+        with torch.no_grad():
+            path = self._path(self.theta(), *given)
+        last = {n: w.detach().requires_grad_() for n, w in path.pop().items()}
+        logits = self.score({"theta": last}, episodes.query)
+        loss = task_losses(logits, episodes.query_y).sum()
+        back = gradients(loss, last, create_graph=False)
+        own = dict(self.named_parameters())
+        rates = {n: p for n, p in own.items() if n.startswith("rates.")}
+        total = {n: torch.zeros_like(p) for n, p in rates.items()}
+        while path and not self.first_order:
+            weights = {n: w.detach().requires_grad_() for n, w in path.pop().items()}
+            moved = self._step(weights, *given, len(path))
+            found = torch.autograd.grad(
+                list(moved.values()),
+                [*weights.values(), *rates.values()],
+                [back[n] for n in moved],
+                allow_unused=True,
+            )
+            back = {n: g for n, g in zip(weights, found, strict=False) if g is not None}
+            for name, g in zip(rates, found[len(weights) :], strict=True):
+                total[name] += 0 if g is None else g
+        # what is still by task, summed over the tasks
+        total |= {n: g.sum(0) if g.ndim > own[n].ndim else g for n, g in back.items() if n in own}
+        return total, logits.detach()
 
-    def _loss(self, state: State, images: Tensor, labels: Tensor) -> Tensor:
-        return task_loss(self.score(state, images), labels)
 
-    def _rate(self, name: str) -> Tensor | float:
-        if self.rates is not None:
-            return self.rates[_key(name)]
-        return self.head_lr if name == "head" else self.inner_lr
-
-
-def _linear(head: State, features: Tensor) -> Tensor:
-    return F.linear(features, head["weight"], head["bias"])
-
-
-def _head_loss(head: State, features: Tensor, labels: Tensor) -> Tensor:
-    return task_loss(_linear(head, features), labels)
+def _in_head(name: str) -> bool:
+    return name.startswith("head.")
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "_")  # nn.ParameterDict takes no dots
+    return name.removeprefix("embedding.").replace(".", "_")  # nn.ParameterDict takes no dots

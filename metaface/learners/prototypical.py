@@ -7,10 +7,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metaface.learners.base import MetaLearner, Recipe, State, Weights
+from metaface.learners.base import FeatureLearner, Recipe, State
 
 
-class Prototypical(MetaLearner):
+class Prototypical(FeatureLearner):
     """Prototypical networks (Snell, Swersky, Zemel 2017, arXiv 1703.05175).
 
     Trained at a higher way than it is tested at, with the same shot.
@@ -35,20 +35,17 @@ class Prototypical(MetaLearner):
         self.distance = distance
         self.scale = scale
 
-    def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
-        features = self._features(theta, images)
-        member = F.one_hot(labels, ways).to(features)  # [S, N]
-        prototypes = member.T @ features / member.sum(0)[:, None]
-        return {"theta": theta, "prototypes": prototypes}
+    def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
+        features = self._placed(features)
+        member = F.one_hot(labels, ways).to(features)  # [T, S, N]
+        return {"prototypes": member.mT @ features / member.sum(1)[..., None]}
 
-    def score(self, state: State, images: Tensor) -> Tensor:
-        features = self._features(state["theta"], images)
-        prototypes = state["prototypes"]
+    def score_head(self, state: State, features: Tensor) -> Tensor:
+        features, prototypes = self._placed(features), state["prototypes"]
         if self.distance == "cosine":
-            return self.scale * features @ F.normalize(prototypes, dim=-1).T
+            return self.scale * features @ F.normalize(prototypes, dim=-1).mT
         # -|q - p|^2, less |q|^2, which is the same for every class
-        return 2 * features @ prototypes.T - prototypes.square().sum(-1)
+        return 2 * features @ prototypes.mT - prototypes.square().sum(-1)[:, None]
 
-    def _features(self, theta: Weights, images: Tensor) -> Tensor:
-        features = self.embed(theta, images)
+    def _placed(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=-1) if self.distance == "cosine" else features

@@ -7,23 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad
-from torch.nn import functional as F
 
 from metaface.episodes import Episodes
-from metaface.learners.base import (
-    MetaLearner,
-    Recipe,
-    State,
-    Weights,
-    check_episodes,
-    metrics,
-    per_task,
-    task_loss,
-)
+from metaface.learners.base import Recipe, State, Weights
+from metaface.learners.head import LinearHeadLearner, gradients
 
 
-class Reptile(MetaLearner):
+class Reptile(LinearHeadLearner):
     """Reptile (Nichol, Achiam, Schulman 2018, arXiv 1803.02999).
 
     Each task trains the network for a while; the initial weights then move towards the mean of
@@ -40,6 +30,7 @@ class Reptile(MetaLearner):
         inner_steps: inner steps when training.
         test_steps: inner steps when adapting (the papers use 50); None: as many as in training.
         inner_batch: photographs an inner step, class-mixed; None: all of the support.
+        head: see :class:`LinearHeadLearner`.
         inner_optimizer: ``adam`` (beta1 = 0, beta2 = 0.999, as the authors') or ``sgd``.
     """
 
@@ -58,8 +49,9 @@ class Reptile(MetaLearner):
         test_steps: int | None = 5,
         inner_batch: int | None = 20,
         inner_optimizer: Literal["adam", "sgd"] = "adam",
+        head: nn.Linear | None = None,
     ) -> None:
-        super().__init__(embedding)
+        super().__init__(embedding, head)
         if inner_optimizer not in ("adam", "sgd"):
             raise ValueError(f"inner_optimizer={inner_optimizer!r}: choose 'adam' or 'sgd'")
         self.inner_lr = inner_lr
@@ -69,48 +61,41 @@ class Reptile(MetaLearner):
         self.inner_batch = inner_batch
         self.inner_optimizer = inner_optimizer
 
+    @torch.no_grad()
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
-        width = self.embed(theta, images[:1]).shape[-1]
-        weights: Weights = {f"theta.{name}": value for name, value in theta.items()}
-        weights["weight"] = images.new_zeros(ways, width)
-        weights["bias"] = images.new_zeros(ways)
-        second = {name: torch.zeros_like(value) for name, value in weights.items()}
+        features = self.embed(theta, images[:, :1])
+        start = self.per_task(self.start(theta, features, ways), len(images))
+        weights = {name: w.clone().requires_grad_() for name, w in start.items()}
+        second = [torch.zeros_like(w) for w in weights.values()]
+        rates = [self.head_lr if n.startswith("head.") else self.inner_lr for n in weights]
         steps = self.inner_steps if self.training else self.test_steps
-        for step, index in enumerate(self._batches(len(images), steps), start=1):
-            gradient = grad(self._loss)(weights, images[index], labels[index])
-            if self.inner_optimizer == "adam":
-                for name, g in gradient.items():
-                    second[name] = 0.999 * second[name] + 0.001 * g.square()
-                    scale = (second[name] / (1 - 0.999**step)).sqrt() + 1e-8
-                    weights[name] = weights[name] - self._rate(name) * g / scale
-            else:
-                weights = {n: w - self._rate(n) * gradient[n] for n, w in weights.items()}
-        return _nested(weights)
+        for step, index in enumerate(self._batches(images.shape[1], steps), start=1):
+            with torch.enable_grad():
+                loss = self.losses(weights, images[:, index], labels[:, index]).sum()
+            slopes = gradients(loss, weights, create_graph=False)
+            for w, g, square, rate in zip(
+                weights.values(), slopes.values(), second, rates, strict=True
+            ):
+                if self.inner_optimizer == "adam":
+                    square.mul_(0.999).addcmul_(g, g, value=0.001)
+                    scale = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
+                    w.addcdiv_(g, scale, value=-rate)
+                else:
+                    w.sub_(g, alpha=rate)
+        return {"theta": {name: w.detach() for name, w in weights.items()}}
 
     def score(self, state: State, images: Tensor) -> Tensor:
-        features = self.embed(state["theta"], images)
-        return F.linear(features, state["weight"], state["bias"])
+        weights = state["theta"]
+        return self.head_scores(weights, self.embed(weights, images))
 
-    def meta_step(self, episodes: Episodes) -> dict[str, float]:
-        check_episodes(episodes)
+    @torch.no_grad()
+    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()
-
-        def task(images: Tensor, labels: Tensor, query: Tensor) -> tuple[Weights, Tensor]:
-            fast = self.fit(theta, images, labels, episodes.ways)
-            return fast["theta"], self.score(fast, query)
-
         images = torch.cat([episodes.support, episodes.query], 1)  # Reptile needs no split
         labels = torch.cat([episodes.support_y, episodes.query_y], 1)
-        with torch.no_grad():
-            fast, logits = per_task(task)(images, labels, episodes.query)
-            self.descend({name: theta[name] - fast[name].mean(0) for name in theta})
-        return metrics(logits, episodes.query_y)
-
-    def _rate(self, name: str) -> float:
-        return self.inner_lr if name.startswith("theta.") else self.head_lr
-
-    def _loss(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        return task_loss(self.score(_nested(weights), images), labels)
+        fast = self.fit(theta, images, labels, episodes.ways)
+        moved = {name: (w - fast["theta"][name]).sum(0) for name, w in theta.items()}
+        return moved, self.score(fast, episodes.query)
 
     def _batches(self, count: int, steps: int) -> list[Tensor]:
         """Indices of each inner step: shuffled passes over the support, the same for every task.
@@ -126,8 +111,3 @@ class Reptile(MetaLearner):
             np.concatenate([shuffle.permutation(count) for _ in range(passes)])
         )
         return [order[i * self.inner_batch : (i + 1) * self.inner_batch] for i in range(steps)]
-
-
-def _nested(weights: Weights) -> State:
-    theta = {n.removeprefix("theta."): w for n, w in weights.items() if n.startswith("theta.")}
-    return {"theta": theta, "weight": weights["weight"], "bias": weights["bias"]}

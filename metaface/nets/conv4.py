@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.nets.conv import Conv2d
 from metaface.nets.norm import Norm2d, NormMode
 
 
@@ -40,7 +41,7 @@ class Conv4(nn.Module):
         self.down = down
         stride = 2 if down == "stride" else 1
         self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels if i == 0 else width, width, 3, stride, padding=1, bias=False)
+            Conv2d(in_channels if i == 0 else width, width, 3, stride, padding=1, bias=False)
             for i in range(4)
         )
         self.norms = nn.ModuleList(Norm2d(width, norm, affine=down == "pool") for _ in range(4))
@@ -48,7 +49,5 @@ class Conv4(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images * 2 - 1
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x)))
-            if self.down == "pool":
-                x = F.max_pool2d(x, 2)
+            x = F.relu(norm(conv(x), pool=self.down == "pool"))
         return x.flatten(1)

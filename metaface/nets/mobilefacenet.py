@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from metaface.nets.conv import Conv2d
 from metaface.nets.norm import Norm2d, NormMode
 
 # expansion, channels, repeats, first stride: Table 1 of the paper
@@ -78,7 +79,7 @@ class _ConvNorm(nn.Module):
         norm: NormMode,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.bn = Norm2d(outputs, norm)
         self.prelu = nn.PReLU(outputs) if activation else None
 
@@ -96,13 +97,13 @@ class _Bottleneck(nn.Module):
         hidden = inputs * expansion
         # one list, in the order of the published checkpoint's keys
         self.conv = nn.Sequential(
-            nn.Conv2d(inputs, hidden, 1, bias=False),
+            Conv2d(inputs, hidden, 1, bias=False),
             Norm2d(hidden, norm),
             nn.PReLU(hidden),
-            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
             Norm2d(hidden, norm),
             nn.PReLU(hidden),
-            nn.Conv2d(hidden, outputs, 1, bias=False),
+            Conv2d(hidden, outputs, 1, bias=False),
             Norm2d(outputs, norm),
         )
 

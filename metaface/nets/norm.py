@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from metaface.nets.conv import channels_last
 
 NormMode = Literal["batch", "frozen", "group"]
 MODES: tuple[str, ...] = get_args(NormMode)
@@ -26,6 +28,10 @@ class Norm2d(nn.Module):
     Gamma and beta are applied outside the normalising call: under ``torch.func.vmap`` the fused
     call with a gamma that differs by task gives wrong second-order gradients, silently
     (pytorch/functorch#534).
+
+    ``forward(x, pool=True)`` halves the picture by 2x2 max pooling as well. What follows the
+    normalisation (gamma, beta, ReLU) is monotone in each channel, so pooling first gives the same
+    numbers, and leaves it a quarter of the work.
     """
 
     running_mean: Tensor
@@ -47,18 +53,21 @@ class Norm2d(nn.Module):
             self.register_buffer("running_var", torch.ones(channels))
             self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "group":
-            x = F.group_norm(x, self.groups)
-        elif self.mode == "frozen" and not self.training and not self.collecting:
+    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
+        up = None  # +1 or -1: whether a channel rises or falls with gamma
+        if pool and self.weight is not None:
+            up = torch.where(self.weight.detach() < 0, -1.0, 1.0).to(x).view(-1, 1, 1)
+        if self.mode == "frozen" and not self.training and not self.collecting:
             x = F.batch_norm(x, self.running_mean, self.running_var, training=False)
+            x = _pool(x, up) if pool else x
         else:
             if self.collecting:
                 self._collect(x)
-            x = F.batch_norm(x, None, None, training=True)
-        if self.weight is not None:
-            x = x * self.weight.view(-1, 1, 1)
-        return x + self.bias.view(-1, 1, 1)
+            groups = self.groups if self.mode == "group" else None
+            x = normalise(x, groups, pool, up)
+        if self.weight is None:
+            return x + self.bias.view(-1, 1, 1)
+        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
 
     def _collect(self, x: Tensor) -> None:
         var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
@@ -106,3 +115,154 @@ def norm_mode(module: nn.Module) -> str:
     if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):
         found.add("frozen")
     return next((mode for mode in MODES if mode in found), "none")
+
+
+# -- normalisation by the statistics of the images at hand ------------------------------------
+
+
+def normalise(
+    x: Tensor, groups: int | None, pool: bool = False, up: Tensor | None = None
+) -> Tensor:
+    """``x`` less its mean, over its standard deviation; then 2x2 max pooling, if asked.
+
+    On a CPU by derivatives of first and second order written out below: a fraction of the passes
+    over memory that autograd makes of them. Elsewhere torch's own calls.
+
+    Args:
+        x: ``[n, C, H, W]``.
+        groups: statistics of each image over C / groups channels; None: of each channel over all
+            images.
+        pool: pool the result.
+        up: ``[C, 1, 1]`` of +1 and -1, channels of -1 are pooled by their least; None: all +1.
+    """
+    if not x.is_cuda:
+        up = x.new_ones(()) if up is None else up
+        out: Tensor = _Normalise.apply(x, up, groups, pool)[0]
+        return out
+    y = F.batch_norm(x, None, None, training=True) if groups is None else F.group_norm(x, groups)
+    return _pool(y, up) if pool else y
+
+
+def _pool(x: Tensor, up: Tensor | None) -> Tensor:
+    return F.max_pool2d(x, 2) if up is None else F.max_pool2d(x * up, 2) * up
+
+
+def _sum(t: Tensor, groups: int | None) -> Tensor:
+    """Sums over what shares statistics, for ``t`` ``[..., n, C, H, W]``; broadcasts against it."""
+    if groups is None:
+        return t.sum((-4, -2, -1), keepdim=True)
+    by_channel = t.sum((-2, -1), keepdim=True)  # [..., n, C, 1, 1]
+    grouped = by_channel.unflatten(-3, (groups, -1))
+    return grouped.sum(-3, keepdim=True).expand_as(grouped).flatten(-4, -3)
+
+
+def _pixels(t: Tensor) -> Tensor:
+    """``[..., C, H, W]`` with channels innermost, seen as ``[..., H*W, C]``."""
+    t = t.movedim(-3, -1)
+    return t.view(*t.shape[:-3], -1, t.shape[-1])
+
+
+def _spread(into: Tensor, places: Tensor | None, t: Tensor) -> Tensor:
+    """Add ``t`` to the places that it was pooled from."""
+    if places is None:
+        return into.add_(t)
+    _pixels(into).scatter_add_(-2, _pixels(places), _pixels(channels_last(t)))
+    return into
+
+
+def _gather(t: Tensor, places: Tensor | None) -> Tensor:
+    if places is None:
+        return t
+    picked = _pixels(t).gather(-2, _pixels(places))
+    return picked.unflatten(-2, places.shape[-2:]).movedim(-1, -3)
+
+
+class _Normalise(torch.autograd.Function):
+    """z = pool((x - mean) * s), with s = (variance + 1e-5) ** -0.5."""
+
+    @staticmethod
+    def forward(x: Tensor, up: Tensor, groups: int | None, pool: bool) -> Any:
+        x = channels_last(x)
+        count = _count(x, groups)
+        mean = _sum(x, groups) / count
+        variance = (_sum(x * x, groups) / count).addcmul_(mean, mean, value=-1).clamp_min_(0)
+        s = variance.add_(1e-5).rsqrt_()
+        if not pool:
+            return torch.addcmul(-mean * s, x, s), mean, None, s
+        lead = x.shape[:-3]
+        falling = bool((up < 0).any())  # seldom: then a pass over x more
+        z, places = F.max_pool2d((x * up if falling else x).flatten(0, -4), 2, return_indices=True)
+        z, places = z.unflatten(0, lead), places.unflatten(0, lead)
+        z = z * up if falling else z
+        return torch.addcmul(-mean * s, z, s), mean, places, s
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, mean, places, s = output
+        ctx.groups = inputs[2]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(t for t in (mean, places, s) if t is not None))
+        ctx.save_for_backward(inputs[0], z, mean, places, s)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Any) -> Any:
+        return _NormaliseBack.apply(g, *ctx.saved_tensors, ctx.groups), None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, up: Tensor, groups: int | None, pool: bool) -> Any:
+        x = x.movedim(in_dims[0], 0)
+        if in_dims[1] is not None:
+            up = up.movedim(in_dims[1], 0)[:, None]
+        z, mean, places, s = _Normalise.apply(x, up, groups, pool)
+        return (z, mean, places, s), (0, 0, None if places is None else 0, 0)
+
+
+def _count(x: Tensor, groups: int | None) -> int:
+    """How many numbers share a mean."""
+    n, c, h, w = x.shape[-4:]
+    return n * h * w if groups is None else c // groups * h * w
+
+
+class _NormaliseBack(torch.autograd.Function):
+    """Gradient by x: s (U g - mean(g) - x^ mean(g z)), with x^ = (x - mean) s and U unpooling."""
+
+    @staticmethod
+    def forward(
+        g: Tensor,
+        x: Tensor,
+        z: Tensor,
+        mean: Tensor,
+        places: Tensor | None,
+        s: Tensor,
+        groups: int | None,
+    ) -> Tensor:
+        count = _count(x, groups)
+        mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
+        slope = -s * s * mean1
+        return _spread(
+            torch.addcmul(-s * mean0 - slope * mean, channels_last(x), slope), places, g * s
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.groups = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, h: Tensor) -> Any:
+        g, x, z, mean, places, s = ctx.saved_tensors
+        count, groups = _count(x, ctx.groups), ctx.groups
+        h, x = channels_last(h), channels_last(x)
+        mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
+        h0 = _sum(h, groups)
+        h1 = (_sum(h * x, groups) - mean * h0) * s
+        picked = _gather(h, places)
+        by_g = torch.addcmul(picked - h0 / count, z, h1 / count, value=-1) * s
+        by_s = _sum(picked * g, groups) - mean0 * h0 - mean1 * h1
+        square = s * s / count
+        slope = square * s * (2 * mean1 * h1 - by_s)
+        by_x = torch.addcmul(square * (mean1 * h0 + mean0 * h1) - slope * mean, x, slope)
+        by_x = by_x.addcmul_(h, -s * s * mean1)
+        by_x = _spread(by_x, places, g * (-square * h1))
+        return by_g, by_x, None, None, None, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.nets.conv import Conv2d
 from metaface.nets.norm import Norm2d, NormMode
 
 
@@ -43,11 +44,11 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm: NormMode) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=False)
+            Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=False)
             for i in range(3)
         )
         self.norms = nn.ModuleList(Norm2d(outputs, norm) for _ in range(3))
-        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.skip = Conv2d(inputs, outputs, 1, bias=False)
         self.skip_norm = Norm2d(outputs, norm)
 
     def forward(self, x: Tensor) -> Tensor:
