@@ -123,11 +123,14 @@ def scaled(images: Tensor) -> Tensor:
 
 
 def network(case: Case, device: torch.device) -> tuple[nn.Module, nn.Linear]:
-    """MetaFace's Conv4 and a head of N rows."""
+    """MetaFace's Conv4 and a head of N rows, with the same weights in every precision."""
+    precision = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     width = 64 * (case.size // 16) ** 2
     body, head = mf.nets.Conv4(case.channels, norm="batch"), nn.Linear(width, case.ways)
-    return body.to(device), head.to(device)
+    torch.set_default_dtype(precision)
+    return body.to(device, precision), head.to(device, precision)
 
 
 def plain_network(case: Case, device: torch.device) -> tuple[nn.Module, nn.Linear]:

@@ -67,32 +67,62 @@ def test_every_row(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("absent", ["learn2learn", "easyfsl"])
-def test_a_missing_peer_is_named_with_its_remedy_and_the_other_measured(tmp_path, absent):
-    other = {"learn2learn": "easyfsl", "easyfsl": "learn2learn"}[absent]
-    needs(other)
+@pytest.mark.parametrize(
+    ("absent", "remedy"),
+    [("learn2learn", "tools/build_learn2learn.py"), ("easyfsl", "metaface[peers]")],
+)
+def test_a_missing_peer_is_named_with_its_remedy(peers, monkeypatch, absent, remedy):
+    monkeypatch.setitem(sys.modules, absent, None)
+    reason = peers.missing(absent)
+    assert reason.startswith(absent) and remedy in reason
+
+
+def test_without_easyfsl_the_rows_against_learn2learn_run(tmp_path):
+    needs("learn2learn")
     file = tmp_path / "peers.json"
-    script = (
-        f"import runpy, sys; sys.modules[{absent!r}] = None; sys.argv = sys.argv[1:]; "
-        f"sys.path.insert(0, {str(BENCHMARKS)!r}); runpy.run_path(sys.argv[0], run_name='__main__')"
+    without = (
+        "import runpy, sys; sys.modules['easyfsl'] = None; sys.argv = sys.argv[1:]; "
+        "sys.path.insert(0, sys.argv.pop(0)); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    command = [sys.executable, "-c", script, str(BENCHMARKS / "peers.py"), "--quick"]
     done = subprocess.run(
-        [*command, "--only", "sampling", "--json", str(file)], capture_output=True, text=True
-    )
+        [sys.executable, "-c", without, str(BENCHMARKS), str(BENCHMARKS / "peers.py"), "--quick",
+         "--only", "sampling", "--json", str(file)], capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    remedy = {"learn2learn": "build_learn2learn.py", "easyfsl": "metaface[peers]"}[absent]
-    assert absent in done.stderr and remedy in done.stderr
+    assert "metaface[peers]" in done.stderr
     (row,) = json.loads(file.read_text())["rows"]
-    assert row["peer_name"].startswith(other) and absent not in str(row["others"])
+    assert row["peer_name"].startswith("learn2learn") and "easyfsl" not in str(row["others"])
 
 
-def test_sides_that_compute_something_else_are_not_measured(peers, monkeypatch):
-    case = peers.Case("maml", steps=1)
-    given = iter([torch.ones(3), torch.tensor([1.0, 1.0, 1.1])])
-    monkeypatch.setattr(peers, "outcome", lambda *arguments: next(given))
-    with pytest.raises(SystemExit, match="do not compute the same.*Nothing measured"):
-        peers.check(case, ["metaface", "learn2learn"], torch.device("cpu"))
+def test_a_case_without_any_peer_is_left_out(peers):
+    case = peers.Case("evaluation", size=8)
+    assert peers.measure(case, torch.device("cpu"), ["easyfsl"], True, str) is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "passes"),
+    [
+        ((1.0, 1.0), (1.0, 1.0), True),
+        ((1.0001, 1.0), (1.0, 1.0), False),  # float64
+        ((1.0, 1.1), (1.0, 1.0), False),  # float32
+        ((1.0, 1.1), (1.0, 1.05), True),  # both lose as much to rounding
+    ],
+)
+def test_sides_that_compute_something_else_are_not_measured(
+    peers, monkeypatch, ours, theirs, passes
+):
+    gradients = {"metaface": ours, "learn2learn": theirs}
+
+    def outcome(case, side, device, precision):
+        return torch.tensor([gradients[side][precision == torch.float32]], dtype=torch.float64)
+
+    monkeypatch.setattr(peers, "outcome", outcome)
+    arguments = peers.Case("maml"), list(gradients), torch.device("cpu")
+    if passes:
+        peers.check(*arguments)
+    else:
+        with pytest.raises(SystemExit, match="do not compute the same.*Nothing is measured"):
+            peers.check(*arguments)
 
 
 def test_peak_memory_is_what_the_steps_add(peers, monkeypatch):
