@@ -1,6 +1,6 @@
 """MetaFace: few-shot meta-learning for face identities."""
 
-from metaface import benchmark, data, evaluation, learners, nets
+from metaface import benchmark, data, distributed, evaluation, learners, nets
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import Episodes, EpisodeSampler
@@ -18,6 +18,7 @@ __all__ = [
     "ModelSpec",
     "benchmark",
     "data",
+    "distributed",
     "evaluate",
     "evaluation",
     "learners",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaface import data, machine, nets, report
+from metaface import data, distributed, machine, nets, report
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
@@ -52,6 +52,7 @@ class Settings:
         options: keyword arguments of learners, by name.
         weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
         device: None: a GPU where there is one.
+        task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
 
     data: str | None = "synthetic"
@@ -76,6 +77,7 @@ class Settings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: str | None = None
     device: str | None = None
+    task_chunk: int | None = None
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this benchmark."""
@@ -146,10 +148,15 @@ def run(
         learner, way and shot), ``differences`` (paired, between learners) and ``curves``.
 
     Raises:
-        ValueError: settings that cannot be met by the data.
+        ValueError: settings that cannot be met by the data, or several processes.
         FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
             settings.
     """
+    if distributed.launched():
+        raise ValueError(
+            "the benchmark runs in one process, and this is one of several: start it without "
+            "torchrun (metaface train is what several can share)"
+        )
     out = Path(out)
     device = best_device() if settings.device is None else torch.device(settings.device)
     if settings.iterations is settings.images is settings.minutes is None:
@@ -215,6 +222,7 @@ def _measure(
         spec = settings.spec(unit.learner)
         learner = spec.build(unit.seed)
         recipe = fitted(learner.recipe, people.train)
+        learner.task_chunk = settings.task_chunk
         history = train(
             learner, people.train, people.val, ways=recipe.ways, shots=recipe.shots,
             queries=recipe.queries, iterations=settings.iterations, images=settings.images,

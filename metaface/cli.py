@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import metaface
-from metaface import benchmark, checkpoint, data, nets, report
+from metaface import benchmark, checkpoint, data, distributed, nets, report
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
@@ -26,18 +26,27 @@ DEFAULTS = Settings()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: bad input, 130: interrupted)."""
+    """Run one command; returns the exit status.
+
+    1: another process of a distributed job was lost; 2: bad input; 130: interrupted.
+    """
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"metaface: {str(stop) or 'interrupted'}", file=sys.stderr)
-        return 130
+        return _failed(str(stop) or "interrupted", 130)
+    except distributed.ProcessLost as lost:
+        return _failed(str(lost), 1)
     except (ValueError, TypeError, OSError, FloatingPointError, checkpoint.CheckpointError) as bad:
-        print(f"metaface: {bad}", file=sys.stderr)
-        return 2
+        return _failed(str(bad), 2)
     return 0
+
+
+def _failed(why: str, status: int) -> int:
+    if distributed.first_to_say(why):
+        print(f"metaface: {why}", file=sys.stderr)
+    return status
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -58,10 +67,15 @@ def _benchmark(o: argparse.Namespace) -> None:
 
 
 def _train(o: argparse.Namespace) -> None:
+    group = distributed.join()  # first, so that what fails in every process is told by one
+    if not group.first:
+        o.quiet = True
+        logging.getLogger("metaface").setLevel(logging.ERROR)
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
     people = benchmark.load_people(settings, progress=not o.quiet)
     spec = settings.spec(o.learner)
     learner = spec.build(o.seed)
+    learner.task_chunk = o.task_chunk
     recipe = benchmark.fitted(learner.recipe, people.train)
     history = train(
         learner, people.train, people.val, ways=o.ways or recipe.ways,
@@ -71,6 +85,8 @@ def _train(o: argparse.Namespace) -> None:
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
     )  # fmt: skip
+    if not group.first:
+        return
     validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
     print(
         f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
@@ -81,6 +97,7 @@ def _train(o: argparse.Namespace) -> None:
 
 def _evaluate(o: argparse.Namespace) -> None:
     learner, spec = load_model(o.checkpoint)
+    learner.task_chunk = o.task_chunk
     faces = data.load(
         o.data, image_size=spec.image_size, channels=spec.channels,
         crop=o.crop if o.crop is not None else spec.crop, progress=not o.quiet,
@@ -294,6 +311,11 @@ def _add_run(p: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of split, tasks and initial weights; default: 0"
     )
     p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--task-chunk",
+        type=int,
+        help="at most so many tasks at once, to bound memory; default: as many as is fast",
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -306,7 +328,7 @@ def _settings(o: argparse.Namespace, **given: Any) -> Settings:
         image_size=o.image_size, channels=o.channels, embedding=o.embedding, norm=o.norm,
         augment=tuple(o.augment), iterations=o.iterations, images=o.images, minutes=_minutes(o),
         seed=o.seed,
-        device=o.device, **given,
+        device=o.device, task_chunk=o.task_chunk, **given,
     )  # fmt: skip
 
 

@@ -133,15 +133,20 @@ class EpisodeSampler:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self._store = torch.from_numpy(faces.store).to(device)
 
-    def batch(self, k: int, size: int = 1) -> Episodes:
-        """Batch ``k``: the tasks ``k * size`` to ``(k + 1) * size - 1``."""
-        return self.tasks(np.arange(k * size, (k + 1) * size))
+    def batch(self, k: int, size: int = 1, part: slice = slice(None)) -> Episodes:
+        """Batch ``k``: the tasks ``k * size`` to ``(k + 1) * size - 1``.
 
-    def tasks(self, indices: np.ndarray) -> Episodes:
-        """The tasks with these global indices (int ``[B]``), as one batch."""
+        Args:
+            part: build only these of its tasks; they are what they are in the whole batch.
+        """
+        return self.tasks(np.arange(k * size, (k + 1) * size), part)
+
+    def tasks(self, indices: np.ndarray, part: slice = slice(None)) -> Episodes:
+        """The tasks with these global indices (int ``[B]``), as one batch; or a ``part`` of it."""
         keys = self._keys(indices)
-        people, support_rows, query_rows = self.rows(indices)
+        people, support_rows, query_rows = self.rows(indices, part)
         support_y, query_y = self.labels(support_rows, people.shape[1])
+        keys = keys[part]
         return Episodes(
             support=self._images(support_rows, keys, 6),
             support_y=support_y,
@@ -154,12 +159,12 @@ class EpisodeSampler:
             query_domain=self.query_domain,
         )
 
-    def rows(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, indices: np.ndarray, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         """Of the tasks with these indices: people ``[B, N]``, rows of support ``[B, N*K]`` and of
         query ``[B, N*Q]``, as in :class:`Episodes`, without the photographs."""
         keys = self._keys(indices)
         ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
-        return self._rows(indices, ways, shots)
+        return self._rows(indices[part], ways, shots)
 
     def labels(self, support_rows: Tensor, ways: int) -> tuple[Tensor, Tensor]:
         """Labels of support ``[B, N*K]`` and of query ``[B, N*Q]``."""
@@ -201,6 +206,10 @@ class EpisodeSampler:
         else:
             support = self._sides[0].draw(person_keys, 4, chosen, shots)
             query = self._sides[1].draw(person_keys, 5, chosen, self.queries)
+        if self.faces.versions > 1:
+            drawn = _uniform(person_keys[..., None], 8, 1) * self.faces.versions
+            first = drawn.astype(np.int64) * (len(self.faces.store) // self.faces.versions)
+            support, query = support + first, query + first
         rows_of = [self.people[chosen], support, query]
         people, support_rows, query_rows = (
             torch.from_numpy(np.ascontiguousarray(r).reshape(len(keys), -1)) for r in rows_of

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from metaface import checkpoint
+from metaface import checkpoint, distributed
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
@@ -35,10 +35,10 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: exactly one of the three.
+    """How long to train: at least one of the three; the one that is spent first ends it.
 
     Attributes:
-        iterations: outer steps (the only budget that repeats bit for bit).
+        iterations: outer steps (alone, the only budget that repeats bit for bit).
         images: photographs seen, support and query.
         minutes: wall time, validation included.
     """
@@ -49,21 +49,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         given = {n: v for n, v in asdict(self).items() if v is not None}
-        if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of iterations, images and minutes, got {given or 'none'}"
-            )
+        if not given:
+            raise ValueError("give at least one of iterations, images and minutes")
         if min(given.values()) <= 0:
             raise ValueError(f"the budget must be positive, got {given}")
 
     def spent(self, iterations: int, images: int, seconds: float) -> float:
         """The share of the budget that is used up, 0..1."""
-        if self.iterations:
-            return min(1.0, iterations / self.iterations)
-        if self.images:
-            return min(1.0, images / self.images)
-        assert self.minutes is not None
-        return min(1.0, seconds / (60 * self.minutes))
+        spent = {"iterations": iterations, "images": images, "minutes": seconds / 60}
+        shares = (spent[n] / limit for n, limit in asdict(self).items() if limit is not None)
+        return min(1.0, max(shares))
 
 
 @dataclass
@@ -120,17 +115,21 @@ def train(
     validation are kept at the end. Interrupted and resumed, a budget in iterations ends in the
     same weights, bit for bit (same machine and thread count).
 
+    In processes started by torchrun, each takes a slice of every meta-batch; what comes out is
+    what one process would have made of the whole, in all of them. The first one writes and shows.
+
     Args:
         faces, val: training and validation people; nobody may be in both.
         ways, shots, queries: of the training tasks; (least, most) pairs draw one for each batch.
-        meta_batch: tasks an outer step.
+        meta_batch: tasks an outer step, of all processes together.
         lr: outer learning rate.
-        iterations, images, minutes: the budget, exactly one of them.
+        iterations, images, minutes: the budget; of several, the one spent first ends training (and
+            the schedule follows it).
         val_ways, val_shots, val_episodes: of the validation tasks.
         patience: stop after so many validations without a new best; None: never.
         augment: changes of the training photographs; None: none.
         seed: of the tasks.
-        device: where to train; None: a GPU where there is one.
+        device: where to train; None: a GPU where there is one (under torchrun, one a process).
         out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
         resume: go on from ``out``'s checkpoint, where there is one.
         spec: what rebuilds the learner from the checkpoint; see ``metaface.load_model``.
@@ -142,10 +141,12 @@ def train(
         The learning curve and what was spent.
 
     Raises:
-        ValueError: a bad budget; people in both sets; too few people or photographs.
+        ValueError: a bad budget; people in both sets; too few people or photographs; fewer tasks
+            in a meta-batch than processes.
         FloatingPointError: the loss is not finite (which step); the checkpoint is kept.
         Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
+        metaface.distributed.ProcessLost: another process died; how to go on.
     """
     budget = Budget(iterations, images, minutes)
     given: dict[str, Any] = {
@@ -158,27 +159,28 @@ def train(
     recipe = replace(learner.recipe, **{n: v for n, v in given.items() if v is not None})
     if val is not None:
         _refuse_shared_people(faces, val)
-    device = best_device() if device is None else torch.device(device)
+    group = distributed.join()
+    device = group.device(best_device() if device is None else torch.device(device))
     sampler = EpisodeSampler(
         faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
     )
-    run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val))
+    run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
     path = None if out is None else Path(out) / "checkpoint.pt"
-    if path is not None and checkpoint.exists(path):
+
+    def earlier() -> tuple[dict[str, Any], str | None] | None:
+        if path is None or not checkpoint.exists(path):
+            return None
         if not resume:
             raise checkpoint.CheckpointError(
                 f"{path} is there already: resume (--resume), or choose another folder"
             )
-        state, warning = checkpoint.load_latest(path)
-        if warning:
-            warnings.warn(warning, stacklevel=2)
-        run.restore(state, path)
+        return checkpoint.load_latest(path)
 
     def save() -> None:
         if path is not None:
             checkpoint.save(path, run.state())
 
-    def validate() -> None:
+    def validate() -> tuple[float, float]:
         assert val is not None
         run.refresh()
         result = evaluate(
@@ -186,37 +188,46 @@ def train(
             queries=_val_queries(val, val_shots), episodes=val_episodes, seed=seed,
             stream="validation", device=device, progress=False,
         )  # fmt: skip
-        run.validated(result.accuracy, result.ci95)
+        return result.accuracy, result.ci95
 
-    learner.train()
-    saved = time.monotonic()
-    with _scalars(out, run) as log, _interruptible() as interrupted:
+    with group.watch(path):
+        if found := group.from_first(earlier):
+            state, warning = found
+            if warning and group.first:
+                warnings.warn(warning, stacklevel=2)
+            assert path is not None
+            run.restore(state, path)
+        group.spread(learner)
+        learner.train()
+        saved = time.monotonic()
         bar = tqdm(
-            total=100, initial=round(100 * run.spent), unit="%", disable=not progress,
-            desc=label or type(learner).__name__, mininterval=0.5,
+            total=100, initial=round(100 * run.spent), unit="%",
+            disable=not (progress and group.first), desc=label or type(learner).__name__,
+            mininterval=0.5,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         )  # fmt: skip
-        with bar:
+        with bar, _scalars(out if group.first else None, run) as log, _interruptible() as stop:
             while run.spent < 1 and not (patience and run.stale >= patience):
                 row = run.step()
                 if row is not None:
                     if val is not None and run.validation_due():
-                        validate()
+                        run.validated(*group.from_first(validate))
                     log(row)
                     bar.set_postfix_str(run.summary())
                 bar.update(round(100 * run.spent) - bar.n)
-                if interrupted():
-                    save()
+                if run.agreed(stop()):
+                    group.from_first(save)
                     where = "" if path is None else f"; go on with resume (--resume) from {path}"
                     raise Interrupted(f"stopped at step {run.history.iterations}{where}")
-                if time.monotonic() - saved > checkpoint_seconds:
+                if group.first and time.monotonic() - saved > checkpoint_seconds:
                     save()
                     saved = time.monotonic()
-    run.history.stopped_early = run.spent < 1
-    run.refresh()
-    if run.best is not None:
-        learner.load_state_dict(run.best["learner"])
-    save()
+        run.history.stopped_early = run.spent < 1
+        group.from_first(run.refresh)
+        if run.best is not None:
+            learner.load_state_dict(run.best["learner"])
+        group.spread(learner)  # with the statistics of frozen layers, which the first refreshed
+        group.from_first(save)
     learner.eval()
     return run.history
 
@@ -232,8 +243,10 @@ class _Run:
         sampler: EpisodeSampler,
         spec: ModelSpec | None,
         seen: dict[str, Any],
+        group: distributed.Group,
     ) -> None:
-        self.seen = seen
+        self.seen, self.group = seen, group
+        self.part = group.part(recipe.meta_batch)
         self.learner, self.recipe, self.budget = learner, recipe, budget
         self.sampler, self.spec = sampler, spec
         self.history = History()
@@ -245,37 +258,46 @@ class _Run:
 
     @property
     def seconds(self) -> float:
+        """Of this process's own clock; ``history.seconds`` is what all have agreed on."""
         return time.monotonic() - self._started
 
     @property
     def spent(self) -> float:
         h = self.history
-        return self.budget.spent(h.iterations, h.images, self.seconds)
+        return self.budget.spent(h.iterations, h.images, h.seconds)
+
+    def agreed(self, stop: bool) -> bool:
+        """Whether any process is to stop; also sets the clock by the first one's."""
+        self.history.seconds, stops = self.group.sum(self.group.first * self.seconds, stop)
+        return stops > 0
 
     def step(self) -> dict[str, float] | None:
         """One outer step; a new row of the curve where one is due."""
-        history, before = self.history, self.spent
-        episodes = self.sampler.batch(history.iterations, self.recipe.meta_batch)
+        history, before, tasks = self.history, self.spent, self.recipe.meta_batch
+        episodes = self.sampler.batch(history.iterations, tasks, self.part)
         rate = self.recipe.lr * _SCHEDULES[self.recipe.schedule](before)
         self.optimizer.param_groups[0]["lr"] = rate
         got = self.learner.meta_step(episodes)
-        if not math.isfinite(got["loss"]):
+        share = len(episodes) / tasks
+        loss, accuracy, history.seconds = self.group.sum(
+            share * got["loss"], share * got["accuracy"], self.group.first * self.seconds
+        )
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {got['loss']} at step {history.iterations}: use a lower learning "
+                f"the loss is {loss} at step {history.iterations}: use a lower learning "
                 "rate (inner or outer); the last checkpoint is as it was"
             )
+        self.group.average_gradients(self.learner.parameters(), share)
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
         self.optimizer.step()
         history.iterations += 1
-        history.images += episodes.support_y.numel() + episodes.query_y.numel()
-        history.seconds = self.seconds
-        self._sums = [
-            a + b for a, b in zip(self._sums, (got["loss"], got["accuracy"], 1), strict=True)
-        ]
+        photographs = episodes.support_y.numel() + episodes.query_y.numel()
+        history.images += photographs // len(episodes) * tasks
+        self._sums = [a + b for a, b in zip(self._sums, (loss, accuracy, 1), strict=True)]
         if int(before * CURVE_POINTS) == int(self.spent * CURVE_POINTS):
             return None
-        loss, accuracy, steps = self._sums
+        loss, accuracy, steps = self._sums  # means from here on
         self._sums = [0.0, 0.0, 0.0]
         history.rows.append(
             {
@@ -376,6 +398,7 @@ _OPTIMIZERS: dict[str, Callable[[Any, float], torch.optim.Optimizer]] = {
 _SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda spent: 1.0,
     "linear": lambda spent: 1.0 - spent,
+    "halving": lambda spent: 0.5 ** int(10 * spent),  # ten times, as Snell et al. 2017
     "cosine": lambda spent: 0.5 * (1 + math.cos(math.pi * spent)),
 }
 

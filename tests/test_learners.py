@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 from helpers import few_tasks, flat_gradient, one, patterns, relative_error, tiny
+from torch import nn
 
 from metaface import FaceSet, evaluate, train
 from metaface.learners import LEARNERS, MAML, MetaLearner, Prototypical, Reptile, build
@@ -229,3 +230,58 @@ def test_unknown_names_and_options_are_refused_with_the_choices():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("kind", [MAML, Reptile])
+def test_a_learned_head_takes_its_own_way_alone(kind):
+    tasks = few_tasks(2, ways=3)
+    learner = kind(tiny(), head=nn.Linear(8, 3)).double()
+    learner.meta_step(tasks)
+    assert learner.head.weight.grad.abs().max() > 0
+    # permuting its rows alike leaves it equivariant to relabelling
+    photos, labels, queries = tasks.support[0], tasks.support_y[0], tasks.query[0]
+    scores = learner.adapt(photos, labels)(queries)
+    renamed = torch.tensor([2, 0, 1])
+    learner.head.weight.data = learner.head.weight.data[renamed.argsort()]
+    learner.head.bias.data = learner.head.bias.data[renamed.argsort()]
+    torch.testing.assert_close(learner.adapt(photos, renamed[labels])(queries)[:, renamed], scores)
+    with pytest.raises(ValueError, match="knows 3 people, the task has 5: .*leave the head out"):
+        learner.meta_step(few_tasks(1, ways=5))
+
+
+def test_more_steps_at_test_than_in_training():
+    tasks = few_tasks(1)
+    learner = MAML(tiny(), inner_lr=0.1, inner_steps=1, test_steps=3).double()
+    other = MAML(tiny(), inner_lr=0.1, inner_steps=3).double()
+    given = tasks.support[0], tasks.support_y[0]
+    torch.testing.assert_close(
+        learner.adapt(*given)(tasks.query[0]), other.adapt(*given)(tasks.query[0])
+    )
+    one_step = MAML(tiny(), inner_lr=0.1, inner_steps=1).double()
+    torch.testing.assert_close(learner.train().logits(tasks), one_step.logits(tasks))
+
+
+@every_learner
+def test_chunks_and_threads_change_nothing(name):
+    """Eight tasks in one chunk, and in chunks of one in as many threads as there are."""
+    tasks = few_tasks(8)
+    gradients = []
+    for chunk, threads in ((8, 1), (1, 3)):
+        learner = shaken(make(name))
+        learner.task_chunk = chunk
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            learner.meta_step(tasks)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        gradients.append(flat_gradient(learner))
+    assert relative_error(gradients[1], gradients[0]) < 1e-10
+
+
+def test_a_chunk_of_nothing_is_refused():
+    learner = make("maml")
+    learner.task_chunk = 0
+    with pytest.raises(ValueError, match="task_chunk=0: must be at least 1"):
+        learner.meta_step(few_tasks())

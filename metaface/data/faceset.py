@@ -32,6 +32,9 @@ class FaceSet:
         name: what the set is called in reports.
         skipped: photographs that could not be read.
         truth: ground truth of each photograph of ``store`` (procedural faces only), ``[T, ...]``.
+        versions: how many versions of each photograph ``store`` holds: v of the photograph
+            ``rows[i]`` is at ``rows[i] + v * T / versions``. Each task shows each of its people in
+            one version, drawn with the task; see :meth:`turning`.
     """
 
     store: np.ndarray
@@ -43,6 +46,7 @@ class FaceSet:
     name: str = "faces"
     skipped: tuple[Skipped, ...] = ()
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    versions: int = 1
 
     @classmethod
     def from_arrays(
@@ -151,6 +155,12 @@ class FaceSet:
         return channels, height, width
 
     @property
+    def all_rows(self) -> np.ndarray:
+        """int64 ``[versions, M]``: the rows of ``store`` that a task may show."""
+        first = np.arange(self.versions) * (len(self.store) // self.versions)
+        return first[:, None] + self.rows
+
+    @property
     def person_ids(self) -> np.ndarray:
         """int64 ``[P]``: the people who have a photograph in this view, ascending."""
         return np.unique(self.person)
@@ -196,6 +206,50 @@ class FaceSet:
             if name not in self.domains:
                 raise ValueError(f"no domain {name!r} in {self.name}: it has {self.domains}")
         return self.take(np.isin(self.domain, [self.domains.index(n) for n in names]))
+
+    def rotated(self) -> FaceSet:
+        """Four times the people: each of this view turned by 0, 90, 180 and 270 degrees.
+
+        For pictures that mean another thing when turned, such as characters (Vinyals et al. 2016).
+        Person p turned r times anticlockwise is ``p + r * len(people)``, called ``name@90`` and so
+        on. The pictures are copied. Split first: turned people are people of their own.
+
+        Raises:
+            ValueError: pictures that are not square.
+        """
+        turns = np.arange(4)
+        return FaceSet.from_arrays(
+            self._quarter_turns(),
+            (self.person + turns[:, None] * len(self.people)).ravel(),
+            domain=np.tile(self.domain, 4),
+            people=[f"{name}@{90 * r}" if r else name for r in turns for name in self.people],
+            domains=self.domains,
+            name=self.name,
+            skipped=self.skipped,
+        )
+
+    def turning(self) -> FaceSet:
+        """The same people, whom each task turns at random by 0, 90, 180 or 270 degrees.
+
+        All photographs of a person in a task are turned alike (Santoro et al. 2016; Finn et al.
+        2017). The pictures are copied, in their four ``versions``.
+
+        Raises:
+            ValueError: pictures that are not square.
+        """
+        return replace(
+            self, store=self._quarter_turns(), rows=np.arange(len(self)), truth={}, versions=4
+        )
+
+    def _quarter_turns(self) -> np.ndarray:
+        """uint8 ``[4 * M, S, S, C]``: this view's photographs turned anticlockwise 0 to 3 times."""
+        _, height, width = self.image_shape
+        if height != width:
+            raise ValueError(
+                f"{self.name}: only square pictures can be turned, got {width}x{height}"
+            )
+        images = self.images
+        return np.concatenate([np.rot90(images, turns, (1, 2)) for turns in range(4)])
 
     def split(
         self,

@@ -93,7 +93,6 @@ def evaluate(
     support_domain: str | None = None,
     query_domain: str | None = None,
     device: str | torch.device | None = None,
-    task_chunk: int | None = None,
     progress: bool = True,
 ) -> Result:
     """Accuracy of ``learner`` over tasks of ``faces``; the learner is left as it was.
@@ -110,7 +109,6 @@ def evaluate(
         seed, stream: name the tasks.
         support_domain, query_domain: as in ``EpisodeSampler``.
         device: None: where the learner is.
-        task_chunk: at most so many tasks at once; None: as many as is fast.
         progress: show a progress bar.
 
     Raises:
@@ -129,7 +127,6 @@ def evaluate(
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     met = np.zeros((episodes, ways), dtype=np.int64)
     seconds = 0.0
-    learner.task_chunk = task_chunk
     with learner.predicting(), tqdm(
         total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", disable=not progress,
         leave=False,
@@ -184,7 +181,7 @@ class _FromFeatures:
 
     def __init__(self, learner: FeatureLearner, sampler: EpisodeSampler) -> None:
         self.learner, self.sampler = learner, sampler
-        rows = torch.from_numpy(np.unique(sampler.faces.rows))
+        rows = torch.from_numpy(np.unique(sampler.faces.all_rows))
         size = max(1, EMBED_PIXELS // math.prod(sampler.faces.image_shape[1:]))
         theta = learner.theta()
         began = time.perf_counter()

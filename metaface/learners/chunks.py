@@ -38,6 +38,8 @@ def over_chunks(
     """
     keep_memory()
     threads = torch.get_num_threads()
+    if learner.task_chunk is not None and learner.task_chunk < 1:
+        raise ValueError(f"task_chunk={learner.task_chunk}: must be at least 1")
     size = learner.task_chunk or automatic(episodes, threads)
     chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
     workers = min(threads, len(chunks))

@@ -26,20 +26,21 @@ class LinearHeadLearner(MetaLearner):
         learned = {} if self.head is None else self.head.named_parameters(prefix="head")
         return super().theta() | dict(learned)
 
-    def start(self, theta: Weights, features: Tensor, ways: int) -> Weights:
-        """``theta`` with the head that adaptation starts from, for ``features`` ``[..., D]``."""
-        if self.head is None:
-            shape = (len(features), ways, features.shape[-1])
-            return theta | {
-                "head.weight": features.new_zeros(shape),
-                "head.bias": features.new_zeros(shape[:2]),
-            }
-        if self.head.out_features != ways:
+    def zero_head(self, features: Tensor, ways: int) -> Weights:
+        """A head of zeros for features ``[T, n, D]``."""
+        tasks, _, width = features.shape
+        return {
+            "head.weight": features.new_zeros(tasks, ways, width),
+            "head.bias": features.new_zeros(tasks, ways),
+        }
+
+    def check_ways(self, ways: int) -> None:
+        """Refuse tasks that the learned head has not the rows for."""
+        if self.head is not None and self.head.out_features != ways:
             raise ValueError(
                 f"the learned head knows {self.head.out_features} people, the task has {ways}: "
                 "train at that way, or leave the head out, and it takes any number"
             )
-        return theta
 
     def per_task(self, weights: Weights, tasks: int) -> Weights:
         """Every weight with a leading T, whether it was shared or not."""

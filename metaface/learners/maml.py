@@ -100,6 +100,7 @@ class MAML(LinearHeadLearner):
 
     def _path(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> list[Weights]:
         """The fast weights at the start and after every step."""
+        self.check_ways(ways)
         path = [theta]
         for step in range(self.inner_steps if self.training else self.test_steps):
             path.append(self._step(path[-1], images, labels, ways, step))
@@ -113,23 +114,15 @@ class MAML(LinearHeadLearner):
         with torch.enable_grad():
             if not record:
                 weights = {n: w.detach() for n, w in weights.items()}
-            if step == 0:
+            if step == 0 and self.head is None:
                 features = self.embed(weights, images)
-                weights = self.start(weights, features if record else features.detach(), ways)
-            if step == 0 and self.head is None:
-                moving = {n: w for n, w in weights.items() if n.startswith("head.")}
+                moving = _slopes_wanted(self.zero_head(features, ways))
+                losses = task_losses(self.head_scores(moving, features), labels)
             else:
-                weights = moving = self.per_task(weights, len(images))
-            moving = {n: w if w.requires_grad else w.requires_grad_() for n, w in moving.items()}
-            weights = weights | moving
-            if step == 0 and self.head is None:
-                losses = task_losses(self.head_scores(weights, features), labels)
-            else:
+                weights = moving = _slopes_wanted(self.per_task(weights, len(images)))
                 losses = self.losses(weights, images, labels)
             slopes = gradients(losses.sum(), moving, create_graph=record)
-            if not record:
-                with torch.no_grad():
-                    return weights | self._moved(moving, slopes, step)
+        with torch.set_grad_enabled(record):
             return weights | self._moved(moving, slopes, step)
 
     def _moved(self, weights: Weights, slopes: Weights, step: int) -> Weights:
@@ -204,6 +197,10 @@ class MAML(LinearHeadLearner):
         # what is still by task, summed over the tasks
         total |= {n: g.sum(0) if g.ndim > own[n].ndim else g for n, g in back.items() if n in own}
         return total, logits.detach()
+
+
+def _slopes_wanted(weights: Weights) -> Weights:
+    return {n: w if w.requires_grad else w.requires_grad_() for n, w in weights.items()}
 
 
 def _in_head(name: str) -> bool:

@@ -63,8 +63,10 @@ class Reptile(LinearHeadLearner):
 
     @torch.no_grad()
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
-        features = self.embed(theta, images[:, :1])
-        start = self.per_task(self.start(theta, features, ways), len(images))
+        self.check_ways(ways)
+        start = self.per_task(theta, len(images))
+        if self.head is None:
+            start |= self.zero_head(self.embed(theta, images[:, :1]), ways)
         weights = {name: w.clone().requires_grad_() for name, w in start.items()}
         second = [torch.zeros_like(w) for w in weights.values()]
         rates = [self.head_lr if n.startswith("head.") else self.inner_lr for n in weights]
