@@ -105,7 +105,7 @@ def test_a_case_without_any_peer_is_left_out(peers):
         ((1.0, 1.0), (1.0, 1.0), True),
         ((1.0001, 1.0), (1.0, 1.0), False),  # float64
         ((1.0, 1.1), (1.0, 1.0), False),  # float32
-        ((1.0, 1.1), (1.0, 1.05), True),  # both lose as much to rounding
+        ((1.0, 1.2), (1.0, 1.05), True),  # both lose as much to rounding
     ],
 )
 def test_sides_that_compute_something_else_are_not_measured(
