@@ -75,6 +75,7 @@ class MetaLearner(nn.Module):
     Attributes:
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
             CPU the chunks are shared out to one thread a core.
+        frugal: whether chunks that nobody chose are rather small than fast.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -83,6 +84,7 @@ class MetaLearner(nn.Module):
         super().__init__()
         self.embedding = embedding
         self.task_chunk: int | None = None
+        self.frugal = False
 
     # -- what a learner defines ------------------------------------------------------------
 
@@ -195,6 +197,11 @@ class MetaLearner(nn.Module):
         if self.sees_single_images and not any(lane == 0 for lane in lanes.values()):
             flat: Tensor = functional_call(self.embedding, weights, (images.flatten(0, 1),))
             return flat.unflatten(0, images.shape[:2])
+
+        if len(images) == 1:  # no vectorisation to pay for
+            alone = {n: w if lanes[n] is None else w.squeeze(0) for n, w in weights.items()}
+            only: Tensor = functional_call(self.embedding, alone, (images[0],))
+            return only[None]
 
         def one(task_weights: Weights, task_images: Tensor) -> Tensor:
             features: Tensor = functional_call(self.embedding, task_weights, (task_images,))

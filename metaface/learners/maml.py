@@ -75,6 +75,7 @@ class MAML(LinearHeadLearner):
         self.first_order = first_order
         self.multi_step = multi_step
         self.memory = memory
+        self.frugal = memory == "sweep"
         if multi_step:
             self.register_buffer("outer_steps", torch.zeros((), dtype=torch.long))
         self.rates: nn.ParameterDict | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -124,17 +125,18 @@ class _Conv(torch.autograd.Function):
         return _Conv.apply(x, weight, settings), 0
 
 
+# torch binds every call's arguments by the signature: made once, it costs a hundredth
+_Conv.forward.__signature__ = inspect.signature(_Conv.forward)  # type: ignore[attr-defined]
+
+
 class _ConvByBoth(torch.autograd.Function):
     """The gradients by x and by weight."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Any:
+    def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Any:
+        ctx.settings = settings
+        ctx.save_for_backward(g, x, weight)
         return _backward(g, x, weight, settings, to_x=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.settings = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, by_x: Tensor, by_weight: Tensor) -> Any:
@@ -147,16 +149,13 @@ class _ConvByWeight(torch.autograd.Function):
     """The gradient by weight alone, of a first layer."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+    def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
+        ctx.settings = settings
+        ctx.save_for_backward(x)
         return _backward(g, x, weight, settings, to_x=False)[1]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        g, x, _, ctx.settings = inputs
-        ctx.save_for_backward(g, x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, by_weight: Tensor) -> Any:
-        _, x = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         return _forward(x, by_weight, ctx.settings), None, None, None

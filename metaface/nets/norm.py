@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -217,6 +218,9 @@ class _Normalise(torch.autograd.Function):
         return (z, mean, places, s), (0, 0, None if places is None else 0, 0)
 
 
+_Normalise.forward.__signature__ = inspect.signature(_Normalise.forward)  # type: ignore[attr-defined]
+
+
 def _count(x: Tensor, groups: int | None) -> int:
     """How many numbers share a mean."""
     n, c, h, w = x.shape[-4:]
@@ -228,6 +232,7 @@ class _NormaliseBack(torch.autograd.Function):
 
     @staticmethod
     def forward(
+        ctx: Any,
         g: Tensor,
         x: Tensor,
         z: Tensor,
@@ -236,17 +241,14 @@ class _NormaliseBack(torch.autograd.Function):
         s: Tensor,
         groups: int | None,
     ) -> Tensor:
+        ctx.groups = groups
+        ctx.save_for_backward(g, x, z, mean, places, s)
         count = _count(x, groups)
         mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
         slope = -s * s * mean1
         return _spread(
             torch.addcmul(-s * mean0 - slope * mean, channels_last(x), slope), places, g * s
         )
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        *tensors, ctx.groups = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
