@@ -75,7 +75,8 @@ class MetaLearner(nn.Module):
     Attributes:
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
             CPU the chunks are shared out to one thread a core.
-        frugal: whether chunks that nobody chose are rather small than fast.
+        frugal: whether memory goes before speed: one chunk after the other, on all threads, of one
+            task where ``task_chunk`` does not say more.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -117,11 +118,10 @@ class MetaLearner(nn.Module):
         state = self.fit(self.theta(), episodes.support, episodes.support_y, episodes.ways)
         logits = self.score(state, episodes.query)
         loss = task_losses(logits, episodes.query_y).sum()
-        names, parameters = zip(*self.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return {
-            n: g for n, g in zip(names, gradients, strict=True) if g is not None
-        }, logits.detach()
+        learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+        found = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
+        return found, logits.detach()
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.

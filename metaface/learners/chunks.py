@@ -40,9 +40,9 @@ def over_chunks(
     threads = torch.get_num_threads()
     if learner.task_chunk is not None and learner.task_chunk < 1:
         raise ValueError(f"task_chunk={learner.task_chunk}: must be at least 1")
-    size = learner.task_chunk or automatic(episodes, threads, learner.frugal)
+    size = learner.task_chunk or (1 if learner.frugal else automatic(episodes, threads))
     chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
-    workers = min(threads, len(chunks))
+    workers = 1 if learner.frugal else min(threads, len(chunks))
     if workers == 1 or episodes.support.is_cuda:
         return [function(learner, chunk) for chunk in chunks]
     recording = torch.is_grad_enabled()
@@ -64,13 +64,13 @@ def over_chunks(
         torch.set_num_threads(threads)
 
 
-def automatic(episodes: Episodes, threads: int, frugal: bool) -> int:
+def automatic(episodes: Episodes, threads: int) -> int:
     """How many tasks make a chunk: as many as is fast, and the threads finish together."""
     tasks, n, _, height, width = episodes.support.shape
     pixels = (n + episodes.query.shape[1]) * height * width
     if episodes.support.is_cuda:
         return max(1, PIXELS_GPU // pixels)
-    size = max(1, PIXELS_CPU // (2 if frugal else 1) // pixels)
+    size = max(1, PIXELS_CPU // pixels)
     rounds = math.ceil(tasks / (size * threads))
     return math.ceil(tasks / (rounds * threads))
 
