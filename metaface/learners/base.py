@@ -30,7 +30,8 @@ class Recipe:
         meta_batch: tasks a step.
         optimizer: ``adam`` or ``sgd`` (plain) of the outer loop.
         lr: outer learning rate at the start; it falls to 0 as ``schedule`` says.
-        schedule: ``cosine``, ``linear`` or ``constant``, over the training budget.
+        schedule: ``cosine``, ``linear``, ``halving`` (every tenth) or ``constant``, over the training
+            budget.
         clip: largest norm of the meta-gradient; None: not clipped.
     """
 
