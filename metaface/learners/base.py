@@ -30,8 +30,7 @@ class Recipe:
         meta_batch: tasks a step.
         optimizer: ``adam`` or ``sgd`` (plain) of the outer loop.
         lr: outer learning rate at the start; it falls to 0 as ``schedule`` says.
-        schedule: ``cosine``, ``linear``, ``halving`` (every tenth) or ``constant``, over the training
-            budget.
+        schedule: ``cosine``, ``linear``, ``halving`` (each tenth) or ``constant``, over the budget.
         clip: largest norm of the meta-gradient; None: not clipped.
     """
 
