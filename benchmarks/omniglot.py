@@ -9,7 +9,6 @@ file there. results.json and the table are written after each. docs/omniglot.md 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
+from metaface.benchmark import write_json
 from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
 from metaface.training import Interrupted
@@ -279,14 +279,8 @@ def collect(out: Path) -> list[dict[str, Any]]:
     """Write results.json from the cells that are finished; returns their rows."""
     found = {p.stem: json.loads(p.read_text()) for p in out.glob("*/cell-*.json")}
     rows = [found[f"cell-{cell}"] for cell in CELLS if f"cell-{cell}" in found]
-    _write(out / "results.json", {"threads": torch.get_num_threads(), "rows": rows})
+    write_json(out / "results.json", {"threads": torch.get_num_threads(), "rows": rows})
     return rows
-
-
-def _write(path: Path, content: Any) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(content, indent=1))
-    os.replace(fresh, path)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -307,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
         path = options.out / training_of(cell) / f"cell-{cell}.json"
         if not finished(cell, path, options):
             try:
-                _write(path, run(cell, faces, options))
+                write_json(path, run(cell, faces, options))
             except (Interrupted, CheckpointError) as stopped:
                 sys.exit(str(stopped))
         print(table(collect(options.out)), flush=True)

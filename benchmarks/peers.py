@@ -27,7 +27,6 @@ import gc
 import itertools
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -47,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from metaface import machine
+from metaface.benchmark import write_json
 
 warnings.simplefilter("ignore")
 
@@ -473,12 +473,8 @@ def main() -> None:
 
 
 def write(path: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Whole or not at all: a run that is stopped here goes on from here."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partly = path.with_suffix(".partly")
-    content = {"machine": about, "rows": rows, "bounded_memory": bounded_memory(rows)}
-    partly.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partly, path)
+    """A run that is stopped goes on from here."""
+    write_json(path, {"machine": about, "rows": rows, "bounded_memory": bounded_memory(rows)})
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def run(
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
         "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
     }
-    _write_json(out / "results.json", results)
+    write_json(out / "results.json", results)
     report.write(out / "report.html", results, people.test)
     return results
 
@@ -253,7 +253,7 @@ def _measure(
         "transductive": learner.transductive,
         "peak_mb": round(machine.peak_mb(device), 1),
     }
-    _write_json(folder / "result.json", found)
+    write_json(folder / "result.json", found)
     return found
 
 
@@ -414,7 +414,7 @@ def _claim(out: Path, settings: Settings, resume: bool) -> None:
                 f"{out} holds a benchmark of other settings ({said}): use those, or another folder"
             )
     else:
-        _write_json(path, mine)
+        write_json(path, mine)
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -422,7 +422,8 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` whole or not at all, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
     fresh.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")

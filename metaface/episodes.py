@@ -143,10 +143,9 @@ class EpisodeSampler:
 
     def tasks(self, indices: np.ndarray, part: slice = slice(None)) -> Episodes:
         """The tasks with these global indices (int ``[B]``), as one batch; or a ``part`` of it."""
-        keys = self._keys(indices)
         people, support_rows, query_rows = self.rows(indices, part)
         support_y, query_y = self.labels(support_rows, people.shape[1])
-        keys = keys[part]
+        keys = self._keys(indices[part])
         return Episodes(
             support=self._images(support_rows, keys, 6),
             support_y=support_y,
@@ -162,8 +161,8 @@ class EpisodeSampler:
     def rows(self, indices: np.ndarray, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         """Of the tasks with these indices: people ``[B, N]``, rows of support ``[B, N*K]`` and of
         query ``[B, N*Q]``, as in :class:`Episodes`, without the photographs."""
-        keys = self._keys(indices)
-        ways, shots = self._drawn(self.ways, keys, 1), self._drawn(self.shots, keys, 2)
+        first = self._keys(indices[:1])  # draws for all of them
+        ways, shots = self._drawn(self.ways, first, 1), self._drawn(self.shots, first, 2)
         return self._rows(indices[part], ways, shots)
 
     def labels(self, support_rows: Tensor, ways: int) -> tuple[Tensor, Tensor]:
@@ -233,7 +232,7 @@ class EpisodeSampler:
         low, high = bounds
         if low == high:
             return low
-        return low + int(_uniform(keys[:1, None], purpose, 1)[0, 0] * (high - low + 1))
+        return low + int(_uniform(keys[:, None], purpose, 1)[0, 0] * (high - low + 1))
 
 
 class _ByPerson:

@@ -10,6 +10,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,8 +39,8 @@ def reset_peak() -> None:
     """Start measuring peak memory afresh (on Linux and on GPUs; elsewhere it only grows)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    if trim := _libc("malloc_trim"):
+        trim(0)
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")
 
@@ -68,13 +69,18 @@ def keep_memory() -> None:
     glibc returns every large block to the system; mapping it again costs a tenth of the time of
     an inner loop on a CPU. The memory in use at most does not change. Elsewhere: nothing.
     """
+    if mallopt := _libc("mallopt"):
+        mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_M_TOP_PAD, 1 << 26)
+
+
+def _libc(name: str) -> Any:
+    """A function of this process's C library, or None where it has none of that name."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 25)
-    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-    mallopt(_M_TOP_PAD, 1 << 26)
+        return None
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h

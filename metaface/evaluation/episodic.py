@@ -125,7 +125,7 @@ def evaluate(
     pixels = faces.image_shape[1] * faces.image_shape[2] * ways * (shots + queries)
     batch = max(1, BATCH_PIXELS // pixels)
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
-    met = np.zeros((episodes, ways), dtype=np.int64)
+    shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
     seconds = 0.0
     with learner.predicting(), tqdm(
         total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", disable=not progress,
@@ -141,7 +141,7 @@ def evaluate(
             people, truth, predicted, spent = answers(np.arange(start, stop))
             seconds += spent
             counts[start:stop] = _confusion(truth, predicted, ways)
-            met[start:stop] = people
+            shown[start:stop] = people
             bar.update(stop - start)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
@@ -159,7 +159,7 @@ def evaluate(
         adapt_ms=1000 * seconds / episodes,
         norm=learner.norm,
         transductive=learner.transductive,
-        confusions=_hardest(met, counts, queries, faces.people),
+        confusions=_hardest(shown, counts, queries, faces.people),
     )
 
 

@@ -153,10 +153,6 @@ class Learn2Learn(LinearHeadLearner):
         adapted = [self._adapted(start, *task) for task in zip(images, labels, strict=True)]
         return {"theta": {name: torch.stack([task[name] for task in adapted]) for name in start}}
 
-    def score(self, state: State, images: Tensor) -> Tensor:
-        weights = state["theta"]
-        return self.head_scores(weights, self.embed(weights, images))
-
     def _adapted(self, start: Weights, images: Tensor, labels: Tensor) -> Weights:
         """The fast weights of one task, from images ``[S, C, H, W]`` and labels ``[S]``."""
         record = torch.is_grad_enabled()

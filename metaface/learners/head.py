@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metaface.learners.base import MetaLearner, Weights, task_losses
+from metaface.learners.base import MetaLearner, State, Weights, task_losses
 from metaface.nets.conv import channels_last
 
 
@@ -54,9 +54,13 @@ class LinearHeadLearner(MetaLearner):
         weight, bias = weights["head.weight"], weights["head.bias"]
         return features @ weight.mT + (bias if bias.ndim == 1 else bias[:, None])
 
+    def score(self, state: State, images: Tensor) -> Tensor:
+        weights = state["theta"]
+        return self.head_scores(weights, self.embed(weights, images))
+
     def losses(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
         """Each task's loss ``[T]`` under the weights."""
-        return task_losses(self.head_scores(weights, self.embed(weights, images)), labels)
+        return task_losses(self.score({"theta": weights}, images), labels)
 
 
 def gradients(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:

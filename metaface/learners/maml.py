@@ -95,10 +95,6 @@ class MAML(LinearHeadLearner):
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
         return {"theta": self._path(theta, images, labels, ways)[-1]}
 
-    def score(self, state: State, images: Tensor) -> Tensor:
-        weights = state["theta"]
-        return self.head_scores(weights, self.embed(weights, images))
-
     def _path(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> list[Weights]:
         """The fast weights at the start and after every step."""
         self.check_ways(ways)
@@ -176,7 +172,7 @@ class MAML(LinearHeadLearner):
         given = episodes.support, episodes.support_y, episodes.ways
         with torch.no_grad():
             path = self._path(self.theta(), *given)
-        last = {n: w.detach().requires_grad_() for n, w in path.pop().items()}
+        last = _leaves(path.pop())
         logits = self.score({"theta": last}, episodes.query)
         loss = task_losses(logits, episodes.query_y).sum()
         back = gradients(loss, last, create_graph=False)
@@ -184,7 +180,7 @@ class MAML(LinearHeadLearner):
         rates = {n: p for n, p in own.items() if n.startswith("rates.")}
         total = {n: torch.zeros_like(p) for n, p in rates.items()}
         while path and not self.first_order:
-            weights = {n: w.detach().requires_grad_() for n, w in path.pop().items()}
+            weights = _leaves(path.pop())
             moved = self._step(weights, *given, len(path))
             found = torch.autograd.grad(
                 list(moved.values()),
@@ -198,6 +194,10 @@ class MAML(LinearHeadLearner):
         # what is still by task, summed over the tasks
         total |= {n: g.sum(0) if g.ndim > own[n].ndim else g for n, g in back.items() if n in own}
         return total, logits.detach()
+
+
+def _leaves(weights: Weights) -> Weights:
+    return {n: w.detach().requires_grad_() for n, w in weights.items()}
 
 
 def _slopes_wanted(weights: Weights) -> Weights:

@@ -86,10 +86,6 @@ class Reptile(LinearHeadLearner):
                     w.sub_(g, alpha=rate)
         return {"theta": {name: w.detach() for name, w in weights.items()}}
 
-    def score(self, state: State, images: Tensor) -> Tensor:
-        weights = state["theta"]
-        return self.head_scores(weights, self.embed(weights, images))
-
     @torch.no_grad()
     def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()

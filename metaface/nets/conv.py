@@ -55,8 +55,6 @@ def _forward(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     x, weight = channels_last(x), channels_last(weight)
     if x.ndim == 4:
         return F.conv2d(x, weight, None, stride, padding, 1, groups)
-    if len(x) == 1:
-        return F.conv2d(x[0], weight[0], None, stride, padding, 1, groups)[None]
     out = None
     for task in range(len(x)):
         one = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
@@ -83,9 +81,6 @@ def _backward(
 
     if x.ndim == 4:
         return one(g, x, weight)
-    if len(x) == 1:
-        by_x, by_weight = one(g[0], x[0], weight[0])
-        return None if by_x is None else by_x[None], by_weight[None]
     all_x = _empty(x, *x.shape) if to_x else None
     all_weight = _empty(weight, *weight.shape)
     for task in range(len(x)):
