@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 89_000_000  # just under the count at which Pillow starts to warn of a bomb
@@ -20,6 +22,10 @@ FORMATS = (
 
 class UnreadableError(Exception):
     """A picture that cannot be used; the message is the reason shown to the user."""
+
+
+class TooLargeError(UnreadableError):
+    """A picture of more than ``MAX_PIXELS``."""
 
 
 @dataclass(frozen=True)
@@ -67,40 +73,94 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
     Raises:
         UnreadableError: whatever is wrong with the file.
     """
-    if not data:
-        raise UnreadableError("empty file")
-    try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            return fit(image, geometry)
-    except UnreadableError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnreadableError(_too_large()) from None
-    except UnidentifiedImageError:
-        raise UnreadableError("not a picture of a kind Pillow can read") from None
-    except Exception as error:  # broken pictures make decoders raise nearly anything
-        raise UnreadableError(f"{error or type(error).__name__}") from error
+    with _opened(data) as image:
+        return fit(image, geometry)
+
+
+def whole(data: bytes, longest: int) -> np.ndarray:
+    """Decode a picture file, all of it.
+
+    Returns:
+        uint8 RGB ``[H, W, 3]``, upright (EXIF); reduced where a side has more than ``longest``
+        pixels.
+
+    Raises:
+        UnreadableError: whatever is wrong with the file.
+    """
+    with _opened(data) as image:
+        return upright(image, longest)
+
+
+def upright(image: Image.Image, longest: int) -> np.ndarray:
+    """A Pillow image of any mode as :func:`whole` gives it."""
+    image = _turned(image, longest, "RGB")
+    if max(image.size) > longest:
+        share = longest / max(image.size)
+        size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(image)
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     """Turn a Pillow image of any mode upright, crop, resize: uint8 ``[S, S, C]``."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableError(f"{width}x{height}: {_too_large()}")
     size = geometry.image_size
-    share = geometry.share(min(width, height))
-    if image.format in ("JPEG", "MPO"):  # let the JPEG decoder shrink, to twice what is needed
-        wanted = math.ceil(2 * size / share)
-        image.draft(None, (wanted, wanted))
-    with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
-        ImageOps.exif_transpose(image, in_place=True)
-    image = _plain(image, "L" if geometry.channels == 1 else "RGB")
+    share = geometry.share(min(image.size))
+    image = _turned(image, size / share, "L" if geometry.channels == 1 else "RGB")
     side = max(1.0, share * min(image.size))
     left, top = (image.width - side) / 2, (image.height - side) / 2
     image = image.resize(
         (size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
     )
     return np.asarray(image).reshape(size, size, geometry.channels)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    if not data:
+        raise UnreadableError("empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            yield image
+    except UnreadableError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooLargeError(_too_large()) from None
+    except UnidentifiedImageError:
+        raise UnreadableError("not a picture of a kind Pillow can read") from None
+    except Exception as error:  # broken pictures make decoders raise nearly anything
+        raise UnreadableError(f"{error or type(error).__name__}") from error
+
+
+def _turned(image: Image.Image, needed: float, mode: str) -> Image.Image:
+    """``image`` upright in ``mode``, with sides of at least ``needed`` pixels, if it has them."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise TooLargeError(f"{width}x{height}: {_too_large()}")
+    if image.format in ("JPEG", "MPO"):  # let the JPEG decoder shrink, to twice what is needed
+        image.draft(None, (math.ceil(2 * needed), math.ceil(2 * needed)))
+    with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
+        ImageOps.exif_transpose(image, in_place=True)
+    return _plain(image, mode)
+
+
+def as_image(photo: object) -> Image.Image:
+    """A Pillow image of a Pillow image, an array (see :func:`from_array`) or a tensor like it.
+
+    A tensor is ``[H, W]`` or ``[C, H, W]``.
+
+    Raises:
+        TypeError: something else.
+        ValueError: an array or tensor of another shape, type or range.
+    """
+    if isinstance(photo, Image.Image):
+        return photo
+    if isinstance(photo, torch.Tensor):
+        pixels = photo.detach().cpu()
+        pixels = pixels.movedim(0, -1) if pixels.ndim == 3 else pixels
+        photo = (pixels.float() if pixels.is_floating_point() else pixels).numpy()
+    if isinstance(photo, np.ndarray):
+        return from_array(photo)
+    raise TypeError(f"expected a Pillow image, an array or a tensor, got {type(photo).__name__}")
 
 
 def from_array(pixels: np.ndarray) -> Image.Image:

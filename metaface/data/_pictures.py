@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from metaface.data._decode import Geometry, UnreadableError, decode, fit, from_array
+from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
 
@@ -117,16 +116,7 @@ def _image(pair: Any) -> Image.Image:
             f"expected (image, label), got {type(pair).__name__} (decoded arrays: "
             "FaceSet.from_arrays)"
         )
-    image = pair[0]
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, torch.Tensor):
-        pixels = image.detach().cpu()
-        pixels = pixels.movedim(0, -1) if pixels.ndim == 3 else pixels
-        return from_array(pixels.float().numpy() if pixels.is_floating_point() else pixels.numpy())
-    if isinstance(image, np.ndarray):
-        return from_array(image)
-    raise TypeError(f"expected a Pillow image, an array or a tensor, got {type(image).__name__}")
+    return as_image(pair[0])
 
 
 def _label(pair: Any) -> int:

@@ -195,9 +195,14 @@ def _people(files: list[tuple[Parts, Any]], top: Path) -> tuple[list[Photo], lis
 
 
 def _read_file(photo: Photo) -> bytes:
-    if not stat.S_ISREG(os.stat(photo.handle).st_mode):  # opening a pipe would wait for ever
+    return read_file(photo.handle)
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a picture file; OSError: not a file, or larger than ``MAX_BYTES``."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
         raise OSError("not a regular file")
-    with open(photo.handle, "rb") as file:
+    with open(path, "rb") as file:
         return _bounded(file.read(MAX_BYTES + 1))
 
 

@@ -1,0 +1,164 @@
+"""A meta-learner in place of prototypes, kept only where it does not hurt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from metaface import learners
+from metaface.learners import FeatureLearner, MetaLearner
+from metaface.recognition.embed import Embedder, Network
+from metaface.recognition.matching import Faces, Make, Prototypes, left_out
+from metaface.recognition.scoring import Cohort
+
+_FEWEST = 5  # people with two photographs that a verdict needs
+_BATCH = 64  # crops classified at once
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A learner that was tried on a gallery.
+
+    Attributes:
+        learner, options: which.
+        kept: whether it names no fewer photographs than prototypes do.
+        adapted, prototypes: the share of photographs, left out of the gallery, that get their own
+            name at a threshold that strangers pass at the rate asked for, 0..1; None: not judged.
+        photographs: how many those were.
+        judged_on: ``enrolled`` photographs, ``strangers`` where everyone has only one photograph,
+            or ``nothing`` where the strangers have no more.
+    """
+
+    learner: str
+    options: dict[str, Any]
+    kept: bool
+    adapted: float | None
+    prototypes: float | None
+    photographs: int
+    judged_on: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.adapted is None or self.prototypes is None:
+            return f"{self.learner}: not used, for there are no photographs to judge it by"
+        verdict = "kept" if self.kept else "not kept"
+        return (
+            f"{self.learner}: {verdict}, names {100 * self.adapted:.1f}% of {self.photographs} "
+            f"left-out photographs of {self.judged_on} (prototypes {100 * self.prototypes:.1f}%)"
+        )
+
+
+class Adapted:
+    """A learner's classifier of the enrolled people; the score is its logit, a similarity.
+
+    A learner of heads alone (:class:`FeatureLearner`) adapts to the embeddings, any other to the
+    crops.
+    """
+
+    def __init__(
+        self, faces: Faces, person: np.ndarray, learner: MetaLearner, embedder: Network
+    ) -> None:
+        self.learner, self.embedder = learner, embedder
+        labels = torch.from_numpy(person)
+        if isinstance(learner, FeatureLearner):
+            with torch.no_grad(), learner.predicting():
+                features = torch.from_numpy(faces.embeddings)[None]
+                self.state = learner.fit_head(features, labels[None], int(labels.max()) + 1)
+        else:
+            self.classifier = learner.adapt(self._pictures(faces), labels)
+
+    def __call__(
+        self, probes: Faces, cohort_person: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad(), self.learner.predicting():
+            if isinstance(self.learner, FeatureLearner):
+                logits = self.learner.score_head(
+                    self.state, torch.from_numpy(probes.embeddings)[None]
+                )[0]
+            else:
+                logits = torch.cat(
+                    [self.classifier(part) for part in self._pictures(probes).split(_BATCH)]
+                )
+        score, found = logits.max(1)
+        return score.numpy(), found.numpy()
+
+    def _pictures(self, faces: Faces) -> torch.Tensor:
+        assert faces.crops is not None  # `maker` has seen to it
+        return self.embedder.preprocessing(faces.crops)
+
+
+def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> Make:
+    """What adapts the learner ``name`` to enrolled faces.
+
+    Args:
+        crops: whether the gallery keeps them.
+
+    Raises:
+        ValueError: an unknown learner, or one that cannot adapt here, and why.
+    """
+    if not isinstance(embedder, Network):
+        raise ValueError(
+            f"{embedder.name} is no network of MetaFace: only those adapt (an ONNX file is "
+            "frozen); leave the adaptation out"
+        )
+    learner = learners.build(name, embedder.network, **options)
+    if learner.transductive:
+        raise ValueError(f"{name} is transductive: it cannot identify a single photograph")
+    if not isinstance(learner, FeatureLearner) and not crops:
+        raise ValueError(
+            f"{name} adapts the whole network and needs the aligned faces, which this gallery does "
+            "not keep: enrol into a new one with keep_crops=True (--keep-crops), or choose a "
+            "learner of heads alone, such as anil"
+        )
+    return partial(Adapted, learner=learner, embedder=embedder)
+
+
+def judged(
+    name: str,
+    options: dict[str, Any],
+    make: Make,
+    enrolled: tuple[Faces, np.ndarray],
+    strangers: tuple[Faces, np.ndarray],
+    fpir: float,
+) -> Adaptation:
+    """Whether what ``make`` makes names fewer photographs than prototypes do.
+
+    Args:
+        enrolled: faces and whose they are.
+        strangers: the same of people who are not enrolled.
+        fpir: the rate of false alarms at which both are compared.
+    """
+    judged_on = "enrolled"
+    if (np.bincount(enrolled[1]) > 1).sum() < _FEWEST:
+        judged_on, (enrolled, strangers) = "strangers", _among(*strangers)
+        if not len(enrolled[0]):
+            return Adaptation(name, options, False, None, None, 0, "nothing")
+    cohort = Cohort(strangers[0].embeddings, strangers[1])
+    shares = []
+    for each in (make, lambda faces, person: Prototypes(faces, person, cohort)):
+        score, own = left_out(each, *enrolled)
+        alarms, _ = each(*enrolled)(strangers[0], strangers[1])
+        shares.append(float((own & (score > np.quantile(alarms, 1 - fpir))).mean()))
+    return Adaptation(
+        name, options, shares[0] >= shares[1], shares[0], shares[1], len(score), judged_on
+    )
+
+
+def _among(
+    faces: Faces, person: np.ndarray
+) -> tuple[tuple[Faces, np.ndarray], tuple[Faces, np.ndarray]]:
+    """A gallery among strangers, two photographs a person, of half of those who have them."""
+    who, person, counts = np.unique(person, return_inverse=True, return_counts=True)
+    several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
+    chosen = several[: len(several) // 2] if len(several) >= 2 * _FEWEST else several[:0]
+    rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)
+    rest = np.flatnonzero(~np.isin(person, chosen))
+    enrolled = (faces[rows], np.repeat(np.arange(len(chosen)), 2))
+    return enrolled, (faces[rest], person[rest])

@@ -1,0 +1,189 @@
+"""Where "unknown" begins: the threshold for a rate of false alarms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from scipy.stats import beta
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold on the scores of a gallery, and what is known of it.
+
+    Attributes:
+        threshold: a face is named where its best score is above it.
+        fpir: the false-positive identification rate asked for: the share of strangers' faces that
+            get a name (ISO/IEC 19795-1), 0..1.
+        expected: what rate the threshold stands for, on strangers like those it was made with.
+        low, high: the 95% interval of that rate. Photographs of one stranger count as one.
+        strangers, stranger_photos: how many people and photographs it was made with.
+        verified: False where it was not made with the user's own strangers: the rate is a guess.
+        supported: False where there were too few strangers for the rate asked for; the threshold
+            is then above all of them.
+        tpir: the share of enrolled photographs that get their own name when left out of the
+            gallery one by one; None without two photographs of one person.
+        tpir_low, tpir_high: its 95% interval (Clopper-Pearson), over ``tpir_photos``.
+        slope, offset: of :meth:`probability`; None without enough photographs.
+    """
+
+    threshold: float
+    fpir: float
+    expected: float
+    low: float
+    high: float
+    strangers: int
+    stranger_photos: int
+    verified: bool
+    supported: bool
+    tpir: float | None = None
+    tpir_low: float | None = None
+    tpir_high: float | None = None
+    tpir_photos: int = 0
+    slope: float | None = None
+    offset: float | None = None
+
+    def probability(self, score: float) -> float | None:
+        """The probability, 0..1, that the nearest person is the right one.
+
+        By logistic regression (Platt 1999) of enrolled photographs left out one by one against
+        the strangers, both kinds of face taken to be equally frequent; None where it could not be
+        fitted. It is no score, and says nothing where strangers are rarer or more frequent.
+        """
+        if self.slope is None or self.offset is None:
+            return None
+        return float(expit(self.slope * score + self.offset))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rate = f"{100 * self.expected:.2g}% (95%: {100 * self.low:.2g} to {100 * self.high:.2g}%)"
+        text = f"threshold {self.threshold:.3f} for an FPIR of {100 * self.fpir:g}%: "
+        if self.verified:
+            text += f"{rate} expected, from {self.strangers} strangers"
+        else:
+            text += "unverified, no strangers were given (metaface calibrate --strangers DIR)"
+        if not self.supported:
+            text += f"; too few strangers for {100 * self.fpir:g}%: all of them are below it"
+        if self.tpir is not None:
+            text += (
+                f"; {100 * self.tpir:.1f}% of {self.tpir_photos} enrolled photographs are named "
+                "when left out"
+            )
+        return text
+
+
+def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibration:
+    """The threshold that strangers pass at the rate ``fpir``.
+
+    The m-th largest of n strangers' best scores is passed by a new stranger with a probability
+    that is Beta(m, n + 1 - m) distributed, whatever the scores' distribution is: its mean is
+    m / (n + 1). The largest m is taken whose mean is at most ``fpir``.
+
+    Args:
+        maxima: float ``[n]``, the best score of every photograph of a stranger.
+        person: int64 ``[n]``: who the stranger is. Everybody has the same weight, and counts as
+            one in the interval.
+        fpir: 0 < fpir < 1.
+
+    Raises:
+        ValueError: a rate out of range, or no stranger.
+    """
+    if not 0 < fpir < 1:
+        raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+    if not len(maxima):
+        raise ValueError("no strangers to calibrate with")
+    _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
+    people = len(photos)
+    order = np.argsort(-maxima, kind="stable")
+    # how many strangers, of people, are at or above each score: photographs share a person's weight
+    passed = np.cumsum(1 / photos[who[order]])
+    allowed = fpir * (people + 1)
+    m = int(np.searchsorted(passed, allowed + 1e-9, side="right"))
+    supported = m > 0
+    m = max(m, 1)
+    count = max(float(passed[m - 1]), 1.0)  # in people
+    return Calibration(
+        threshold=float(maxima[order[m - 1]]),
+        fpir=fpir,
+        expected=count / (people + 1),
+        low=float(beta.ppf(0.025, count, people + 1 - count)),
+        high=float(beta.ppf(0.975, count, people + 1 - count)) if people >= count else 1.0,
+        strangers=people,
+        stranger_photos=len(maxima),
+        verified=True,
+        supported=supported,
+    )
+
+
+def with_genuine(
+    calibration: Calibration, scores: np.ndarray, named: np.ndarray, strangers: np.ndarray
+) -> Calibration:
+    """``calibration`` with what the gallery's own photographs say.
+
+    Args:
+        scores: float ``[n]``: of enrolled photographs, left out one by one, with their own person.
+        named: bool ``[n]``: whether that person was the nearest.
+        strangers: float ``[s]``: best scores of strangers.
+    """
+    if not len(scores):
+        return calibration
+    hits, n = int((named & (scores > calibration.threshold)).sum()), len(scores)
+    slope, offset = _logistic(scores, strangers) if n >= 10 else (None, None)
+    return replace(
+        calibration,
+        tpir=hits / n,
+        tpir_low=float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0,
+        tpir_high=float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0,
+        tpir_photos=n,
+        slope=slope,
+        offset=offset,
+    )
+
+
+def _logistic(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
+    """Slope and offset of a logistic curve, both classes of equal weight, by Newton's method.
+
+    With Platt's smoothed targets, so that classes that do not overlap have a finite slope.
+    """
+    x = np.concatenate([genuine, impostor]).astype(np.float64)
+    sides = [len(genuine), len(impostor)]
+    target = np.repeat([(sides[0] + 1) / (sides[0] + 2), 1 / (sides[1] + 2)], sides)
+    weight = np.repeat([0.5 / sides[0], 0.5 / sides[1]], sides)
+    centre, spread = x.mean(), x.std() or 1.0
+    design = np.stack([(x - centre) / spread, np.ones_like(x)], 1)
+    found = np.zeros(2)
+    for _ in range(100):
+        p = expit(design @ found)
+        slope = design.T @ (weight * (p - target))
+        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        found -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        if np.abs(step).max() < 1e-9:
+            break
+    a = found[0] / spread
+    return float(a), float(found[1] - a * centre)
+
+
+def threshold_for(gallery: int, fpir: float, false_match: tuple[tuple[float, float], ...]) -> float:
+    """The cosine at which ``gallery`` people give ``fpir``, were comparisons independent.
+
+    Args:
+        false_match: rows of (FMR, cosine), the rate falling.
+
+    Returns:
+        By interpolation in the logarithm of the rate; outside the table by its last slope.
+    """
+    rate = -math.expm1(math.log1p(-fpir) / max(gallery, 1))
+    rates = np.log([row[0] for row in false_match])
+    cosines = np.array([row[1] for row in false_match])
+    if math.log(rate) < rates[-1]:
+        slope = (cosines[-1] - cosines[-2]) / (rates[-1] - rates[-2])
+        return float(min(1.0, cosines[-1] + slope * (math.log(rate) - rates[-1])))
+    return float(np.interp(-math.log(rate), -rates, cosines))

@@ -1,0 +1,103 @@
+"""A photograph of any kind, as upright RGB pixels; or one word why it cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+
+from metaface.data._decode import TooLargeError, UnreadableError, as_image, upright, whole
+from metaface.data._sources import SUFFIXES, read_file
+
+LONGEST = 4096
+"""pixels: a longer photograph is reduced to this before anything looks at it"""
+
+Reason = Literal[
+    "unreadable", "too_large", "no_face", "several_faces", "face_too_small", "low_quality"
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""why a photograph, or a face in it, was not used; there are no others"""
+
+Photo = str | os.PathLike | np.ndarray | torch.Tensor | Image.Image | Callable[[], bytes]
+
+
+class Unusable(ValueError):
+    """A photograph that cannot be used.
+
+    Attributes:
+        reason: one of ``REASONS``.
+        detail: what exactly is wrong, for people.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+
+def read(photo: Photo) -> np.ndarray:
+    """The pixels of a photograph: uint8 RGB ``[H, W, 3]``, upright, no side above ``LONGEST``.
+
+    Args:
+        photo: a path; a Pillow image of any mode; an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``,
+            uint8 or float in 0..1, RGB; a tensor ``[C, H, W]`` like it; or a function that gives
+            the content of a file. Of an animation, the first frame.
+
+    Raises:
+        Unusable: ``unreadable`` or ``too_large``, with the details.
+        TypeError: no photograph at all.
+        ValueError: an array or tensor of another shape, type or range.
+    """
+    try:
+        if isinstance(photo, (str, os.PathLike)):
+            return whole(read_file(Path(photo)), LONGEST)
+        if callable(photo):
+            return whole(_content(photo), LONGEST)
+        return upright(as_image(photo).copy(), LONGEST)  # turned in place
+    except TooLargeError as error:
+        raise Unusable("too_large", str(error)) from error
+    except UnreadableError as error:
+        raise Unusable("unreadable", str(error)) from error
+    except OSError as error:
+        raise Unusable("unreadable", error.strerror or str(error)) from error
+
+
+def _content(get: Callable[[], bytes]) -> bytes:
+    try:
+        return get()
+    except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
+        raise UnreadableError(str(error) or type(error).__name__) from error
+
+
+def in_folder(folder: str | os.PathLike) -> list[Path]:
+    """The picture files below a folder, by suffix, sorted; hidden ones are left out.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    top = Path(folder)
+    if not top.is_dir():
+        raise FileNotFoundError(f"no such folder: {top}")
+    found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    return sorted(p for p in found if not any(n[0] == "." for n in p.relative_to(top).parts))
+
+
+def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
+    """One photograph, several, or the folder they lie in, as a list."""
+    if isinstance(photos, (str, os.PathLike)):
+        return list(in_folder(photos)) if Path(photos).is_dir() else [photos]
+    if isinstance(photos, (torch.Tensor, np.ndarray)):
+        return list(photos) if photos.ndim == 4 else [photos]
+    if isinstance(photos, Image.Image) or callable(photos):
+        return [photos]
+    return list(photos)
+
+
+def name_of(photo: Photo) -> str | None:
+    """The path of a photograph; None: it has none."""
+    return os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else None

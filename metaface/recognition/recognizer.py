@@ -1,0 +1,440 @@
+"""The recogniser: a few photographs of each person in, names or "unknown" out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from metaface.data import Skipped
+from metaface.data._sources import open_source
+from metaface.recognition import adaptation, calibrate, embed, faces, models, strangers
+from metaface.recognition.adaptation import Adaptation
+from metaface.recognition.calibrate import Calibration
+from metaface.recognition.detect import Cascade, Detector, YuNet
+from metaface.recognition.embed import Embedder
+from metaface.recognition.faces import Seen
+from metaface.recognition.gallery import Gallery
+from metaface.recognition.photos import Photo, Reason, Unusable, listed
+from metaface.recognition.scoring import Cohort, prototypes
+from metaface.recognition.search import Exact, Search
+
+FPIR = 0.01
+_FMR = 0.001
+_NEAREST = 2  # people that a probe is compared with beyond the nearest
+
+
+@dataclass(frozen=True)
+class Match:
+    """One face of a photograph.
+
+    Attributes:
+        name: who it is, or None: unknown.
+        nearest: the most similar person, whether similar enough or not; None: nobody is enrolled.
+        score: how similar; see :class:`metaface.recognition.scoring.Cohort`. Not a probability.
+        box: left, top, width, height in pixels of the upright photograph.
+        probability: see :meth:`Calibration.probability`.
+    """
+
+    name: str | None
+    nearest: str | None
+    score: float | None
+    box: tuple[float, float, float, float]
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Identified(Sequence[Match]):
+    """A photograph and its faces, the surest first; a sequence of :class:`Match`.
+
+    Attributes:
+        path: of the photograph; None: it was no file.
+        faces: those that were looked at.
+        skipped: why there are none, one of ``metaface.recognition.REASONS``; None: there are.
+        detail: the same for people.
+    """
+
+    path: str | None
+    faces: tuple[Match, ...] = ()
+    skipped: Reason | None = None
+    detail: str = ""
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.faces[index]
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of the photographs of one person.
+
+    Attributes:
+        name: the person.
+        used: how many photographs were enrolled.
+        skipped: the others: path and reason.
+    """
+
+    name: str
+    used: int
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Whether two photographs show one person.
+
+    Attributes:
+        same: whether ``score`` is above ``threshold``.
+        score: how similar they are. Not a probability.
+        threshold: for the false match rate ``fmr``.
+        verified: whether the threshold was made with strangers that the user gave.
+    """
+
+    same: bool
+    score: float
+    threshold: float
+    fmr: float
+    verified: bool
+
+
+@dataclass(eq=False)
+class _Known:
+    """What is derived from the gallery at one revision."""
+
+    revision: int
+    names: tuple[str, ...]
+    score: Callable[[Seen], tuple[np.ndarray, np.ndarray]]
+    calibration: Calibration | None = field(default=None)
+
+
+class Recognizer:
+    """Names the people in photographs, or says "unknown".
+
+    Args:
+        detector: finds faces.
+        embedder: describes them.
+        gallery: who is known; made by this ``embedder``. None: a new one, in memory.
+        search: makes an empty search engine for D values a face; default: exact search.
+
+    Example::
+
+        people = Recognizer.from_pretrained(models="models/")
+        people.enroll("Ana", ["a1.jpg", "a2.jpg"])
+        people.calibrate("strangers/", fpir=0.01)
+        for match in people.identify("party.jpg"):
+            print(match.name or "unknown", match.score, match.box)
+        people.save("office.gallery")
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        embedder: Embedder,
+        gallery: Gallery | None = None,
+        search: Callable[[int], Search] = Exact,
+    ) -> None:
+        self.detector, self.embedder, self._search = detector, embedder, search
+        if gallery is None:
+            gallery = Gallery(model=embedder.digest, model_name=embedder.name, dim=embedder.dim)
+        self.gallery = gallery
+        self._state: _Known | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: str | Path = "mobilefacenet_casia",
+        *,
+        models: str | Path | None = None,
+        detector: Detector | None = None,
+        gallery: str | Path = ":memory:",
+        keep_crops: bool | None = None,
+        search: Callable[[int], Search] = Exact,
+    ) -> Recognizer:
+        """A recogniser from model files; see docs/models.md for where they come from.
+
+        Args:
+            weights: a name of the registry, or the path of a checkpoint (of ``metaface train``,
+                too), a safetensors or an ONNX file.
+            models: the folder of the model files; else METAFACE_MODELS, else
+                ~/.cache/metaface/models.
+            detector: instead of YuNet.
+            gallery: a file, which every change is written to; created where there is none.
+            keep_crops: whether a new gallery keeps the aligned faces, too: needed by learners that
+                adapt the whole network.
+            search: see the class.
+
+        Raises:
+            metaface.recognition.ModelMissing: no such model file; says how to get it.
+            metaface.recognition.GalleryError: the gallery was made by another model, or is none.
+        """
+        embedder = embed.load(weights, models)
+        return cls(
+            detector or default_detector(models),
+            embedder,
+            Gallery(
+                gallery, model=embedder.digest, model_name=embedder.name, dim=embedder.dim,
+                keep_crops=keep_crops,
+            ),
+            search,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, gallery: str | Path, **options: Any) -> Recognizer:
+        """The recogniser of a gallery that exists; see :meth:`from_pretrained` for the options.
+
+        Raises:
+            FileNotFoundError: no such gallery.
+        """
+        if not Path(gallery).is_file():
+            raise FileNotFoundError(
+                f"no gallery at {gallery}: make one with metaface enroll, or Recognizer.save"
+            )
+        return cls.from_pretrained(gallery=gallery, **options)
+
+    def save(self, path: str | Path) -> None:
+        """Write the gallery to ``path``, whole or not at all, and go on with that file.
+
+        Changes after it are in the file when the call that makes them returns.
+        """
+        self.gallery.copy_to(path)
+        old, self.gallery = self.gallery, Gallery(
+            path, model=self.embedder.digest, model_name=self.embedder.name, dim=self.embedder.dim
+        )  # fmt: skip
+        old.close()
+
+    # -- people ------------------------------------------------------------------------------
+
+    def enroll(self, name: str, photos: Photo | Iterable[Photo]) -> Enrolment:
+        """Learn a person from one photograph or more; retrains nothing.
+
+        A person who is known gets the photographs in addition.
+
+        Args:
+            name: of the person.
+            photos: each of that person alone, or with others much smaller; or a folder of them.
+
+        Raises:
+            ValueError: no photograph can be used, with the reason of each; an empty name.
+        """
+        given = listed(photos)
+        outcome = next(iter(self._enrolled(name, given, self._seen(given, faces.to_enrol))))
+        if not outcome.used:
+            reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped[:5])
+            raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
+        return outcome
+
+    def enroll_all(self, source: str | Path, *, progress: bool = True) -> Iterator[Enrolment]:
+        """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
+
+        Each person is in the gallery, whole, when they are yielded; interrupted, those stay.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing usable there.
+        """
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
+        with open_source(path) as found:
+            photos = sorted(found.photos, key=lambda photo: photo.person)
+            bar = tqdm(
+                self._seen((_content(found.read, p) for p in photos), faces.to_enrol),
+                total=len(photos), desc="enrolling", unit="photo", disable=not progress,
+            )  # fmt: skip
+            seen = iter(bar)
+            for person, group in groupby(photos, key=lambda photo: photo.person):
+                paths: list[Photo] = [photo.path for photo in group]
+                yield from self._enrolled(person, paths, seen)
+
+    def _enrolled(
+        self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
+    ) -> Iterator[Enrolment]:
+        good, skipped = [], []
+        for photo, one in zip(photos, seen, strict=False):
+            if isinstance(one, Unusable):
+                skipped.append(Skipped(_named(photo) or "an image", str(one)))
+            else:
+                good.append(one)
+        if good:
+            crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
+            self.gallery.add(name, np.concatenate([one.embeddings for one in good]), crops)
+        yield Enrolment(name, len(good), tuple(skipped))
+
+    def people(self) -> dict[str, int]:
+        """Who is known, and by how many photographs, in order of enrolment."""
+        return self.gallery.people()
+
+    def forget(self, name: str) -> int:
+        """Forget a person: no trace stays in the gallery's file. Returns the photographs deleted.
+
+        Adapted weights are never stored: they are made anew, without the person.
+
+        Raises:
+            metaface.recognition.GalleryError: ``unknown_person``.
+        """
+        count = self.gallery.forget(name)
+        self._state = None  # the search engine and adapted weights held the person, too
+        return count
+
+    # -- photographs -------------------------------------------------------------------------
+
+    def identify(self, photos: Photo | Iterable[Photo]) -> Any:
+        """Who is in a photograph, or in several.
+
+        Args:
+            photos: a photograph (see ``metaface.recognition.photos.read``), a list of them, or the
+                folder they lie in.
+
+        Returns:
+            :class:`Identified` of one photograph; a list of them of several or of a folder. A
+            photograph that cannot be used says why in ``skipped``; none raises.
+        """
+        given = listed(photos)
+        found = list(self.identify_each(given))
+        alone = isinstance(photos, (str, os.PathLike)) and not Path(photos).is_dir()
+        single = alone or (len(given) == 1 and given[0] is photos)
+        return found[0] if single else found
+
+    def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
+        """:meth:`identify`, one photograph after the other."""
+        given = list(photos)
+        for photo, seen in zip(given, self._seen(given, faces.everyone), strict=True):
+            if isinstance(seen, Unusable):
+                yield Identified(_named(photo), (), seen.reason, seen.detail)
+            else:
+                yield Identified(_named(photo), tuple(self._matches(seen)))
+
+    def _matches(self, seen: Seen) -> Iterator[Match]:
+        known = self._known()
+        boxes = [tuple(round(float(v), 1) for v in box) for box in seen.boxes]
+        if not known.names:
+            yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
+            return
+        calibration = self.calibration()
+        scores, persons = known.score(seen)
+        for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
+            nearest = known.names[person]
+            yield Match(
+                nearest if score > calibration.threshold else None,
+                nearest,
+                score,
+                box,  # type: ignore[arg-type]
+                calibration.probability(score),
+            )
+
+    def verify(self, first: Photo, second: Photo, fmr: float = _FMR) -> Verified:
+        """Whether two photographs show the same person; nobody need be enrolled.
+
+        Args:
+            fmr: the false match rate, 0..1, that the threshold is for.
+
+        Raises:
+            metaface.recognition.Unusable: a photograph without a face, or with several.
+        """
+        pair = []
+        for photo in (first, second):
+            (seen,) = self._seen([photo], faces.the_one)
+            if isinstance(seen, Unusable):
+                raise Unusable(seen.reason, f"{_named(photo) or 'an image'}: {seen.detail}")
+            pair.append(seen.embeddings)
+        a, b = pair
+        cohort = self._cohort()
+        score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
+        threshold = strangers.pair_threshold(cohort, self.embedder, fmr)
+        return Verified(score > threshold, score, threshold, fmr, len(cohort) > 0)
+
+    # -- "unknown" ---------------------------------------------------------------------------
+
+    def calibrate(
+        self, people: Any = None, fpir: float = FPIR, *, progress: bool = True
+    ) -> Calibration:
+        """Set how often a stranger may be given a name, and learn what strangers look like.
+
+        The threshold follows the gallery as it grows; nothing need be called again.
+
+        Args:
+            people: photographs of people who are not in the gallery: a folder, a zip or a CSV (see
+                :meth:`enroll_all`; in a folder without folders everyone is somebody else), or a
+                list of photographs. Their embeddings are kept in the gallery. None: those given
+                before or, failing that, procedural faces: the rate is then unverified.
+            fpir: the false-positive identification rate, 0..1.
+
+        Raises:
+            ValueError: a rate out of range, or no usable photograph.
+        """
+        if not 0 < fpir < 1:
+            raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+        if people is not None:
+            embeddings, crops, person = self._strangers(people, progress)
+            self.gallery.set_strangers(embeddings, person, crops)
+        self.gallery.set_setting("fpir", fpir)
+        self._state = None
+        return self.calibration()
+
+    def calibration(self) -> Calibration:
+        """The threshold for the gallery as it is now.
+
+        Raises:
+            ValueError: nobody is enrolled.
+        """
+        known = self._known()
+        if known.calibration is None:
+            known.calibration = self._calibrated(known)
+        return known.calibration
+
+    def adapt(self, learner: str | None, **options: Any) -> Adaptation:
+        """Have a meta-learner, rather than prototypes, tell the enrolled people apart.
+
+        It is kept only if, on enrolled photographs left out one by one, it names no fewer of them
+        at the same rate of false alarms; see ``metaface.recognition.adaptation``.
+
+        Args:
+            learner: one of ``metaface.learners.LEARNERS``, adapted from the gallery's own embedding
+                network; None: back to prototypes.
+            options: of the learner, such as ``inner_lr=0.01``.
+
+        Raises:
+            ValueError: a learner that needs crops, which the gallery does not keep; an unknown one.
+        """
+        tried = adaptation.tried(learner, options, self.gallery, self.embedder, self._fpir())
+        self.gallery.set_setting("adaptation", tried.as_dict() if tried.kept else None)
+        self._state = None
+        return tried
+
+    # -- from one to the other ---------------------------------------------------------------
+
+    def _seen(self, photos: Iterable[Photo], pick: faces.Pick) -> Iterator[Seen | Unusable]:
+        return faces.embedded(photos, pick, self.detector, self.embedder)
+
+    def _fpir(self) -> float:
+        return float(self.gallery.setting("fpir") or FPIR)
+
+    def _cohort(self) -> Cohort:
+        return Cohort(*self.gallery.strangers())
+
+    def _strangers(self, source: Any, progress: bool) -> tuple[np.ndarray, Any, np.ndarray]:
+        """Embeddings, crops (None: not kept) and people of the photographs of strangers."""
+        good, person = [], []
+        with strangers.opened(source) as (photos, who):
+            seen = self._seen(photos, faces.the_one)
+            bar = tqdm(
+                zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
+                disable=not progress,
+            )  # fmt: skip
+            for one, whose in bar:
+                if not isinstance(one, Unusable):
+                    good.append(one)
+                    person.append(whose)
+        if not good:
+            raise ValueError(f"no usable photograph of a stranger in {source}")
+        crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
+        _, numbers = np.unique(person, return_inverse=True)
+        return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
