@@ -236,10 +236,10 @@ def _gallery(
             )
         return given
 
-    mated, label = scored(np.concatenate(probes)), np.concatenate(labels)
-    each = np.arange(len(mated))
-    genuine = mated[each, label]
-    mated[each, label] = -np.inf
+    mated = scored(np.concatenate(probes))
+    own = np.arange(len(mated)), np.concatenate(labels)
+    genuine = mated[own]
+    mated[own] = -np.inf
     threshold = float(calibrate(scored(aside).max(1), person[aside], ask))
     return _Gallery(genuine, mated.max(1), scored(others).max(1), threshold)
 
@@ -257,12 +257,13 @@ def _result(
         right = np.array([(g.right >= c).sum() for g, c in pairs])
         return right, np.array([(g.stranger >= c).sum() for g, c in pairs])
 
-    smallest = max(FALSE_POSITIVES / unmated.sum(), 1 / unmated.min())
+    smallest = float(max(FALSE_POSITIVES / unmated.sum(), 1 / unmated.min()))
     listed = []
     for fpir in fpirs:
         if fpir >= smallest:
             right, wrong = at([g.cut(fpir) for g in found])
-            listed.append(DirAtFpir(fpir, wrong.sum() / unmated.sum(), share(right, mated)))
+            reached = float(wrong.sum() / unmated.sum())
+            listed.append(DirAtFpir(fpir, reached, share(right, mated)))
     grid = np.geomspace(min(smallest, 1), 1, CURVE_POINTS)
     curve = [at([g.cut(fpir) for g in found]) for fpir in grid]
     right, wrong = at([g.threshold for g in found])
