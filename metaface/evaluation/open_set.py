@@ -163,12 +163,13 @@ def open_set(
         raise ValueError(
             f"embeddings {embeddings.shape} of {len(person)} labels: need [n, D] and [n]"
         )
-    names, person, photos = np.unique(person, return_inverse=True, return_counts=True)
-    able = np.flatnonzero(photos > shots)
+    person = np.asarray(person)
+    people, photos = np.unique(person, return_counts=True)
+    able = people[photos > shots]
     needed = enrolled + strangers + cohort
-    if len(names) < needed or len(able) < enrolled:
+    if len(people) < needed or len(able) < enrolled:
         raise ValueError(
-            f"{len(names)} people, {len(able)} of them with more than {shots} photographs, but "
+            f"{len(people)} people, {len(able)} of them with more than {shots} photographs, but "
             f"enrolled={enrolled}, strangers={strangers} and cohort={cohort} need {needed} people, "
             f"{enrolled} of them with more than shots={shots}: ask for fewer, or add people"
         )
@@ -176,7 +177,7 @@ def open_set(
     for i in range(galleries):
         random = np.random.default_rng([seed, i])
         mine = random.choice(able, enrolled, replace=False)
-        others = random.permutation(np.setdiff1d(np.arange(len(names)), mine))
+        others = random.permutation(np.setdiff1d(people, mine))
         found.append(
             _gallery(
                 embeddings, person, mine, others[:strangers], others[strangers:][:cohort],

@@ -83,7 +83,7 @@ def dir_at_fpir(result: OpenSet) -> Markup:
     )
     axes.plot(result.curve_fpir, 100 * result.curve_dir, color=BLUE)
     for point in result.at:
-        _bar(axes, point.fpir, point.dir)
+        _bar(axes, point.reached, point.dir)
     fpir = result.realised_fpir
     if fpir.value > 0:
         _bar(
@@ -167,7 +167,7 @@ def _section(title: str, result: Verification | OpenSet | Detection) -> _Section
     )
     rows = [
         _row("average precision", result.ap),
-        _row("recall of all", float(result.recall.max(initial=0))),
+        _row("recall, every box kept", float(result.recall.max(initial=0))),
     ]
     return _Section(title, about, rows, [("Precision against recall", precision_recall(result))])
 
