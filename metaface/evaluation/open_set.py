@@ -196,8 +196,8 @@ class _Gallery:
 
     @property
     def right(self) -> np.ndarray:
-        """float64 ``[p]``: scores that name the right person; -inf where another is before."""
-        return np.where(self.genuine > self.impostor, self.genuine, -np.inf)
+        """Scores of the photographs whose best name is the right one."""
+        return self.genuine[self.genuine > self.impostor]
 
     def cut(self, fpir: float) -> float:
         """The least threshold that at most this share of the strangers reaches."""
@@ -274,7 +274,7 @@ def _result(
         asked=ask,
         realised_fpir=share(wrong, unmated),
         realised_dir=share(right, mated),
-        rank1=share(np.array([(g.genuine > g.impostor).sum() for g in found]), mated),
+        rank1=share(np.array([len(g.right) for g in found]), mated),
         curve_fpir=np.array([w.sum() / unmated.sum() for _, w in curve]),
         curve_dir=np.array([r.sum() / mated.sum() for r, _ in curve]),
         thresholds=np.array([g.threshold for g in found]),
