@@ -1,5 +1,26 @@
-"""How good a learner is, on people it has never seen."""
+"""How good a learner is, on people it has never seen; and how good recognition is, on photographs.
 
+The protocols of recognition (:func:`verification`, :func:`open_set`, :func:`average_precision`)
+work on arrays of scores, embeddings and boxes, wherever those come from.
+"""
+
+from metaface.evaluation.detection import Detection, average_precision
 from metaface.evaluation.episodic import Confusion, Result, ci95, evaluate
+from metaface.evaluation.intervals import Estimate, bootstrap, clopper_pearson
+from metaface.evaluation.open_set import (
+    DirAtFpir,
+    OpenSet,
+    open_set,
+    order_statistic,
+    prototypes,
+)
+from metaface.evaluation.pairs import Pairs, draw_pairs, read_pairs
+from metaface.evaluation.verification import TarAtFar, Verification, verification
+from metaface.evaluation.wider import Annotated, read_wider
 
-__all__ = ["Confusion", "Result", "ci95", "evaluate"]
+__all__ = [
+    "Annotated", "Confusion", "Detection", "DirAtFpir", "Estimate", "OpenSet", "Pairs", "Result",
+    "TarAtFar", "Verification", "average_precision", "bootstrap", "ci95", "clopper_pearson",
+    "draw_pairs", "evaluate", "open_set", "order_statistic", "prototypes", "read_pairs",
+    "read_wider", "verification",
+]  # fmt: skip

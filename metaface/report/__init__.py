@@ -2,6 +2,7 @@
 
 from metaface.report.page import write
 from metaface.report.pictures import contact_sheet, episode_picture
+from metaface.report.recognition import write_recognition
 from metaface.report.table import table
 
-__all__ = ["contact_sheet", "episode_picture", "table", "write"]
+__all__ = ["contact_sheet", "episode_picture", "table", "write", "write_recognition"]

@@ -34,10 +34,8 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
     first = [r for r in rows if (r["ways"], r["shots"]) == (ways, shots)]
     best = max((r for r in first if r["train_images"]), key=lambda r: r["accuracy"], default=None)
     confusions = results["confusions"].get(best["learner"], []) if best else []
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("page.html").render(
+    page = render(
+        "page.html",
         results=results,
         columns=[title for _, title, _ in COLUMNS],
         groups=_groups(rows),
@@ -55,6 +53,14 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         confusions=[(c, _inline(_pair(c, test))) for c in confusions[:6]],
     )
     Path(path).write_text(page, encoding="utf-8")
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template beside this file, every value escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:

@@ -17,7 +17,7 @@ COLOURS = (
 
 def curves(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
     """Validation accuracy against training time; one line a learner and seed."""
-    figure, axes = _axes("training time, s", "validation accuracy, %")
+    figure, axes = chart("training time, s", "validation accuracy, %")
     names = sorted({key.rsplit("-", 1)[0] for key in found})
     for key, rows in found.items():
         name = key.rsplit("-", 1)[0]
@@ -29,14 +29,14 @@ def curves(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
         )  # fmt: skip
     if found:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _svg(figure)
+    return svg(figure)
 
 
 def by_shot(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Bars of accuracy with intervals: a group for each way and shot, a bar for each learner."""
     groups = sorted({(r["ways"], r["shots"]) for r in rows})
     names = list(dict.fromkeys(r["learner"] for r in rows))
-    figure, axes = _axes("", "accuracy, %")
+    figure, axes = chart("", "accuracy, %")
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         mine = {(r["ways"], r["shots"]): r for r in rows if r["learner"] == name}
@@ -48,12 +48,12 @@ def by_shot(rows: Sequence[Mapping[str, Any]]) -> Markup:
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{w}-way {s}-shot" for w, s in groups])
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _svg(figure)
+    return svg(figure)
 
 
 def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Accuracy against the time to adapt to a task, on a logarithmic scale."""
-    figure, axes = _axes("time to adapt to a task and answer, ms", "accuracy, %")
+    figure, axes = chart("time to adapt to a task and answer, ms", "accuracy, %")
     names = [r["learner"] for r in rows]
     for row in rows:
         axes.errorbar(
@@ -62,7 +62,7 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _svg(figure)
+    return svg(figure)
 
 
 def _first_seed(found: Mapping[str, Any], name: str) -> str:
@@ -76,7 +76,8 @@ def _colour(name: str, names: Sequence[str]) -> str:
     return COLOURS[trained.index(name) % len(COLOURS)]
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Any]:
+def chart(x: str, y: str) -> tuple[Figure, Any]:
+    """An empty figure with the names of its axes, and those axes."""
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)
@@ -86,7 +87,8 @@ def _axes(x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> Markup:
+def svg(figure: Figure) -> Markup:
+    """The figure as an ``<svg>`` element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
