@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ class Calibration:
     """A threshold on the scores of a gallery, and what is known of it.
 
     Attributes:
-        threshold: a face is named where its best score is above it.
+        threshold: a face is named where its best score is this or more.
         fpir: the false-positive identification rate asked for: the share of strangers' faces that
             get a name (ISO/IEC 19795-1), 0..1.
         expected: what rate the threshold stands for, on strangers like those it was made with.
@@ -84,7 +83,8 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
 
     The m-th largest of n strangers' best scores is passed by a new stranger with a probability
     that is Beta(m, n + 1 - m) distributed, whatever the scores' distribution is: its mean is
-    m / (n + 1). The largest m is taken whose mean is at most ``fpir``.
+    m / (n + 1). The largest m is taken whose mean is at most ``fpir`` (conformal prediction, Vovk et al.
+    2005), and the threshold put just above that score.
 
     Args:
         maxima: float ``[n]``, the best score of every photograph of a stranger.
@@ -110,7 +110,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
     m = max(m, 1)
     count = max(float(passed[m - 1]), 1.0)  # in people
     return Calibration(
-        threshold=float(maxima[order[m - 1]]),
+        threshold=float(np.nextafter(float(maxima[order[m - 1]]), np.inf)),
         fpir=fpir,
         expected=count / (people + 1),
         low=float(beta.ppf(0.025, count, people + 1 - count)),
@@ -128,14 +128,16 @@ def with_genuine(
     """``calibration`` with what the gallery's own photographs say.
 
     Args:
-        scores: float ``[n]``: of enrolled photographs, left out one by one, with their own person.
-        named: bool ``[n]``: whether that person was the nearest.
+        scores: float ``[n]``: best scores of enrolled photographs, left out one by one.
+        named: bool ``[n]``: whether their own person's.
         strangers: float ``[s]``: best scores of strangers.
     """
     if not len(scores):
         return calibration
-    hits, n = int((named & (scores > calibration.threshold)).sum()), len(scores)
-    slope, offset = _logistic(scores, strangers) if n >= 10 else (None, None)
+    hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
+    slope, offset = None, None
+    if named.sum() >= 10:
+        slope, offset = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
     return replace(
         calibration,
         tpir=hits / n,
@@ -169,21 +171,3 @@ def _logistic(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
             break
     a = found[0] / spread
     return float(a), float(found[1] - a * centre)
-
-
-def threshold_for(gallery: int, fpir: float, false_match: tuple[tuple[float, float], ...]) -> float:
-    """The cosine at which ``gallery`` people give ``fpir``, were comparisons independent.
-
-    Args:
-        false_match: rows of (FMR, cosine), the rate falling.
-
-    Returns:
-        By interpolation in the logarithm of the rate; outside the table by its last slope.
-    """
-    rate = -math.expm1(math.log1p(-fpir) / max(gallery, 1))
-    rates = np.log([row[0] for row in false_match])
-    cosines = np.array([row[1] for row in false_match])
-    if math.log(rate) < rates[-1]:
-        slope = (cosines[-1] - cosines[-2]) / (rates[-1] - rates[-2])
-        return float(min(1.0, cosines[-1] + slope * (math.log(rate) - rates[-1])))
-    return float(np.interp(-math.log(rate), -rates, cosines))

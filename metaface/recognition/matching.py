@@ -79,6 +79,15 @@ class Prototypes:
         cosines, found = self.engine.search(probes.embeddings, 1)
         return cosines[:, 0] - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
+    def others(self, faces: Faces, person: np.ndarray) -> np.ndarray:
+        """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
+        if len(self.engine) < 2:
+            return np.empty(0, np.float32)
+        cosines, found = self.engine.search(faces.embeddings, 2)
+        first = found[:, 0] == person
+        best = np.where(first, cosines[:, 1], cosines[:, 0])
+        return best - self.cohort.baseline(faces.embeddings)
+
 
 def left_out(make: Make, faces: Faces, person: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Photographs of people with two or more, left out and looked for.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,20 @@ from tqdm import tqdm
 
 from metaface.data import Skipped
 from metaface.data._sources import open_source
-from metaface.recognition import adaptation, calibrate, embed, faces, models, strangers
+from metaface.recognition import adaptation, embed, faces, models, strangers
 from metaface.recognition.adaptation import Adaptation
-from metaface.recognition.calibrate import Calibration
-from metaface.recognition.detect import Cascade, Detector, YuNet
+from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
+from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
 from metaface.recognition.gallery import Gallery
-from metaface.recognition.photos import Photo, Reason, Unusable, listed
-from metaface.recognition.scoring import Cohort, prototypes
+from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
+from metaface.recognition.photos import Photo, Reason, Unusable, listed, name_of
+from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
 FPIR = 0.01
 _FMR = 0.001
-_NEAREST = 2  # people that a probe is compared with beyond the nearest
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Verified:
     """Whether two photographs show one person.
 
     Attributes:
-        same: whether ``score`` is above ``threshold``.
+        same: whether ``score`` is ``threshold`` or more.
         score: how similar they are. Not a probability.
         threshold: for the false match rate ``fmr``.
         verified: whether the threshold was made with strangers that the user gave.
@@ -112,8 +112,12 @@ class _Known:
 
     revision: int
     names: tuple[str, ...]
-    score: Callable[[Seen], tuple[np.ndarray, np.ndarray]]
-    calibration: Calibration | None = field(default=None)
+    faces: Faces
+    person: np.ndarray
+    cohort: Cohort
+    make: Make
+    matcher: Matcher
+    calibration: Calibration | None = None
 
 
 class Recognizer:
@@ -147,6 +151,7 @@ class Recognizer:
             gallery = Gallery(model=embedder.digest, model_name=embedder.name, dim=embedder.dim)
         self.gallery = gallery
         self._state: _Known | None = None
+        self._procedural: Faces | None = None
 
     @classmethod
     def from_pretrained(
@@ -246,7 +251,7 @@ class Recognizer:
         with open_source(path) as found:
             photos = sorted(found.photos, key=lambda photo: photo.person)
             bar = tqdm(
-                self._seen((_content(found.read, p) for p in photos), faces.to_enrol),
+                self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
                 total=len(photos), desc="enrolling", unit="photo", disable=not progress,
             )  # fmt: skip
             seen = iter(bar)
@@ -260,7 +265,7 @@ class Recognizer:
         good, skipped = [], []
         for photo, one in zip(photos, seen, strict=False):
             if isinstance(one, Unusable):
-                skipped.append(Skipped(_named(photo) or "an image", str(one)))
+                skipped.append(Skipped(name_of(photo) or "an image", str(one)))
             else:
                 good.append(one)
         if good:
@@ -308,9 +313,9 @@ class Recognizer:
         given = list(photos)
         for photo, seen in zip(given, self._seen(given, faces.everyone), strict=True):
             if isinstance(seen, Unusable):
-                yield Identified(_named(photo), (), seen.reason, seen.detail)
+                yield Identified(name_of(photo), (), seen.reason, seen.detail)
             else:
-                yield Identified(_named(photo), tuple(self._matches(seen)))
+                yield Identified(name_of(photo), tuple(self._matches(seen)))
 
     def _matches(self, seen: Seen) -> Iterator[Match]:
         known = self._known()
@@ -319,11 +324,11 @@ class Recognizer:
             yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
             return
         calibration = self.calibration()
-        scores, persons = known.score(seen)
+        scores, persons = known.matcher(Faces(seen.embeddings, seen.crops))
         for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
             nearest = known.names[person]
             yield Match(
-                nearest if score > calibration.threshold else None,
+                nearest if score >= calibration.threshold else None,
                 nearest,
                 score,
                 box,  # type: ignore[arg-type]
@@ -343,13 +348,13 @@ class Recognizer:
         for photo in (first, second):
             (seen,) = self._seen([photo], faces.the_one)
             if isinstance(seen, Unusable):
-                raise Unusable(seen.reason, f"{_named(photo) or 'an image'}: {seen.detail}")
+                raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
         a, b = pair
         cohort = self._cohort()
         score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
         threshold = strangers.pair_threshold(cohort, self.embedder, fmr)
-        return Verified(score > threshold, score, threshold, fmr, len(cohort) > 0)
+        return Verified(score >= threshold, score, threshold, fmr, len(cohort) > 0)
 
     # -- "unknown" ---------------------------------------------------------------------------
 
@@ -386,11 +391,13 @@ class Recognizer:
             ValueError: nobody is enrolled.
         """
         known = self._known()
+        if not known.names:
+            raise ValueError("nobody is enrolled: there is nothing to calibrate")
         if known.calibration is None:
             known.calibration = self._calibrated(known)
         return known.calibration
 
-    def adapt(self, learner: str | None, **options: Any) -> Adaptation:
+    def adapt(self, learner: str | None, **options: Any) -> Adaptation | None:
         """Have a meta-learner, rather than prototypes, tell the enrolled people apart.
 
         It is kept only if, on enrolled photographs left out one by one, it names no fewer of them
@@ -404,8 +411,17 @@ class Recognizer:
         Raises:
             ValueError: a learner that needs crops, which the gallery does not keep; an unknown one.
         """
-        tried = adaptation.tried(learner, options, self.gallery, self.embedder, self._fpir())
-        self.gallery.set_setting("adaptation", tried.as_dict() if tried.kept else None)
+        tried = None
+        if learner is not None:
+            known = self._known()
+            if not known.names:
+                raise ValueError("nobody is enrolled: there is nothing to adapt to")
+            make = adaptation.maker(learner, options, self.embedder, self.gallery.keep_crops)
+            cohort = self._cohort_faces()
+            tried = adaptation.judged(
+                learner, options, make, (known.faces, known.person), cohort, self._fpir()
+            )
+        self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._state = None
         return tried
 
@@ -414,11 +430,66 @@ class Recognizer:
     def _seen(self, photos: Iterable[Photo], pick: faces.Pick) -> Iterator[Seen | Unusable]:
         return faces.embedded(photos, pick, self.detector, self.embedder)
 
+    def _known(self) -> _Known:
+        """What the gallery holds now; made anew where it has changed."""
+        revision = self.gallery.revision
+        if self._state is not None and self._state.revision == revision:
+            return self._state
+        enrolled = self.gallery.enrolled()
+        crops = self.gallery.crops() if self.gallery.keep_crops else None
+        held = Faces(enrolled.embeddings, crops)
+        cohort = self._cohort()
+        adapted = self.gallery.setting("adaptation")
+        make: Make
+        if adapted:
+            make = adaptation.maker(
+                adapted["learner"], adapted["options"], self.embedder, crops is not None
+            )
+        else:
+            make = partial(Prototypes, cohort=cohort, search=self._search)
+        self._state = _Known(
+            revision, enrolled.names, held, enrolled.person, cohort, make,
+            make(held, enrolled.person) if enrolled.names else _nobody,
+        )  # fmt: skip
+        return self._state
+
+    def _calibrated(self, known: _Known) -> Calibration:
+        held, person = self._cohort_faces()
+        best, _ = known.matcher(held, person)
+        calibration = calibrate(best, person, self._fpir())
+        if not len(known.cohort):
+            calibration = replace(
+                calibration,
+                threshold=max(calibration.threshold, self._cautious(known, calibration.fpir)),
+                verified=False,
+            )
+        return with_genuine(calibration, *left_out(known.make, known.faces, known.person), best)
+
+    def _cautious(self, known: _Known, fpir: float) -> float:
+        """A threshold without strangers: above what the enrolled people take each other for, and
+        where the model's published false match rates put it."""
+        if not isinstance(known.matcher, Prototypes):
+            return -np.inf
+        published = strangers.published_threshold(self.embedder, len(known.names), fpir)
+        others = known.matcher.others(known.faces, known.person)
+        least = [float(np.nextafter(float(others.max()), np.inf))] if len(others) else []
+        return max([published if published is not None else -np.inf, *least])
+
     def _fpir(self) -> float:
         return float(self.gallery.setting("fpir") or FPIR)
 
     def _cohort(self) -> Cohort:
         return Cohort(*self.gallery.strangers())
+
+    def _cohort_faces(self) -> tuple[Faces, np.ndarray]:
+        """The strangers given or, failing those, procedural ones; and who is who."""
+        embeddings, person = self.gallery.strangers()
+        if len(embeddings):
+            crops = self.gallery.stranger_crops() if self.gallery.keep_crops else None
+            return Faces(embeddings, crops), person
+        if self._procedural is None:
+            self._procedural = strangers.procedural(self.embedder)
+        return self._procedural, np.arange(len(self._procedural))
 
     def _strangers(self, source: Any, progress: bool) -> tuple[np.ndarray, Any, np.ndarray]:
         """Embeddings, crops (None: not kept) and people of the photographs of strangers."""
@@ -438,3 +509,25 @@ class Recognizer:
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+
+
+def default_detector(given: str | Path | None = None) -> YuNet:
+    """YuNet from the folder of models; see :meth:`Recognizer.from_pretrained`.
+
+    Raises:
+        metaface.recognition.ModelMissing: it is not there; says how to get it, and of
+            :class:`Cascade`, which needs no model.
+    """
+    try:
+        return YuNet(models.find("yunet", given))
+    except models.ModelMissing as missing:
+        raise models.ModelMissing(
+            f"{missing}. Without it: --detector cascade, OpenCV 4's bundled cascade, which finds "
+            "fewer faces and no landmarks (docs/recognition.md)"
+        ) from missing
+
+
+def _nobody(
+    probes: Faces, cohort_person: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    raise ValueError("nobody is enrolled")

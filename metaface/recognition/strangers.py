@@ -1,0 +1,112 @@
+"""People who are not enrolled: those the user gives, or else procedural ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaface.data import synthetic
+from metaface.data._sources import open_source
+from metaface.recognition.align import align
+from metaface.recognition.matching import Faces
+from metaface.recognition.models import MODELS
+from metaface.recognition.embed import Embedder
+from metaface.recognition.photos import Photo, listed
+from metaface.recognition.scoring import Cohort
+
+_PROCEDURAL = 128  # people, enough for a rate of 1%
+_PAIRS = 2_000_000  # of strangers, at most
+
+
+@contextmanager
+def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
+    """Photographs of strangers and who each is of.
+
+    Args:
+        source: a folder, a zip or a CSV as ``metaface.data.load`` takes them; a folder of
+            photographs without folders, or a list of photographs: everyone is somebody else then.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing usable there.
+    """
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path is None or (path.is_dir() and not any(p.is_dir() for p in path.iterdir())):
+        photos = listed(source if path is None else path)
+        if not photos:
+            raise ValueError(f"no photographs of strangers in {source}")
+        yield iter(photos), [str(i) for i in range(len(photos))]
+        return
+    if not path.exists():
+        raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
+    with open_source(path) as found:
+        yield (
+            (partial(found.read, photo) for photo in found.photos),
+            [photo.person for photo in found.photos],
+        )
+
+
+def procedural(embedder: Embedder) -> Faces:
+    """Faces of people who do not exist: one photograph each of ``_PROCEDURAL``."""
+    made = synthetic.render(
+        people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
+    )
+    pairs = zip(made.images, made.landmarks, strict=True)
+    crops = np.concatenate([align(image, five[None]) for image, five in pairs])
+    return Faces(embedder(crops), crops)
+
+
+def published_threshold(embedder: Embedder, people: int, fpir: float) -> float | None:
+    """The cosine at which ``people`` enrolled give ``fpir`` by the model's published false match
+    rates, were comparisons independent; None: none are published."""
+    entry = MODELS.get(embedder.name)
+    if entry is None or not entry.false_match:
+        return None
+    rate = -math.expm1(math.log1p(-fpir) / people)
+    return _cosine_at(rate, entry.false_match)
+
+
+def pair_threshold(cohort: Cohort, embedder: Embedder, fmr: float) -> float:
+    """The score above which pairs of different strangers lie at the rate ``fmr``.
+
+    Raises:
+        ValueError: a rate out of range.
+    """
+    if not 0 < fmr < 1:
+        raise ValueError(f"fmr={fmr}: a rate between 0 and 1, such as 0.001")
+    if not len(cohort):
+        published = published_threshold(embedder, 1, fmr)
+        if published is not None:
+            return published
+        faces = procedural(embedder).embeddings
+        cohort = Cohort(faces, np.arange(len(faces)))
+        base = np.zeros(len(faces))
+    else:
+        base = cohort.baseline(cohort.embeddings, cohort.person)
+    first, second = np.triu_indices(len(cohort), 1)
+    if len(first) > _PAIRS:
+        some = np.random.default_rng(0).integers(0, len(first), _PAIRS)
+        first, second = first[some], second[some]
+    strange = cohort.person[first] != cohort.person[second]
+    first, second = first[strange], second[strange]
+    if not len(first):
+        return 1.0
+    cosines = np.einsum("nd,nd->n", cohort.embeddings[first], cohort.embeddings[second])
+    scores = np.sort(cosines - (base[first] + base[second]) / 2)[::-1]
+    allowed = math.floor(fmr * (len(scores) + 1))
+    return float(scores[max(allowed - 1, 0)])
+
+
+def _cosine_at(rate: float, false_match: Sequence[tuple[float, float]]) -> float:
+    """By interpolation of (FMR, cosine), the rate falling, in the logarithm of the rate."""
+    rates = np.log([row[0] for row in false_match])
+    cosines = np.array([row[1] for row in false_match])
+    if math.log(rate) < rates[-1]:
+        slope = (cosines[-1] - cosines[-2]) / (rates[-1] - rates[-2])
+        return float(min(1.0, cosines[-1] + slope * (math.log(rate) - rates[-1])))
+    return float(np.interp(-math.log(rate), -rates, cosines))
