@@ -219,7 +219,7 @@ class Gallery:
 
     def people(self) -> dict[str, int]:
         """How many photographs of each person there are, in order of enrolment."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             return dict(
                 db.execute(
                     "SELECT name, (SELECT COUNT(*) FROM face WHERE face.person = person.id)"
@@ -229,7 +229,7 @@ class Gallery:
 
     def enrolled(self) -> Enrolled:
         """Everyone, read at one moment into one array."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             people = db.execute("SELECT id, name FROM person ORDER BY id").fetchall()
             count = db.execute("SELECT COUNT(*) FROM face").fetchone()[0]
             ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
@@ -252,7 +252,7 @@ class Gallery:
         Raises:
             GalleryError: ``no_crops``: the gallery keeps none.
         """
-        with self._store.reading() as db:
+        with self._reading() as db:
             if not _value(db, "keep_crops"):
                 raise GalleryError(
                     "no_crops",
@@ -293,7 +293,7 @@ class Gallery:
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
         """The strangers' embeddings, float32 ``[n, D]``, and who each is, int64 ``[n]``; n may be
         zero."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             count = db.execute("SELECT COUNT(*) FROM stranger").fetchone()[0]
             person, vectors = np.empty(count, np.int64), np.empty((count, self.dim), np.float32)
             cursor = db.execute("SELECT person, embedding FROM stranger ORDER BY id")
@@ -364,6 +364,15 @@ class Gallery:
         with self._store.writing() as db:
             yield db
             db.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (_revision(),))
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that reads rows, among which may be some that nobody wrote."""
+        with self._store.reading() as db:
+            try:
+                yield db
+            except (TypeError, ValueError, OverflowError) as error:
+                raise self._damaged(str(error)) from error
 
     def _drop_strangers(self, db: sqlite3.Connection) -> None:
         if db.execute("DELETE FROM stranger").rowcount:
