@@ -1,0 +1,1 @@
+"""People recognised in photographs."""

@@ -1,0 +1,446 @@
+"""The gallery: the people who are known, in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaface.recognition._store import MEMORY, GalleryError, Store, mark_unclean
+from metaface.recognition.names import person_name
+
+__all__ = ["CROP", "Enrolled", "Gallery", "GalleryError"]
+
+CROP = (112, 112, 3)
+_ROWS = 4096  # read at a time: embeddings, of 512 to 2048 bytes
+_CROPS = 64  # and crops, of 37 kB
+_UNIT = 1e-3  # how far an embedding's length may be from one
+
+log = logging.getLogger("metaface.recognition")
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """Everyone in a gallery, at one moment; M faces of P people, in order of enrolment.
+
+    Attributes:
+        names: the P people.
+        person: int64 ``[M]``, whose face each is, as an index into ``names``.
+        embeddings: float32 ``[M, D]``, unit length.
+        ids: int64 ``[M]``, ascending; an id is never used again, even when its face is forgotten.
+    """
+
+    names: tuple[str, ...]
+    person: np.ndarray
+    embeddings: np.ndarray
+    ids: np.ndarray
+
+
+class Gallery:
+    """People and the embeddings of their faces, in one SQLite file that only its owner can read.
+
+    Each change is one transaction, on the disk when the call returns: a kill at any moment leaves
+    the gallery as it was before or as it is after. Several processes, and several threads of one,
+    may use one gallery at once; a fork must open its own. Creating a gallery is one step too: an
+    empty file, like any other foreign file, is refused.
+
+    Args:
+        path: the file, created where there is none, or ":memory:".
+        model: digest of the embedding model (``Embedder.digest``), to which the gallery is pinned.
+        model_name: that model's name, for messages.
+        dim: D, the number of values of an embedding.
+        keep_crops: whether a gallery that is created keeps the aligned faces beside their
+            embeddings (None: no). A gallery that exists has decided, and None takes what it says.
+
+    Raises:
+        GalleryError: ``gallery_model_mismatch``, ``not_a_gallery``, ``gallery_newer``, or the
+            file cannot be read; see there. Any method may raise ``gallery_busy`` after 30 seconds
+            and ``gallery_io``, and those that write ``gallery_full`` and ``gallery_read_only``.
+        OSError: no such folder, or no right to create a file there.
+        ValueError: ``keep_crops`` is not what the gallery was created with, or ``dim`` is not
+            positive.
+    """
+
+    def __init__(
+        self,
+        path: str | Path = MEMORY,
+        *,
+        model: str,
+        model_name: str,
+        dim: int,
+        keep_crops: bool | None = None,
+    ) -> None:
+        if dim < 1:
+            raise ValueError(f"dim={dim}: an embedding has at least one value")
+
+        def fill(db: sqlite3.Connection) -> None:
+            rows = {
+                "model": model, "model_name": model_name, "dim": int(dim),
+                "keep_crops": int(bool(keep_crops)), "revision": _revision(),
+            }  # fmt: skip
+            db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+
+        self._start(Store(path, fill))
+        try:
+            if (self.model, self.dim) != (model, dim):
+                raise GalleryError(
+                    "gallery_model_mismatch",
+                    f"gallery {self.path} was made by {self.model_name!r} ({self.model[:12]}, "
+                    f"{self.dim} values a face), not by {model_name!r} ({model[:12]}, {dim}): "
+                    "their embeddings cannot be compared. Use the model that made it, or enrol "
+                    "everyone again into a new gallery",
+                )
+            if keep_crops is not None and keep_crops != self.keep_crops:
+                raise ValueError(
+                    f"gallery {self.path} was created with keep_crops={self.keep_crops}, which "
+                    f"cannot become {keep_crops}: leave it out, or create a new gallery"
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path) -> Gallery:
+        """The gallery at ``path``, whatever model made it: to list or forget people without it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            GalleryError: as the class says.
+        """
+        gallery = cls.__new__(cls)
+        gallery._start(Store(path))
+        return gallery
+
+    def _start(self, store: Store) -> None:
+        self._store = store
+        self.path = store.path
+        try:
+            with store.reading() as db:
+                meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+            missing = {"model", "model_name", "dim", "keep_crops", "revision"} - meta.keys()
+            if missing:
+                raise self._damaged(f"it does not say its {', '.join(sorted(missing))}")
+            self.model = str(meta["model"])
+            self.model_name = str(meta["model_name"])
+            self.dim = int(meta["dim"])
+            try:
+                store.wipe()  # where whoever forgot someone was killed half-way
+            except GalleryError as error:
+                log.warning("traces of deleted faces may remain for now: %s", error)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def revision(self) -> int:
+        """A number that is another one after every committed change of people or strangers, also
+        by another process; drawn at random, so that equal numbers mean equal content."""
+        return int(self._meta("revision"))
+
+    @property
+    def keep_crops(self) -> bool:
+        """Whether crops are kept beside the embeddings."""
+        return bool(self._meta("keep_crops"))
+
+    def add(self, name: str, embeddings: np.ndarray, crops: np.ndarray | None = None) -> None:
+        """Enrol photographs of a person, new or known: all of them, or on an error none.
+
+        Args:
+            name: see :func:`metaface.recognition.names.person_name`.
+            embeddings: float32 ``[k, D]``, unit length, k at least 1.
+            crops: uint8 ``[k, 112, 112, 3]`` RGB, kept only where the gallery keeps crops, and
+                needed there.
+
+        Raises:
+            TypeError, ValueError: a name or an array that cannot be one; says which.
+            GalleryError: as the class says; nothing was enrolled.
+        """
+        name = person_name(name)
+        vectors = self._checked(embeddings)
+        if not len(vectors):
+            raise ValueError(f"no embedding for {name!r}: enrol at least one photograph")
+        if crops is not None:
+            crops = np.ascontiguousarray(crops)
+            if crops.dtype != np.uint8 or crops.shape != (len(vectors), *CROP):
+                raise ValueError(
+                    f"crops of {name!r} are {crops.dtype} {list(crops.shape)}, not uint8 "
+                    f"{[len(vectors), *CROP]}"
+                )
+        with self._changing() as db:
+            kept = _value(db, "keep_crops")
+            if kept and crops is None:
+                raise ValueError(f"gallery {self.path} keeps crops: give those of {name!r} too")
+            db.execute("INSERT OR IGNORE INTO person (name) VALUES (?)", (name,))
+            person = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()[0]
+            for i, vector in enumerate(vectors):
+                added = db.execute(
+                    "INSERT INTO face (person, embedding) VALUES (?, ?)", (person, vector.tobytes())
+                )
+                if kept and crops is not None:
+                    row = (added.lastrowid, crops[i].tobytes())
+                    db.execute("INSERT INTO crop VALUES (?, ?)", row)
+
+    def forget(self, name: str) -> int:
+        """Delete a person: name, embeddings and crops, leaving no trace of them in the file.
+
+        The file is rebuilt without them, which reads and writes all of it (docs/gallery.md has
+        the time and the limits). Where that cannot be done, the person is forgotten all the same,
+        and the next ``forget``, or whoever opens the gallery next, rebuilds it.
+
+        Returns:
+            How many photographs were deleted.
+
+        Raises:
+            GalleryError: ``unknown_person``; or one that says that the rebuilding is still due.
+        """
+        name = person_name(name)
+        with self._changing() as db:
+            found = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
+            if found is None:
+                raise GalleryError(
+                    "unknown_person", f"nobody is called {name!r} in gallery {self.path}"
+                )
+            db.execute(
+                "DELETE FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)", found
+            )
+            photos = db.execute("DELETE FROM face WHERE person = ?", found).rowcount
+            db.execute("DELETE FROM person WHERE id = ?", found)
+            mark_unclean(db)
+        self._wipe(f"{name!r} is forgotten")
+        return photos
+
+    def people(self) -> dict[str, int]:
+        """How many photographs of each person there are, in order of enrolment."""
+        with self._reading() as db:
+            return dict(
+                db.execute(
+                    "SELECT name, (SELECT COUNT(*) FROM face WHERE face.person = person.id)"
+                    " FROM person ORDER BY id"
+                ).fetchall()
+            )
+
+    def enrolled(self) -> Enrolled:
+        """Everyone, read at one moment into one array."""
+        with self._reading() as db:
+            people = db.execute("SELECT id, name FROM person ORDER BY id").fetchall()
+            count = db.execute("SELECT COUNT(*) FROM face").fetchone()[0]
+            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
+            vectors = np.empty((count, self.dim), np.float32)
+            cursor = db.execute("SELECT id, person, embedding FROM face ORDER BY id")
+            for at, rows in _blocks(cursor, _ROWS):
+                here = slice(at, at + len(rows))
+                ids[here] = [row[0] for row in rows]
+                person[here] = [row[1] for row in rows]
+                vectors[here] = self._read(row[2] for row in rows)
+        known = np.array([row[0] for row in people], np.int64)
+        index = np.searchsorted(known, person)
+        if len(person) and not np.array_equal(known[np.minimum(index, len(known) - 1)], person):
+            raise self._damaged("it holds faces of nobody")
+        return Enrolled(tuple(row[1] for row in people), index, vectors, ids)
+
+    def crops(self) -> np.ndarray:
+        """The aligned faces, uint8 ``[M, 112, 112, 3]`` RGB, in the order of :meth:`enrolled`.
+
+        Raises:
+            GalleryError: ``no_crops``: the gallery keeps none.
+        """
+        with self._reading() as db:
+            if not _value(db, "keep_crops"):
+                raise GalleryError(
+                    "no_crops",
+                    f"gallery {self.path} keeps no crops: create one with keep_crops=True and "
+                    "enrol everyone again",
+                )
+            count = db.execute("SELECT COUNT(*) FROM face").fetchone()[0]
+            crops = np.empty((count, *CROP), np.uint8)
+            cursor = db.execute(
+                "SELECT pixels FROM face LEFT JOIN crop ON crop.face = face.id ORDER BY face.id"
+            )
+            for at, rows in _blocks(cursor, _CROPS):
+                for i, (pixels,) in enumerate(rows, at):
+                    if pixels is None or len(pixels) != crops[i].size:
+                        raise self._damaged("a crop is missing or cut short")
+                    crops[i] = np.frombuffer(pixels, np.uint8).reshape(CROP)
+        return crops
+
+    def set_strangers(self, embeddings: np.ndarray, person: np.ndarray) -> None:
+        """Replace the cohort of strangers, by which thresholds are calibrated.
+
+        Args:
+            embeddings: float32 ``[n, D]``, unit length.
+            person: int64 ``[n]``, which stranger each is.
+        """
+        vectors = self._checked(embeddings)
+        who = np.asarray(person)
+        if who.shape != (len(vectors),) or who.dtype.kind not in "iu":
+            raise ValueError(
+                f"strangers are {who.dtype} {list(who.shape)}, not integers [{len(vectors)}]"
+            )
+        with self._changing() as db:
+            self._drop_strangers(db)
+            rows = ((int(p), v.tobytes()) for p, v in zip(who, vectors, strict=True))
+            db.executemany("INSERT INTO stranger (person, embedding) VALUES (?, ?)", rows)
+        self._wipe("the strangers are replaced")
+
+    def strangers(self) -> tuple[np.ndarray, np.ndarray]:
+        """The strangers' embeddings, float32 ``[n, D]``, and who each is, int64 ``[n]``; n may be
+        zero."""
+        with self._reading() as db:
+            count = db.execute("SELECT COUNT(*) FROM stranger").fetchone()[0]
+            person, vectors = np.empty(count, np.int64), np.empty((count, self.dim), np.float32)
+            cursor = db.execute("SELECT person, embedding FROM stranger ORDER BY id")
+            for at, rows in _blocks(cursor, _ROWS):
+                here = slice(at, at + len(rows))
+                person[here] = [row[0] for row in rows]
+                vectors[here] = self._read(row[1] for row in rows)
+        return vectors, person
+
+    def clear_strangers(self) -> None:
+        """Delete the strangers, as :meth:`forget` deletes a person."""
+        with self._changing() as db:
+            self._drop_strangers(db)
+        self._wipe("the strangers are deleted")
+
+    def setting(self, key: str) -> Any:
+        """The JSON value kept under ``key``; None where there is none."""
+        with self._store.reading() as db:
+            found = db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def set_setting(self, key: str, value: Any) -> None:
+        """Keep a JSON value (None: remove it). :meth:`forget` does not look into settings: put
+        nobody's name or face there.
+
+        Raises:
+            TypeError, ValueError: not a JSON value (nan and infinity are none).
+        """
+        text = json.dumps(value, allow_nan=False)
+        with self._store.writing() as db:
+            if value is None:
+                db.execute("DELETE FROM setting WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, text))
+
+    def copy_to(self, path: str | Path) -> None:
+        """Copy the whole gallery to another file, which is never half a gallery.
+
+        A gallery of the same model that is there already is replaced, also under a process that
+        has it open. Any other file is left as it is.
+
+        Raises:
+            GalleryError: ``not_a_gallery`` or ``gallery_model_mismatch``: of the file there.
+            ValueError: ``path`` is this gallery's own file.
+        """
+        if Path(path).expanduser().exists():
+            options: dict[str, Any] = {"model": self.model, "model_name": self.model_name}
+            with Gallery(path, dim=self.dim, **options) as target:
+                if target.path == self.path:
+                    raise ValueError(f"{self.path} is this gallery's own file: give another")
+                self._store.copy_into(path, target._store)
+        else:
+            self._store.copy_into(path, None)
+
+    def close(self) -> None:
+        """Close the file; the gallery cannot be used any more. Closing twice is fine."""
+        self._store.close()
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction at whose end there is a new revision."""
+        with self._store.writing() as db:
+            yield db
+            db.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (_revision(),))
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that reads rows, among which may be some that nobody wrote."""
+        with self._store.reading() as db:
+            try:
+                yield db
+            except (TypeError, ValueError, OverflowError) as error:
+                raise self._damaged(str(error)) from error
+
+    def _drop_strangers(self, db: sqlite3.Connection) -> None:
+        if db.execute("DELETE FROM stranger").rowcount:
+            mark_unclean(db)
+
+    def _wipe(self, done: str) -> None:
+        try:
+            self._store.wipe()
+        except GalleryError as error:
+            raise GalleryError(
+                error.reason,
+                f"{done}, but the file could not be rebuilt, and copies of what was deleted may "
+                f"remain in its unused parts until it is opened again: {error}",
+            ) from error
+
+    def _meta(self, key: str) -> Any:
+        with self._store.reading() as db:
+            return _value(db, key)
+
+    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
+        """``embeddings`` in order in memory, if that is what they are."""
+        vectors = np.ascontiguousarray(embeddings)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim or vectors.dtype != np.float32:
+            raise ValueError(
+                f"embeddings are {vectors.dtype} {list(vectors.shape)}, not float32 [k, {self.dim}]"
+            )
+        wrong = _not_unit(vectors)
+        if wrong is not None:
+            raise ValueError(
+                f"embedding {wrong} has length {np.linalg.norm(vectors[wrong]):.4g}: divide each "
+                "by its length"
+            )
+        return vectors
+
+    def _read(self, blobs: Iterable[bytes]) -> np.ndarray:
+        """Embeddings as they were written, float32 ``[n, D]``."""
+        listed = list(blobs)
+        if any(len(blob) != 4 * self.dim for blob in listed):
+            raise self._damaged("an embedding is cut short")
+        vectors = np.frombuffer(b"".join(listed), "<f4").reshape(-1, self.dim)
+        if _not_unit(vectors) is not None:
+            raise self._damaged("an embedding is not of unit length")
+        return vectors
+
+    def _damaged(self, what: str) -> GalleryError:
+        return GalleryError(
+            "not_a_gallery", f"gallery {self.path} is damaged: {what}; take a backup"
+        )
+
+
+def _revision() -> int:
+    return secrets.randbits(53)  # of which JSON, too, keeps every bit
+
+
+def _value(db: sqlite3.Connection, key: str) -> Any:
+    return db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+
+
+def _not_unit(vectors: np.ndarray) -> int | None:
+    """The first row that is not of unit length (nor finite), if any."""
+    lengths = np.einsum("nd,nd->n", vectors, vectors)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 2 * _UNIT))  # also of nan
+    return int(wrong[0]) if len(wrong) else None
+
+
+def _blocks(cursor: sqlite3.Cursor, size: int) -> Iterator[tuple[int, list[Any]]]:
+    """The rows, ``size`` at a time, with how many came before."""
+    at = 0
+    while rows := cursor.fetchmany(size):
+        yield at, rows
+        at += len(rows)
