@@ -1,0 +1,1 @@
+"""Recognise people from a few photographs."""
