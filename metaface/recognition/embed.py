@@ -1,280 +1,22 @@
-"""Aligned crops -> embeddings of unit length."""
+"""Aligned crops -> embeddings of unit length: the embedder of a name or file."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from metaface.model import load_model
-from metaface.nets import norm_mode
 from metaface.nets.backbones import Backbone
-from metaface.nets.fold import folded
 from metaface.nets.weights import mobilefacenet, read_checkpoint, read_weights, weights_digest
-from metaface.recognition import _onnx_file
 from metaface.recognition.describe import KEY, Description
+from metaface.recognition.embedder import CropEmbedder, Embedder
 from metaface.recognition.models import MODELS, ModelMissing, find, folder, model, sha256_of
-from metaface.recognition.preprocess import CROP, Preprocessing, for_pictures
+from metaface.recognition.network import Network
+from metaface.recognition.onnx import Onnx
+from metaface.recognition.preprocess import Preprocessing, for_pictures
 
-BATCH = 16  # pictures at once: what MobileFaceNet is fastest at on a CPU (docs/models.md)
-
-__all__ = ["Embedder", "Network", "Onnx", "Preprocessing", "load"]
-
-
-class Embedder(Protocol):
-    """What turns aligned crops into embeddings.
-
-    Attributes:
-        name: such as ``mobilefacenet_casia``.
-        digest: hex; the same weights with the same preprocessing have the same.
-        dim: length D of an embedding.
-    """
-
-    name: str
-    digest: str
-    dim: int
-
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """float32 ``[n, D]``, rows of unit length, of uint8 ``[n, 112, 112, 3]`` RGB crops."""
-        ...
-
-
-class _CropEmbedder:
-    """Preprocessing, batches of bounded size, the mirrored crops, and unit length."""
-
-    def __init__(self, name: str, preprocessing: Preprocessing, weights: str) -> None:
-        self.name = name
-        self.preprocessing = preprocessing
-        self.weights = weights  # digest of the weights alone
-        parts = ("metaface embedder 1", weights, preprocessing.to_json())
-        self.digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        self.dim = 0
-
-    def features(self, pictures: Tensor) -> Tensor:
-        """float32 ``[n, D]``, of any length, of preprocessed ``[n, C, H, W]``, n <= BATCH."""
-        raise NotImplementedError
-
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        """float32 ``[n, D]``, rows of unit length, of uint8 ``[n, 112, 112, 3]`` RGB crops.
-
-        Raises:
-            ValueError: crops of another shape or dtype, or that get no direction (an embedding
-                that is zero or not finite), by their number.
-        """
-        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (CROP, CROP, 3):
-            raise ValueError(
-                f"crops must be uint8 [n, {CROP}, {CROP}, 3] RGB, got {crops.dtype} "
-                f"{list(crops.shape)}: align faces with metaface.recognition.align"
-            )
-        out = np.empty((len(crops), self.dim), np.float32)
-        step = BATCH // 2 if self.preprocessing.mirror else BATCH
-        for start in range(0, len(crops), step):
-            out[start : start + step] = self._sums(crops[start : start + step]).numpy()
-        lengths = np.linalg.norm(out, axis=1, keepdims=True)
-        bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-        if len(bad):
-            raise ValueError(
-                f"{self.name} gives crop {bad[0]} an embedding of length {lengths[bad[0], 0]}, "
-                "which has no direction: leave that crop out"
-            )
-        out /= lengths
-        return out
-
-    def _sums(self, crops: np.ndarray) -> Tensor:
-        pictures = self.preprocessing(crops)
-        if not self.preprocessing.mirror:
-            return self.features(pictures)
-        both = self.features(torch.cat([pictures, pictures.flip(-1)]))
-        return both[: len(crops)] + both[len(crops) :]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name}, {self.dim}-d, {self.digest[:12]})"
-
-
-class Network(_CropEmbedder):
-    """An embedding network of MetaFace, frozen.
-
-    A copy is made, in evaluation mode, with its normalisation folded into its convolutions; the
-    network given is left as it is.
-
-    Args:
-        net: float ``[n, C, H, W]`` in 0..1 -> ``[n, D]``.
-        preprocessing: what gives the network what it was trained on.
-        name: what it is called.
-        architecture: which network this is, for the digest: networks of the same tensors that
-            compute something else need another.
-
-    Raises:
-        ValueError: a network that normalises by batch, or cannot take such pictures.
-    """
-
-    def __init__(
-        self, net: nn.Module, preprocessing: Preprocessing, *, name: str, architecture: str
-    ) -> None:
-        if norm_mode(net) == "batch":
-            raise ValueError(
-                f"{name} normalises by the statistics of the batch (norm batch, transductive): a "
-                "face's embedding would depend on the faces beside it, and one photograph cannot "
-                "be identified. Train with --norm group or frozen"
-            )
-        super().__init__(name, preprocessing, weights_digest(architecture, net.state_dict()))
-        self.device = torch.device("cpu")
-        net = copy.deepcopy(net).cpu().eval()
-        noise = np.random.default_rng(0).integers(0, 256, (2, CROP, CROP, 3), np.uint8)
-        pictures = preprocessing(noise)
-        try:
-            self._net = folded(net, pictures)
-            features = self.features(pictures)
-        except (RuntimeError, ValueError) as error:  # torch's for shapes that do not fit
-            raise ValueError(
-                f"{name} does not take pictures of {list(pictures.shape[1:])}, which its "
-                f"preprocessing gives: {error}"
-            ) from error
-        if features.ndim != 2:
-            raise ValueError(
-                f"{name} must give features [n, D], and gives {list(features.shape)}: flatten them"
-            )
-        self.dim = features.shape[1]
-
-    def to(self, device: torch.device | str) -> Network:
-        """Move to a device; crops go in and embeddings come out as before. Returns itself."""
-        self.device = torch.device(device)
-        self._net.to(self.device)
-        return self
-
-    @torch.inference_mode()
-    def features(self, pictures: Tensor) -> Tensor:
-        pictures = pictures.to(self.device, memory_format=torch.channels_last)
-        found: Tensor = self._net(pictures)
-        return found.float().cpu()
-
-
-class Onnx(_CropEmbedder):
-    """An ONNX embedder in InsightFace's convention, run by onnxruntime on the CPU.
-
-    One input, float ``[n, 3, H, W]`` with n free or fixed; the first output is ``[n, D]``. What the
-    preprocessing beside the file (``NAME.json``, written by ``metaface models import``) does not
-    say is InsightFace's: RGB, resized to the model's size, (x - 127.5) / 127.5, or grey levels
-    as they are where the graph itself starts with a subtraction and a multiplication.
-
-    Args:
-        path: the file. One whose tensors lie in other files is refused: what such a file names
-            need not be its own.
-        preprocessing: instead of that beside the file.
-        name: what it is called; by default the file's stem.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ImportError: onnxruntime is missing.
-        ValueError: not such a model, by name and reason.
-    """
-
-    def __init__(
-        self, path: str | Path, preprocessing: Preprocessing | None = None, name: str | None = None
-    ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(f"{path} needs onnxruntime: pip install 'metaface[onnx]'") from error
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no ONNX model at {path}: give the path of an .onnx file")
-        try:
-            inside = _onnx_file.inspect(path)
-        except ValueError as error:
-            raise ValueError(f"{path} is truncated or not an ONNX file: {error}") from error
-        if inside.external:
-            raise ValueError(
-                f"{path} keeps tensors in other files, which is not read: save it as one file "
-                "(onnx.save_model(..., save_as_external_data=False))"
-            )
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads()
-        settings.log_severity_level = 4  # what is wrong comes as an exception
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime has a dozen kinds, without a common one
-            raise ValueError(f"{path} is no model that onnxruntime can run: {error}") from error
-        self._input, height, width, self._fixed = _input(path, self._session.get_inputs())
-        self._output = self._session.get_outputs()[0].name
-        sha256 = sha256_of(path)
-        if preprocessing is None:
-            preprocessing = _beside(path, sha256) or insightface(inside.operators, height, width)
-        super().__init__(name or path.stem, preprocessing, sha256)
-        pictures = preprocessing(np.zeros((1, CROP, CROP, 3), np.uint8))
-        try:
-            features = self.features(pictures)
-        except Exception as error:  # as above
-            raise ValueError(
-                f"{path} does not take pictures of {list(pictures.shape[1:])}, which its "
-                f"preprocessing gives: {error}"
-            ) from error
-        if features.ndim != 2 or len(features) != 1:
-            raise ValueError(
-                f"{path} must give features [n, D] as its first output, and gives "
-                f"{list(features.shape)} for one picture: it is no embedder"
-            )
-        self.dim = features.shape[1]
-
-    def features(self, pictures: Tensor) -> Tensor:
-        given = pictures.contiguous().numpy()
-        step = self._fixed or len(given)
-        parts = []
-        for start in range(0, len(given), step):
-            part = given[start : start + step]
-            rows = len(part)
-            if rows < step:
-                part = np.concatenate(
-                    [part, np.zeros_like(given, shape=(step - rows, *part.shape[1:]))]
-                )
-            parts.append(self._session.run([self._output], {self._input: part})[0][:rows])
-        return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False))
-
-
-def insightface(operators: list[str], height: int, width: int) -> Preprocessing:
-    """InsightFace's rule: a graph that starts with a subtraction and a multiplication scales."""
-    first = operators[:8]
-    scales = "Sub" in first and "Mul" in first
-    return Preprocessing(
-        size=None if height == width == CROP else (height, width),
-        mean=0.0 if scales else 127.5,
-        std=1.0 if scales else 127.5,
-    )
-
-
-def _input(path: Path, inputs: list[Any]) -> tuple[str, int, int, int | None]:
-    """Name, height, width and, where it is fixed, the batch size of the one input."""
-    shape = inputs[0].shape if len(inputs) == 1 else []
-    if len(shape) != 4 or shape[1] not in (1, 3) or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-        raise ValueError(f"{path} must take one float input [n, 3, H, W], and takes {found}")
-    sides = [side if isinstance(side, int) and side > 0 else CROP for side in shape[2:]]
-    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-    return inputs[0].name, sides[0], sides[1], fixed
-
-
-def _beside(path: Path, sha256: str) -> Preprocessing | None:
-    """The preprocessing in the JSON file beside an ONNX file."""
-    described = path.with_suffix(".json")
-    if not described.is_file():
-        return None
-    try:
-        description = Description.from_json(described.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{described}: {error}; import the ONNX file again") from error
-    if description.origin_sha256 not in ("", sha256):
-        raise ValueError(
-            f"{path} has sha256 {sha256}, and {described} is of {description.origin_sha256}: "
-            "import the ONNX file again"
-        )
-    return description.preprocessing
+__all__ = ["CropEmbedder", "Embedder", "Network", "Onnx", "Preprocessing", "load"]
 
 
 def load(
@@ -282,7 +24,7 @@ def load(
     given: str | Path | None = None,
     *,
     weights: str | Path | None = None,
-) -> _CropEmbedder:
+) -> CropEmbedder:
     """An embedder by name or path; nothing is fetched over the network.
 
     Args:
@@ -325,7 +67,7 @@ def load(
     )
 
 
-def _file(path: Path) -> _CropEmbedder:
+def _file(path: Path) -> CropEmbedder:
     if path.suffix.lower() == ".onnx":
         return Onnx(path)
     notes: dict[str, str] = {}

@@ -25,7 +25,7 @@ def import_weights(
 
     A MobileFaceNet checkpoint (Xiaoccer/MobileFaceNet_Pytorch's key names) becomes a safetensors
     file with its preprocessing and origin in the metadata; an ONNX embedder is copied, with those
-    in ``NAME.json`` beside it. It is then known to :func:`metaface.recognition.embed.load` by the
+    in ``NAME.json`` beside it; a registered detector is copied. It is then known to :func:`metaface.recognition.embed.load` by the
     file's stem. A registered file, whatever it is called, is known by the registry's name, and
     its known answer is checked.
 
@@ -49,9 +49,9 @@ def import_weights(
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
     for entry in MODELS.values():
-        if entry.kind == "detector" and path.stat().st_size == entry.size:
-            if sha256_of(path) == entry.sha256:
-                return _copied(path, root / entry.files[0])
+        same_size = entry.kind == "detector" and path.stat().st_size == entry.size
+        if same_size and sha256_of(path) == entry.sha256:
+            return _copied(path, root / entry.files[0])
     if path.suffix.lower() == ".onnx":
         return _onnx(path, root, preprocessing)
     return _mobilefacenet(path, root, preprocessing)

@@ -182,9 +182,9 @@ def find(name: str, given: str | Path | None = None) -> Path:
     if damage:
         raise damage
     raise ModelMissing(
-        f"no {entry.kind} model {name}: {' or '.join(entry.all_files)} is not in {root}. Fetch it with `metaface models "
-        f"fetch {name}` ({entry.size / 1e6:.1f} MB; licence: {entry.licence}), or say where it "
-        "is with --models DIR or METAFACE_MODELS"
+        f"no {entry.kind} model {name}: {' or '.join(entry.all_files)} is not in {root}. Fetch it "
+        f"with `metaface models fetch {name}` ({entry.size / 1e6:.1f} MB; licence: "
+        f"{entry.licence}), or say where it is with --models DIR or METAFACE_MODELS"
     )
 
 
@@ -307,7 +307,7 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
 
 
 def _download(entry: Model) -> Iterator[bytes]:
-    """The file by chunks; every failure of the network is a ConnectionError that says what to do."""
+    """The file by chunks; every failure of the network is a ConnectionError with a remedy."""
     log.info("fetching %s from %s (licence: %s)", entry.name, entry.url, entry.licence)
     try:
         with urllib.request.urlopen(entry.url, timeout=_TIMEOUT) as answer:

@@ -96,9 +96,9 @@ def _checked(name: str, value: Any) -> Any:
         return float(value)
     if name == "size" and value is None:
         return None
-    if name in ("columns", "size") and isinstance(value, list | tuple) and len(value) == 2:
-        if all(type(v) is int for v in value):
-            return tuple(value)
+    pair = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
+    if name in ("columns", "size") and pair:
+        return tuple(value)
     raise ValueError(f"preprocessing has {name}={value!r}, which is of another type")
 
 
