@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +32,10 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
         convs[name] = output  # kept, so that no other tensor gets its identity
         calls[name] = calls.get(name, 0) + 1
 
-    def note_norm(name: str, given: Tensor) -> None:
+    def note_norm(name: str, given: tuple[Tensor, ...], options: dict[str, Any]) -> None:
         calls[name] = calls.get(name, 0) + 1
-        pairs.extend((conv, name) for conv, output in convs.items() if output is given)
+        if len(given) == 1 and not options:  # not one that pools as well
+            pairs.extend((conv, name) for conv, output in convs.items() if output is given[0])
 
     hooks = []
     for name, module in net.named_modules():
@@ -43,7 +45,10 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
             )
         elif isinstance(module, Norm2d) and module.mode == "frozen":
             hooks.append(
-                module.register_forward_pre_hook(lambda m, given, n=name: note_norm(n, given[0]))
+                module.register_forward_pre_hook(
+                    lambda m, given, options, n=name: note_norm(n, given, options),
+                    with_kwargs=True,
+                )
             )
     try:
         want = net(example)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from metaface.nets.mobilefacenet import MobileFaceNet
+
+# torch's words where a pickle asks for something that is no tensor, number or string
+_CODE = ("Unsupported global", "Unsupported class", "unrecognized function")
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -75,9 +79,11 @@ def read_checkpoint(path: str | Path) -> Any:
         ValueError: truncated, of another format, or a pickle that needs code to run.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles: what they hold is refused or fine
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        if "Unsupported" in str(error):  # the reader's words for what only running code would give
+        if any(word in str(error) for word in _CODE):
             raise ValueError(
                 f"{path} is a pickle that needs more than tensors, numbers and strings, which may "
                 f"run any code; it is not loaded ({_reason(error)}). Save its state_dict() alone"
@@ -96,7 +102,9 @@ def _no_weights(path: str | Path, error: Exception) -> ValueError:
 def _reason(error: Exception) -> str:
     """The line of torch's many that says what was found."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((x for x in lines if "Unsupported" in x), lines[0] if lines else repr(error))[:300]
+    return next(
+        (x for x in lines if any(word in x for word in _CODE)), lines[0] if lines else repr(error)
+    )[:300]
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -25,9 +25,9 @@ def import_weights(
 
     A MobileFaceNet checkpoint (Xiaoccer/MobileFaceNet_Pytorch's key names) becomes a safetensors
     file with its preprocessing and origin in the metadata; an ONNX embedder is copied, with those
-    in ``NAME.json`` beside it; a registered detector is copied. It is then known to :func:`metaface.recognition.embed.load` by the
-    file's stem. A registered file, whatever it is called, is known by the registry's name, and
-    its known answer is checked.
+    in ``NAME.json`` beside it; a registered detector is copied. An embedder is then known to
+    :func:`metaface.recognition.embed.load` by the file's stem; a registered file, whatever it is
+    called, by the registry's name, after its known answer is checked.
 
     Args:
         path: the file; no code in it is run.
