@@ -19,7 +19,7 @@ class ModelSpec:
     Attributes:
         learner: one of ``metaface.learners.LEARNERS``.
         options: keyword arguments of the learner.
-        embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>``.
+        embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>`` or ``timm:<model>``.
         norm: ``group``, ``frozen`` or ``batch``.
         image_size: side of the square photographs, pixels.
         channels: 1 (grey) or 3 (RGB).

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metaface.nets.backbones import Backbone
 from metaface.nets.conv4 import Conv4
@@ -16,6 +14,7 @@ from metaface.nets.mobilefacenet import MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
 from metaface.nets.pixels import Pixels
 from metaface.nets.resnet12 import ResNet12
+from metaface.nets.weights import pretrained
 
 __all__ = [
     "MODES",
@@ -58,7 +57,7 @@ NETS: dict[str, Callable[[int, int, NormMode], nn.Module]] = {
 def build(
     name: str, in_channels: int = 3, image_size: int = 64, norm: NormMode = "group"
 ) -> nn.Module:
-    """A fresh network by name: one of ``NETS``, or ``torchvision:resnet18`` and the like.
+    """A fresh network by name: one of ``NETS``, ``torchvision:resnet18``, ``timm:resnet18`` ...
 
     Args:
         in_channels: 1 (grey) or 3 (RGB).
@@ -68,41 +67,11 @@ def build(
     Raises:
         ValueError: an unknown name.
     """
-    if name.startswith("torchvision:"):
+    if name.startswith(("torchvision:", "timm:")):
         return Backbone(name.removeprefix("torchvision:"), norm)
     if name not in NETS:
         raise ValueError(
-            f"no network {name!r}: choose one of {', '.join(NETS)}, or torchvision:<model>"
+            f"no network {name!r}: choose one of {', '.join(NETS)}, torchvision:<model> or "
+            "timm:<model>"
         )
     return NETS[name](in_channels, image_size, norm)
-
-
-def pretrained(path: str | Path) -> MobileFaceNet:
-    """A MobileFaceNet with published weights, by path.
-
-    Args:
-        path: a torch checkpoint, either a bare state dict or under ``net_state_dict``, in the key
-            names of Xiaoccer/MobileFaceNet_Pytorch. Read with ``weights_only=True``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is no such checkpoint, by name, with what did not fit.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: give the path of a MobileFaceNet checkpoint"
-        )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        state: dict[str, Tensor] = loaded.get("net_state_dict", loaded)
-        last = state["linear7.conv.weight"].shape[-2:]
-        net = MobileFaceNet(
-            state["conv1.conv.weight"].shape[1],
-            (int(last[0]) * 16, int(last[1]) * 16),
-            features=len(state["linear1.conv.weight"]),
-        )
-        net.load_state_dict(state)
-    except Exception as error:
-        raise ValueError(f"{path} is not a MobileFaceNet checkpoint: {error}") from error
-    return net.eval()

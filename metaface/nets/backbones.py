@@ -1,59 +1,70 @@
-"""Any torchvision classification network as an embedding."""
+"""Any torchvision or timm classification network as an embedding."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from metaface.nets.norm import Norm2d, NormMode
+from metaface.nets.weights import load_weights, read_weights
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Backbone(nn.Module):
-    """A torchvision network without its classifier: the input of its last linear layer.
+    """A torchvision or timm network without its classifier: what its last linear layer takes.
 
     Batch normalisation becomes :class:`metaface.nets.Norm2d` in the mode asked for; dropout and
     stochastic depth are taken out, so that adapting twice gives the same answer.
 
     Args:
-        name: a name of ``torchvision.models.list_models()``, such as ``resnet18``.
+        name: a name of ``torchvision.models.list_models()``, such as ``resnet18``; or ``timm:``
+            and one of ``timm.list_models()`` (needs ``pip install 'metaface[timm]'``).
         norm: see :class:`metaface.nets.Norm2d`.
-        weights: a torchvision weights name (``"DEFAULT"``), which torchvision downloads, or None.
+        weights: None; the path of a state dict (torch checkpoint or safetensors) of the whole
+            network or of all but its classifier; or a name, which torchvision or timm
+            *downloads*: torchvision's weights name or, for timm, ``"DEFAULT"``.
 
     Shape:
-        float ``[n, 1 or 3, H, W]`` in 0..1 -> ``[n, D]``, H and W as the network takes them.
+        float ``[n, 1 or 3, H, W]`` in 0..1 -> ``[n, D]``, H and W as the network takes them;
+        ``image_size`` is what its published weights were trained at.
 
     Raises:
-        ValueError: an unknown name, or a network that does not end in a linear layer.
+        ValueError: an unknown name, a network that does not end in a linear layer, or weights
+            that do not fit.
+        ImportError: timm is asked for and missing.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, name: str = "resnet18", norm: NormMode = "frozen", weights: str | None = None
+        self, name: str = "resnet18", norm: NormMode = "frozen", weights: str | Path | None = None
     ) -> None:
         super().__init__()
-        if name not in torchvision.models.list_models(module=torchvision.models):
-            raise ValueError(
-                f"torchvision has no classification network {name!r}: "
-                "see torchvision.models.list_models()"
-            )
-        self.net = torchvision.models.get_model(name, weights=weights)
-        linears = [n for n, m in self.net.named_modules() if isinstance(m, nn.Linear)]
-        if not linears:
-            raise ValueError(f"{name} has no linear classifier to take off: choose another network")
-        self.net.set_submodule(linears[-1], nn.Identity())
-        for path, module in list(self.net.named_modules()):
+        path = Path(weights) if weights is not None and Path(weights).is_file() else None
+        named = str(weights) if weights is not None and path is None else None
+        make = _timm if name.startswith("timm:") else _torchvision
+        self.net, classifier, self.image_size, (mean, std) = make(name, named)
+        if path is not None:
+            _load(self.net, classifier, path)
+        self.net.set_submodule(classifier, nn.Identity())
+        for place, module in list(self.net.named_modules()):
             if isinstance(module, nn.BatchNorm2d):
-                self.net.set_submodule(path, _converted(module, norm))
+                self.net.set_submodule(place, _converted(module, norm))
             elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-                self.net.set_submodule(path, _Mean())  # vmap has no rule for the pooling
-            elif isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):
-                self.net.set_submodule(path, nn.Identity())
-        # of ImageNet, which torchvision's weights expect
-        self.register_buffer("mean", torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1))
+                self.net.set_submodule(place, _Mean())  # vmap has no rule for the pooling
+            elif (
+                isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth)
+                or type(module).__name__ == "DropPath"  # timm's
+            ):
+                self.net.set_submodule(place, nn.Identity())
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         rgb = images.expand(-1, 3, -1, -1)
@@ -61,12 +72,66 @@ class Backbone(nn.Module):
         return features
 
 
+# network, name of its classifier, size (height, width) and (mean, std) its weights were trained at
+_Made = tuple[nn.Module, str, tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]]
+
+
+def _torchvision(name: str, weights: str | None) -> _Made:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"torchvision has no classification network {name!r}: "
+            "see torchvision.models.list_models()"
+        )
+    known = [w.name for w in torchvision.models.get_model_weights(name)]
+    if weights not in (None, "DEFAULT", *known):
+        raise ValueError(
+            f"weights={weights!r}: no such file, and torchvision has DEFAULT, {', '.join(known)}"
+        )
+    net = torchvision.models.get_model(name, weights=weights)
+    linears = [n for n, m in net.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:
+        raise ValueError(f"{name} has no linear classifier to take off: choose another network")
+    return net, linears[-1], (224, 224), _IMAGENET
+
+
+def _timm(name: str, weights: str | None) -> _Made:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{name} needs timm: pip install 'metaface[timm]'") from error
+    if weights not in (None, "DEFAULT"):
+        raise ValueError(f"weights={weights!r}: no such file; give a path, or 'DEFAULT' for timm's")
+    plain = name.removeprefix("timm:")
+    if not timm.is_model(plain):
+        raise ValueError(f"timm has no network {plain!r}: see timm.list_models()")
+    net: Any = timm.create_model(plain, pretrained=weights is not None)
+    about = net.pretrained_cfg
+    classifier = about.get("classifier")
+    if not isinstance(classifier, str) or not isinstance(
+        dict(net.named_modules()).get(classifier), nn.Linear
+    ):
+        raise ValueError(f"{name} has no linear classifier to take off: choose another network")
+    return net, classifier, tuple(about["input_size"][1:]), (about["mean"], about["std"])
+
+
+def _load(net: nn.Module, classifier: str, path: Path) -> None:
+    """Weights of the whole network; the classifier's own, of whatever size, are not needed."""
+    state, _ = read_weights(path)
+    mark = classifier + "."
+    own = {n: t for n, t in net.state_dict().items() if n.startswith(mark)}
+    load_weights(net, {n: t for n, t in state.items() if not n.startswith(mark)} | own, path)
+
+
 class _Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((-2, -1), keepdim=True)
 
 
-def _converted(old: nn.BatchNorm2d, mode: NormMode) -> Norm2d:
-    new = Norm2d(old.num_features, mode)
-    new.load_state_dict(old.state_dict(), strict=mode == "frozen")
-    return new
+def _converted(old: nn.BatchNorm2d, mode: NormMode) -> nn.Module:
+    new = Norm2d(old.num_features, mode, affine=old.affine)
+    state = old.state_dict() if old.affine else old.state_dict() | {"bias": new.bias.detach()}
+    new.load_state_dict(state, strict=mode == "frozen")
+    if mode == "frozen":
+        new.running_var += old.eps - 1e-5  # the one eps of ours: the same number under the root
+    act = getattr(old, "act", None)  # timm's normalisation with an activation in it
+    return new if act is None else nn.Sequential(new, act)

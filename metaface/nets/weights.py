@@ -1,0 +1,180 @@
+"""Published weights: read from a torch checkpoint or a safetensors file, and put into a network."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from metaface.nets.mobilefacenet import MobileFaceNet
+
+# torch's words where a pickle asks for something that is no tensor, number or string
+_CODE = ("Unsupported global", "Unsupported class", "unrecognized function")
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, without running any code it may hold.
+
+    Args:
+        path: a safetensors file, or a torch checkpoint (told apart by content): a bare state dict,
+            or one under ``net_state_dict`` or ``state_dict``.
+
+    Returns:
+        The tensors, on the CPU, and the safetensors metadata (empty for a torch checkpoint).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, of another format, not finite, or a pickle that needs code to run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
+    state, notes = _safetensors(path) if _is_safetensors(path) else (_checkpoint(path), {})
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} holds infinite numbers or NaN; get the file again")
+    return state, notes
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its ending, or its first bytes: the header's length, then its JSON."""
+    with open(path, "rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file ({error}): get or import it again"
+        ) from error
+
+
+def _checkpoint(path: Path) -> dict[str, Tensor]:
+    loaded = read_checkpoint(path)
+    for key in ("net_state_dict", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(
+            f"{path} holds no state dict (names and their tensors): save state_dict() alone"
+        )
+    return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """What a torch checkpoint holds, on the CPU (``weights_only=True``).
+
+    Raises:
+        ValueError: truncated, of another format, or a pickle that needs code to run.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickles: what they hold is refused or fine
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if any(word in str(error) for word in _CODE):
+            raise ValueError(
+                f"{path} is a pickle that needs more than tensors, numbers and strings, which may "
+                f"run any code; it is not loaded ({_reason(error)}). Save its state_dict() alone"
+            ) from error
+        raise _no_weights(path, error) from error
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise _no_weights(path, error) from error
+
+
+def _no_weights(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is truncated or not a file of weights ({_reason(error)}): get it again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's many that says what was found."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next(
+        (x for x in lines if any(word in x for word in _CODE)), lines[0] if lines else repr(error)
+    )[:300]
+
+
+def load_weights(net: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Put tensors into ``net``, every one in its place.
+
+    Raises:
+        ValueError: what is missing, unknown or of another shape, by name; ``path`` is named.
+    """
+    own = net.state_dict()
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {list(state[name].shape)} and not {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    found = [
+        f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
+        for what, names in (("missing", missing), ("unknown", unknown), ("other shape", shapes))
+        if names
+    ]
+    if found:
+        raise ValueError(f"{path} does not fit {type(net).__name__} ({'; '.join(found)})")
+    net.load_state_dict(dict(state))
+
+
+def pretrained(path: str | Path) -> MobileFaceNet:
+    """A MobileFaceNet with published weights, by path.
+
+    Args:
+        path: a torch checkpoint, a bare state dict or one under ``net_state_dict``, in the key
+            names of Xiaoccer/MobileFaceNet_Pytorch; or the safetensors file that
+            ``metaface models import`` made of it. No code in it is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no such checkpoint, by name, with what did not fit.
+    """
+    return mobilefacenet(read_weights(path)[0], path)
+
+
+def mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNet:
+    """A MobileFaceNet of the size that the tensors ``state`` of the file ``path`` have."""
+    try:
+        last = state["linear7.conv.weight"].shape[-2:]
+        net = MobileFaceNet(
+            state["conv1.conv.weight"].shape[1],
+            (int(last[0]) * 16, int(last[1]) * 16),
+            features=len(state["linear1.conv.weight"]),
+        )
+        load_weights(net, state, path)
+    except KeyError as error:
+        raise ValueError(
+            f"{path} is not a MobileFaceNet checkpoint: no tensor {error} in it"
+        ) from error
+    except Exception as error:  # shapes that no network can have
+        raise ValueError(f"{path} is not a MobileFaceNet checkpoint: {error}") from error
+    return net.eval()
+
+
+def weights_digest(architecture: str, state: Mapping[str, Tensor]) -> str:
+    """sha256 of a network: its architecture and its tensors, whatever file they came in.
+
+    Counters of batches seen are left out: they change no output.
+    """
+    digest = hashlib.sha256(architecture.encode())
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        array: np.ndarray = state[name].detach().cpu().contiguous().numpy()
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
