@@ -640,8 +640,8 @@ def test_safetensors_are_checked_tensor_by_tensor(tmp_path, own):
 def test_load_names_what_there_is(tmp_path):
     with pytest.raises(ModelMissing, match=f"no embedder nobody: .*{CASIA}, torchvision:<model>"):
         load("nobody", tmp_path)
-    with pytest.raises(ValueError, match="yunet_n_dynamic is a detector: choose an embedder"):
-        load("yunet_n_dynamic", tmp_path)
+    with pytest.raises(ValueError, match="yunet_dynamic is a detector: choose an embedder"):
+        load("yunet_dynamic", tmp_path)
     with pytest.raises(ModelMissing, match="torchvision:resnet18 needs the path of its weights"):
         load("torchvision:resnet18")
     with pytest.raises(ValueError, match="weights='x' is for torchvision:<model>"):

@@ -37,7 +37,7 @@ _TABLES = {
     "face_person": "CREATE INDEX face_person ON face (person)",
     "crop": "CREATE TABLE crop (face INTEGER PRIMARY KEY, pixels BLOB NOT NULL)",
     "stranger": "CREATE TABLE stranger (id INTEGER PRIMARY KEY,"
-    " person INTEGER NOT NULL, embedding BLOB NOT NULL)",
+    " person INTEGER NOT NULL, embedding BLOB NOT NULL, pixels BLOB)",
 }
 
 # What SQLite says (Python 3.10 has no error codes), our reason, and the remedy

@@ -155,7 +155,7 @@ def _among(
     faces: Faces, person: np.ndarray
 ) -> tuple[tuple[Faces, np.ndarray], tuple[Faces, np.ndarray]]:
     """A gallery among strangers, two photographs a person, of half of those who have them."""
-    who, person, counts = np.unique(person, return_inverse=True, return_counts=True)
+    _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
     chosen = several[: len(several) // 2] if len(several) >= 2 * _FEWEST else several[:0]
     rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)

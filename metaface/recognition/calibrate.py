@@ -83,8 +83,8 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
 
     The m-th largest of n strangers' best scores is passed by a new stranger with a probability
     that is Beta(m, n + 1 - m) distributed, whatever the scores' distribution is: its mean is
-    m / (n + 1). The largest m is taken whose mean is at most ``fpir`` (conformal prediction, Vovk et al.
-    2005), and the threshold put just above that score.
+    m / (n + 1). The largest m is taken whose mean is at most ``fpir`` (conformal prediction,
+    Vovk et al. 2005), and the threshold put just above that score.
 
     Args:
         maxima: float ``[n]``, the best score of every photograph of a stranger.

@@ -20,7 +20,7 @@ SMALLEST = 16
 """pixels: the shorter side of a face that is looked at"""
 SMALLEST_ENROLLED = 32
 """pixels: and of one that is enrolled"""
-_DOMINANT = 3.0  # how many times larger than the next a face must be to be the photograph's
+_DOMINANT = 1.5  # how many times larger than the next a face must be to be the photograph's
 _LEAST_SCORE = 0.7  # of the detector, to be enrolled
 _LEAST_CONTRAST = 8.0  # standard deviation of the grey levels, 0..255, to be enrolled
 _LEAST_SHARPNESS = 4.0  # standard deviation of the Laplacian of the crop, to be enrolled
@@ -108,7 +108,9 @@ def to_enrol(picture: np.ndarray, faces: Faces) -> Faces:
     """
     face = _large(the_one(picture, faces), SMALLEST_ENROLLED)
     if face.scores[0] < _LEAST_SCORE:
-        raise Unusable("low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})")
+        raise Unusable(
+            "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"
+        )
     grey = cv2.cvtColor(align(picture, face.points)[0], cv2.COLOR_RGB2GRAY)
     if grey.std() < _LEAST_CONTRAST:
         raise Unusable("low_quality", f"hardly any contrast ({grey.std():.1f} grey levels)")

@@ -167,26 +167,16 @@ class Gallery:
         vectors = self._checked(embeddings)
         if not len(vectors):
             raise ValueError(f"no embedding for {name!r}: enrol at least one photograph")
-        if crops is not None:
-            crops = np.ascontiguousarray(crops)
-            if crops.dtype != np.uint8 or crops.shape != (len(vectors), *CROP):
-                raise ValueError(
-                    f"crops of {name!r} are {crops.dtype} {list(crops.shape)}, not uint8 "
-                    f"{[len(vectors), *CROP]}"
-                )
+        pixels = self._pixels(crops, len(vectors), repr(name))
         with self._changing() as db:
-            kept = _value(db, "keep_crops")
-            if kept and crops is None:
-                raise ValueError(f"gallery {self.path} keeps crops: give those of {name!r} too")
             db.execute("INSERT OR IGNORE INTO person (name) VALUES (?)", (name,))
             person = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()[0]
-            for i, vector in enumerate(vectors):
+            for vector, crop in zip(vectors, pixels, strict=True):
                 added = db.execute(
                     "INSERT INTO face (person, embedding) VALUES (?, ?)", (person, vector.tobytes())
                 )
-                if kept and crops is not None:
-                    row = (added.lastrowid, crops[i].tobytes())
-                    db.execute("INSERT INTO crop VALUES (?, ?)", row)
+                if crop is not None:
+                    db.execute("INSERT INTO crop VALUES (?, ?)", (added.lastrowid, crop))
 
     def forget(self, name: str) -> int:
         """Delete a person: name, embeddings and crops, leaving no trace of them in the file.
@@ -252,33 +242,22 @@ class Gallery:
         Raises:
             GalleryError: ``no_crops``: the gallery keeps none.
         """
-        with self._reading() as db:
-            if not _value(db, "keep_crops"):
-                raise GalleryError(
-                    "no_crops",
-                    f"gallery {self.path} keeps no crops: create one with keep_crops=True and "
-                    "enrol everyone again",
-                )
-            count = db.execute("SELECT COUNT(*) FROM face").fetchone()[0]
-            crops = np.empty((count, *CROP), np.uint8)
-            cursor = db.execute(
-                "SELECT pixels FROM face LEFT JOIN crop ON crop.face = face.id ORDER BY face.id"
-            )
-            for at, rows in _blocks(cursor, _CROPS):
-                for i, (pixels,) in enumerate(rows, at):
-                    if pixels is None or len(pixels) != crops[i].size:
-                        raise self._damaged("a crop is missing or cut short")
-                    crops[i] = np.frombuffer(pixels, np.uint8).reshape(CROP)
-        return crops
+        return self._all_pixels(
+            "SELECT pixels FROM face LEFT JOIN crop ON crop.face = face.id ORDER BY face.id", "face"
+        )
 
-    def set_strangers(self, embeddings: np.ndarray, person: np.ndarray) -> None:
+    def set_strangers(
+        self, embeddings: np.ndarray, person: np.ndarray, crops: np.ndarray | None = None
+    ) -> None:
         """Replace the cohort of strangers, by which thresholds are calibrated.
 
         Args:
             embeddings: float32 ``[n, D]``, unit length.
             person: int64 ``[n]``, which stranger each is.
+            crops: as :meth:`add` takes them.
         """
         vectors = self._checked(embeddings)
+        pixels = self._pixels(crops, len(vectors), "the strangers")
         who = np.asarray(person)
         if who.shape != (len(vectors),) or who.dtype.kind not in "iu":
             raise ValueError(
@@ -286,8 +265,10 @@ class Gallery:
             )
         with self._changing() as db:
             self._drop_strangers(db)
-            rows = ((int(p), v.tobytes()) for p, v in zip(who, vectors, strict=True))
-            db.executemany("INSERT INTO stranger (person, embedding) VALUES (?, ?)", rows)
+            rows = ((int(p), v.tobytes(), c) for p, v, c in zip(who, vectors, pixels, strict=True))
+            db.executemany(
+                "INSERT INTO stranger (person, embedding, pixels) VALUES (?, ?, ?)", rows
+            )
         self._wipe("the strangers are replaced")
 
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
@@ -302,6 +283,10 @@ class Gallery:
                 person[here] = [row[0] for row in rows]
                 vectors[here] = self._read(row[1] for row in rows)
         return vectors, person
+
+    def stranger_crops(self) -> np.ndarray:
+        """Their aligned faces, as :meth:`crops`, in the order of :meth:`strangers`."""
+        return self._all_pixels("SELECT pixels FROM stranger ORDER BY id", "stranger")
 
     def clear_strangers(self) -> None:
         """Delete the strangers, as :meth:`forget` deletes a person."""
@@ -406,6 +391,38 @@ class Gallery:
                 "by its length"
             )
         return vectors
+
+    def _pixels(self, crops: np.ndarray | None, count: int, whose: str) -> list[bytes | None]:
+        """What is to be stored of ``crops``: nothing where the gallery keeps none."""
+        if crops is not None:
+            crops = np.ascontiguousarray(crops)
+            if crops.dtype != np.uint8 or crops.shape != (count, *CROP):
+                raise ValueError(
+                    f"crops of {whose} are {crops.dtype} {list(crops.shape)}, not uint8 "
+                    f"{[count, *CROP]}"
+                )
+        if not self.keep_crops:
+            return [None] * count
+        if crops is None:
+            raise ValueError(f"gallery {self.path} keeps crops: give those of {whose} too")
+        return [crop.tobytes() for crop in crops]
+
+    def _all_pixels(self, query: str, table: str) -> np.ndarray:
+        with self._reading() as db:
+            if not _value(db, "keep_crops"):
+                raise GalleryError(
+                    "no_crops",
+                    f"gallery {self.path} keeps no crops: create one with keep_crops=True and "
+                    "enrol everyone again",
+                )
+            count = db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
+            crops = np.empty((count, *CROP), np.uint8)
+            for at, rows in _blocks(db.execute(query), _CROPS):
+                for i, (pixels,) in enumerate(rows, at):
+                    if pixels is None or len(pixels) != crops[i].size:
+                        raise self._damaged("a crop is missing or cut short")
+                    crops[i] = np.frombuffer(pixels, np.uint8).reshape(CROP)
+        return crops
 
     def _read(self, blobs: Iterable[bytes]) -> np.ndarray:
         """Embeddings as they were written, float32 ``[n, D]``."""

@@ -56,6 +56,8 @@ class Model:
             are in.
         preprocessing: what an embedder was trained with.
         known: its embedding of one procedural face; see ``metaface.recognition.known``.
+        false_match: rows of (FMR, cosine), the rate falling: the share of pairs of different
+            people, 0..1, whose embeddings are more similar than that.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Model:
     weights: str = ""
     preprocessing: Preprocessing | None = None
     known: str = ""
+    false_match: tuple[tuple[float, float], ...] = ()
 
     @property
     def all_files(self) -> tuple[str, ...]:
@@ -83,21 +86,21 @@ MODELS: dict[str, Model] = {
     model.name: model
     for model in (
         Model(
-            name="yunet_n_dynamic",
-            kind="detector",
-            files=("yunet_n_dynamic.onnx",),
-            size=322906,
-            sha256="104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12",
-            url=_YUNET + "yunet_n_dynamic.onnx",
-            licence="Apache-2.0 (ShiqiYu/libfacedetection.train)",
-        ),
-        Model(
-            name="yunet_n_640_640",
+            name="yunet",
             kind="detector",
             files=("yunet_n_640_640.onnx",),
             size=317466,
             sha256="25a606a145a5b6d7271ae138fbd00eba91dad8b83222ae3f2c7ecd0f4a7b0e31",
             url=_YUNET + "yunet_n_640_640.onnx",
+            licence="Apache-2.0 (ShiqiYu/libfacedetection.train)",
+        ),
+        Model(
+            name="yunet_dynamic",
+            kind="detector",
+            files=("yunet_n_dynamic.onnx",),
+            size=322906,
+            sha256="104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12",
+            url=_YUNET + "yunet_n_dynamic.onnx",
             licence="Apache-2.0 (ShiqiYu/libfacedetection.train)",
         ),
         Model(
@@ -119,6 +122,15 @@ MODELS: dict[str, Model] = {
                 "+bDUqG0o7jCuq0mhsh6oMCmpxKhFKzCp6Sz9J6mmnKgxJH0uCDKbriUpVKKmMUAoTK7GpFmqZq6JpNAeLi5r"
                 "s6aqISbDqQgnr60XKigkYCYpLF6wxhyDMGEqcSksqKWvo6caK36xNy0DL3Mvb6yLLGMw9S95sgOcqi0iMV8q"
                 "ma0Epw=="
+            ),
+            # of all pairs of different people of the LFW subset (docs/recognition.md)
+            false_match=(
+                (1e-1, 0.161),
+                (1e-2, 0.306),
+                (1e-3, 0.418),
+                (1e-4, 0.508),
+                (1e-5, 0.581),
+                (1e-6, 0.646),
             ),
         ),
     )

@@ -28,6 +28,9 @@ class Network(CropEmbedder):
         architecture: which network this is, for the digest: networks of the same tensors that
             compute something else need another.
 
+    Attributes:
+        network: the copy, not folded: what a learner may adapt.
+
     Raises:
         ValueError: a network that normalises by batch, or cannot take such pictures.
     """
@@ -44,6 +47,7 @@ class Network(CropEmbedder):
         super().__init__(name, preprocessing, weights_digest(architecture, net.state_dict()))
         self.device = torch.device("cpu")
         net = copy.deepcopy(net).cpu().eval()
+        self.network = net
         noise = np.random.default_rng(0).integers(0, 256, (2, CROP, CROP, 3), np.uint8)
         pictures = preprocessing(noise)
         try:

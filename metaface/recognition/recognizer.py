@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -416,10 +417,11 @@ class Recognizer:
             known = self._known()
             if not known.names:
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
-            make = adaptation.maker(learner, options, self.embedder, self.gallery.keep_crops)
-            cohort = self._cohort_faces()
+            keeps = self.gallery.keep_crops
+            make = adaptation.maker(learner, options, self.embedder, keeps)
+            held = Faces(known.faces.embeddings, self.gallery.crops() if keeps else None)
             tried = adaptation.judged(
-                learner, options, make, (known.faces, known.person), cohort, self._fpir()
+                learner, options, make, (held, known.person), self._cohort_faces(), self._fpir()
             )
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._state = None
@@ -436,10 +438,10 @@ class Recognizer:
         if self._state is not None and self._state.revision == revision:
             return self._state
         enrolled = self.gallery.enrolled()
-        crops = self.gallery.crops() if self.gallery.keep_crops else None
+        adapted = self.gallery.setting("adaptation")
+        crops = self.gallery.crops() if adapted and self.gallery.keep_crops else None
         held = Faces(enrolled.embeddings, crops)
         cohort = self._cohort()
-        adapted = self.gallery.setting("adaptation")
         make: Make
         if adapted:
             make = adaptation.maker(
@@ -521,6 +523,8 @@ def default_detector(given: str | Path | None = None) -> YuNet:
     try:
         return YuNet(models.find("yunet", given))
     except models.ModelMissing as missing:
+        with suppress(models.ModelMissing):  # the other export will do, too, from OpenCV 5 on
+            return YuNet(models.find("yunet_dynamic", given))
         raise models.ModelMissing(
             f"{missing}. Without it: --detector cascade, OpenCV 4's bundled cascade, which finds "
             "fewer faces and no landmarks (docs/recognition.md)"

@@ -14,9 +14,9 @@ import numpy as np
 from metaface.data import synthetic
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
+from metaface.recognition.embed import Embedder
 from metaface.recognition.matching import Faces
 from metaface.recognition.models import MODELS
-from metaface.recognition.embed import Embedder
 from metaface.recognition.photos import Photo, listed
 from metaface.recognition.scoring import Cohort
 
