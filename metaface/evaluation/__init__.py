@@ -6,21 +6,16 @@ work on arrays of scores, embeddings and boxes, wherever those come from.
 
 from metaface.evaluation.detection import Detection, average_precision
 from metaface.evaluation.episodic import Confusion, Result, ci95, evaluate
-from metaface.evaluation.intervals import Estimate, bootstrap, clopper_pearson
-from metaface.evaluation.open_set import (
-    DirAtFpir,
-    OpenSet,
-    open_set,
-    order_statistic,
-    prototypes,
-)
+from metaface.evaluation.open_set import DirAtFpir, OpenSet, cohort, open_set, prototypes
 from metaface.evaluation.pairs import Pairs, draw_pairs, read_pairs
 from metaface.evaluation.verification import TarAtFar, Verification, verification
 from metaface.evaluation.wider import Annotated, read_wider
+from metaface.intervals import Estimate, bootstrap, clopper_pearson
 
 __all__ = [
     "Annotated", "Confusion", "Detection", "DirAtFpir", "Estimate", "OpenSet", "Pairs", "Result",
     "TarAtFar", "Verification", "average_precision", "bootstrap", "ci95", "clopper_pearson",
-    "draw_pairs", "evaluate", "open_set", "order_statistic", "prototypes", "read_pairs",
+    "cohort",
+    "draw_pairs", "evaluate", "open_set", "prototypes", "read_pairs",
     "read_wider", "verification",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaface.evaluation.intervals import Estimate, bootstrap
+from metaface.intervals import Estimate, bootstrap
 
 
 @dataclass(frozen=True, eq=False)

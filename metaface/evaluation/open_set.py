@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaface.evaluation.intervals import Estimate, share
+from metaface.intervals import Estimate, share
+from metaface.recognition import scoring
+from metaface.recognition.calibrate import calibrate
 
 FALSE_POSITIVES = 10  # over all galleries: a rate that allows fewer is not measured, but guessed
 CURVE_POINTS = 80
 
-Scores = Callable[[np.ndarray], np.ndarray]
-"""Probes, float32 ``[q, D]``, to scores ``[q, N]``, one for each enrolled person."""
+Scores = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""Probes, float32 ``[q, D]``, to scores ``[q, N]``, one for each enrolled person; and whose they
+are, int ``[q]``, where they are the cohort itself, else None."""
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Scores]
 """Gallery ``[G, D]``, labels int64 ``[G]`` in 0..N - 1; cohort ``[c, D]`` and whose ``[c]``."""
 Calibrate = Callable[[np.ndarray, np.ndarray, float], float]
@@ -91,23 +94,21 @@ def prototypes(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
     """A :data:`Scorer`: cosine with the mean of each person's embeddings; no use of a cohort."""
-    means = np.zeros((int(labels.max()) + 1, gallery.shape[1]), dtype=np.float32)
-    np.add.at(means, labels, gallery)
-    means /= np.linalg.norm(means, axis=1, keepdims=True).clip(min=1e-12)
-    return lambda probes: probes @ means.T
+    means = scoring.prototypes(gallery, labels, int(labels.max()) + 1)
+    return lambda probes, whose: probes @ means.T
 
 
-def order_statistic(best: np.ndarray, person: np.ndarray, fpir: float) -> float:
-    """A :data:`Calibrate`: the least threshold whose expected FPIR is at most ``fpir``.
+def cohort(
+    gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
+) -> Scores:
+    """A :data:`Scorer`: the recogniser's own; see :class:`metaface.recognition.scoring.Cohort`."""
+    means = scoring.prototypes(gallery, labels, int(labels.max()) + 1)
+    strangers = scoring.Cohort(cohort, cohort_person)
+    return lambda probes, whose: probes @ means.T - strangers.baseline(probes, whose)[:, None]
 
-    It lies just above the ceil((n + 1)(1 - fpir))-th smallest of the cohort's n best scores: a
-    further score, exchangeable with them, exceeds that one with probability at most ``fpir``
-    (conformal prediction, Vovk et al. 2005). inf if n is too small for any.
-    """
-    rank = math.ceil((len(best) + 1) * (1 - fpir) - 1e-9)
-    if rank > len(best):
-        return math.inf
-    return float(np.nextafter(np.partition(best, rank - 1)[rank - 1], np.inf))
+
+def _threshold(best: np.ndarray, person: np.ndarray, fpir: float) -> float:
+    return calibrate(best, person, fpir).threshold
 
 
 def open_set(
@@ -123,7 +124,7 @@ def open_set(
     ask: float = 0.01,
     seed: int = 0,
     scorer: Scorer = prototypes,
-    calibrate: Calibrate = order_statistic,
+    calibrate: Calibrate = _threshold,
 ) -> OpenSet:
     """Identify enrolled people and strangers in random galleries.
 
@@ -142,9 +143,9 @@ def open_set(
         fpirs: rates at which DIR is reported; those below ``OpenSet.smallest_fpir`` are left out.
         ask: the FPIR to calibrate for.
         seed: names the galleries.
-        scorer: makes the scores of one gallery. One that compares probes with the cohort must
-            expect the cohort itself as probes, and leave out a photograph's own person then.
-        calibrate: makes the threshold of one gallery; who scores this or more is named.
+        scorer: makes the scores of one gallery: :func:`prototypes`, :func:`cohort` or another.
+        calibrate: makes the threshold of one gallery; who scores this or more is named. Default:
+            as :func:`metaface.recognition.calibrate.calibrate` does.
 
     Raises:
         ValueError: a setting out of range, too few people (what there is, what was asked), or
@@ -228,8 +229,8 @@ def _gallery(
         person[aside],
     )
 
-    def scored(rows: np.ndarray) -> np.ndarray:
-        given = np.array(scores(embeddings[rows]), dtype=np.float64)
+    def scored(rows: np.ndarray, whose: np.ndarray | None = None) -> np.ndarray:
+        given = np.array(scores(embeddings[rows], whose), dtype=np.float64)
         if given.shape != (len(rows), len(mine)) or np.isnan(given).any():
             raise ValueError(
                 f"the scorer gave {given.shape} for {len(rows)} probes of {len(mine)} people, "
@@ -241,7 +242,7 @@ def _gallery(
     own = np.arange(len(mated)), np.concatenate(labels)
     genuine = mated[own]
     mated[own] = -np.inf
-    threshold = float(calibrate(scored(aside).max(1), person[aside], ask))
+    threshold = float(calibrate(scored(aside, person[aside]).max(1), person[aside], ask))
     return _Gallery(genuine, mated.max(1), scored(others).max(1), threshold)
 
 

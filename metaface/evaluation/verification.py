@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaface.evaluation.episodic import ci95
-from metaface.evaluation.intervals import Estimate, clopper_pearson
+from metaface.intervals import Estimate, clopper_pearson
 
 FALSE_MATCHES = 10  # a rate that allows fewer is not measured, but guessed
 

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import beta
+from scipy.special import betaincinv, expit
+
+from metaface.intervals import clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         threshold=float(np.nextafter(float(maxima[order[m - 1]]), np.inf)),
         fpir=fpir,
         expected=count / (people + 1),
-        low=float(beta.ppf(0.025, count, people + 1 - count)),
-        high=float(beta.ppf(0.975, count, people + 1 - count)) if people >= count else 1.0,
+        low=float(betaincinv(count, people + 1 - count, 0.025)),
+        high=float(betaincinv(count, people + 1 - count, 0.975)),
         strangers=people,
         stranger_photos=len(maxima),
         verified=True,
@@ -135,14 +136,15 @@ def with_genuine(
     if not len(scores):
         return calibration
     hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
+    tpir = clopper_pearson(hits, n)
     slope, offset = None, None
     if named.sum() >= 10:
         slope, offset = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
     return replace(
         calibration,
-        tpir=hits / n,
-        tpir_low=float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0,
-        tpir_high=float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0,
+        tpir=tpir.value,
+        tpir_low=tpir.low,
+        tpir_high=tpir.high,
         tpir_photos=n,
         slope=slope,
         offset=offset,
