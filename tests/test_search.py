@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_qdrant_in_a_folder(make: Any, name: str, tmp_path: Path) -> None:
 
     engine, vectors = make(name, D, tmp_path), unit(200)
     # as qdrant-client writes them: pickled lists of doubles
-    pieces = [b"".join(b"G" + x.tobytes() for x in v[:3].astype(">f8")) for v in vectors]
+    pieces = [struct.pack(">dcdcd", v[0], b"G", v[1], b"G", v[2]) for v in vectors]
     engine.add(np.arange(200), vectors)
     assert all(piece in on_disk() for piece in pieces)
     engine.remove(np.arange(0, 200, 3))
