@@ -7,7 +7,6 @@ import numpy as np
 from metaface.recognition._vectors import checked, checked_queries, nothing
 
 _SCORES = 1 << 24  # scores held at a time: 64 MB
-_BLOCK = 128  # scores of which only the best counts at first
 
 
 class Exact:
@@ -63,7 +62,7 @@ class Exact:
                 products = (self._vectors[:n] @ some[0])[None]
             else:
                 products = some @ self._vectors[:n].T
-            best = _largest(products, min(k, n))
+            best = np.argpartition(products, n - min(k, n), axis=1)[:, n - min(k, n) :]
             picked, who = np.take_along_axis(products, best, 1), self._ids[best]
             order = np.lexsort((who, -picked), axis=1)
             scores[at : at + step, :n] = np.take_along_axis(picked, order, 1)
@@ -79,25 +78,3 @@ class Exact:
         vectors[: len(self._vectors)], ids[: len(self._ids)] = self._vectors, self._ids
         self._vectors[:] = 0  # freed memory keeps what it held, and someone may be removed later
         self._vectors, self._ids = vectors, ids
-
-
-def _largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Indices int64 ``[q, k]`` of the k largest of each row, in any order.
-
-    The k largest lie in the k blocks whose largest are largest: one pass for the blocks' maxima,
-    instead of a partition of everything.
-    """
-    rows, n = scores.shape
-    if k == 1:
-        return scores.argmax(1)[:, None]
-    blocks = n // _BLOCK
-    if blocks <= 4 * k:
-        return np.argpartition(scores, n - k, axis=1)[:, n - k :]
-    whole = blocks * _BLOCK
-    maxima = scores[:, :whole].reshape(rows, blocks, _BLOCK).max(2)
-    chosen = np.argpartition(maxima, blocks - k, axis=1)[:, blocks - k :]
-    near = (chosen[:, :, None] * _BLOCK + np.arange(_BLOCK)).reshape(rows, -1)
-    rest = np.broadcast_to(np.arange(whole, n), (rows, n - whole))
-    near = np.concatenate([near, rest], axis=1)
-    best = np.argpartition(np.take_along_axis(scores, near, 1), near.shape[1] - k, axis=1)
-    return np.take_along_axis(near, best[:, near.shape[1] - k :], 1)
