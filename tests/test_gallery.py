@@ -319,12 +319,21 @@ def test_the_journal_holds_a_forgotten_face_before_it_is_zeroed(
         assert traces(on_disk(path.parent), faces(2, 1)) == 0
 
 
+def test_a_large_gallery_is_rebuilt_on_the_disk(path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_store, "_IN_MEMORY", 0)
+    with Gallery(path, **MODEL) as gallery:
+        gallery.add("Ana", faces(300))
+        gallery.add("Bo", faces(2, 1))
+        gallery.forget("Ana")
+        assert content(gallery) == {"Bo": [v.tobytes() for v in faces(2, 1)]}
+        assert traces(on_disk(path.parent), faces(300)) == 0
+        assert gallery._store._db.execute("PRAGMA temp_store").fetchone() == (2,)  # MEMORY again
+
+
 def test_a_rebuilding_that_failed_is_done_later(path: Path, monkeypatch: Any) -> None:
     with Gallery(path, **MODEL) as gallery:
         gallery.add("Ana", faces(30))
         gallery.add("Bo", faces(2, 1))
-        reader = sqlite3.connect(path, isolation_level=None)
-        reader.execute("BEGIN")
 
         def interrupted(store: _store.Store) -> None:
             raise GalleryError("gallery_full", "the disk is full")
@@ -335,7 +344,6 @@ def test_a_rebuilding_that_failed_is_done_later(path: Path, monkeypatch: Any) ->
                 gallery.forget("Ana")
         assert caught.value.reason == "gallery_full"
         assert gallery.people() == {"Bo": 2}
-        reader.close()
     size = path.stat().st_size
     with Gallery(path, **MODEL) as gallery:
         assert gallery.people() == {"Bo": 2}
