@@ -21,7 +21,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS
 from metaface.model import load_model
-from metaface.recognition import GalleryError
+from metaface.recognition import GalleryError, protocols
 from metaface.recognition import commands as people
 from metaface.training import Interrupted, train
 
@@ -230,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
 
     people.add(partial(_command, commands), _options)
+    protocols.add(partial(_command, commands))
     return parser
 
 

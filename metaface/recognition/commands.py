@@ -17,11 +17,20 @@ from tqdm import tqdm
 
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
-from metaface.recognition.detect import Cascade
+from metaface.recognition.detect import Cascade, Detector
 from metaface.recognition.draw import drawn
+from metaface.recognition.embed import Embedder
 from metaface.recognition.gallery import Gallery
 from metaface.recognition.photos import in_folder
-from metaface.recognition.recognizer import FMR, FPIR, Enrolment, Identified, Recognizer
+from metaface.recognition.recognizer import (
+    DEFAULT,
+    FMR,
+    FPIR,
+    Enrolment,
+    Identified,
+    Recognizer,
+    default_detector,
+)
 
 GALLERY = "metaface.gallery"
 _COLUMNS = (
@@ -67,13 +76,13 @@ def _enroll(o: argparse.Namespace) -> None:
 
 
 def _people_command(o: argparse.Namespace) -> None:
-    with _existing(o.gallery) as gallery:
+    with Gallery.open(o.gallery) as gallery:
         for name, photos in gallery.people().items():
             print(f"{photos:5d}  {name}")
 
 
 def _forget(o: argparse.Namespace) -> None:
-    with _existing(o.gallery) as gallery:
+    with Gallery.open(o.gallery) as gallery:
         photos = gallery.forget(o.name)
     print(f"{o.name} is forgotten ({photos} photographs)")
 
@@ -331,8 +340,10 @@ def _recognizer(
     return Recognizer.load(o.gallery, keep_crops=keep_crops, **given)
 
 
-def _existing(path: str) -> Gallery:
-    return Gallery.open(path)
+def embedder_of(o: argparse.Namespace) -> tuple[Detector, Embedder]:
+    """The detector and the embedder that the options name."""
+    detector = Cascade() if o.detector == "cascade" else default_detector(o.models)
+    return detector, embed.load(o.weights or DEFAULT, o.models)
 
 
 def _photos(given: Sequence[str]) -> list[Any]:

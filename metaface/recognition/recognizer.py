@@ -28,6 +28,7 @@ from metaface.recognition.photos import Photo, Reason, Unusable, listed, name_of
 from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
+DEFAULT = "mobilefacenet_casia"
 FPIR = 0.01
 FMR = 0.001
 
@@ -157,7 +158,7 @@ class Recognizer:
     @classmethod
     def from_pretrained(
         cls,
-        weights: str | Path = "mobilefacenet_casia",
+        weights: str | Path = DEFAULT,
         *,
         models: str | Path | None = None,
         detector: Detector | None = None,
