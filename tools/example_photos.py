@@ -20,23 +20,23 @@ SIDE = 224
 
 def main(folder: str) -> None:
     out = Path(folder)
-    made = synthetic.render(
-        people=len(NAMES) + 202, photos=7, image_size=SIDE, domains="frontal", seed=3
-    )
-
-    def photo(person: int, number: int) -> np.ndarray:
-        found: np.ndarray = made.images[np.flatnonzero(made.person == person)[number]]
-        return found
-
-    for i, name in enumerate(NAMES):
+    known = rendered(range(len(NAMES)), 6)
+    others = rendered(range(len(NAMES), len(NAMES) + 202), 1)
+    for name, photos in zip(NAMES, known, strict=True):
         (out / "people" / name).mkdir(parents=True, exist_ok=True)
-        for number in range(5):
-            Image.fromarray(photo(i, number)).save(out / "people" / name / f"{number + 1}.png")
+        for number, photo in enumerate(photos[:5], 1):
+            Image.fromarray(photo).save(out / "people" / name / f"{number}.png")
     (out / "strangers").mkdir(exist_ok=True)
-    for i in range(200):
-        Image.fromarray(photo(len(NAMES) + i, 0)).save(out / "strangers" / f"{i + 1:03d}.png")
-    guests = [photo(p, 6) for p in (0, len(NAMES) + 200, 2, 1, len(NAMES) + 201)]
+    for i, photos in enumerate(others[:200], 1):
+        Image.fromarray(photos[0]).save(out / "strangers" / f"{i:03d}.png")
+    guests = [known[0][5], others[200][0], known[2][5], known[1][5], others[201][0]]
     Image.fromarray(np.concatenate(guests, 1)).save(out / "party.png")
+
+
+def rendered(people: range, photos: int) -> np.ndarray:
+    """uint8 ``[people, photos, SIDE, SIDE, 3]``."""
+    made = synthetic.render(list(people), photos, SIDE, domains="frontal", seed=3)
+    return made.images.reshape(len(people), photos, SIDE, SIDE, 3)
 
 
 if __name__ == "__main__":
