@@ -15,7 +15,7 @@ from metaface.recognition.embed import Embedder, Network
 from metaface.recognition.matching import Faces, Make, Prototypes, left_out
 from metaface.recognition.scoring import Cohort
 
-_FEWEST = 5  # people with two photographs that a verdict needs
+_FEWEST = 10  # photographs of people with two or more that a verdict needs
 _BATCH = 64  # crops classified at once
 
 
@@ -136,7 +136,8 @@ def judged(
         fpir: the rate of false alarms at which both are compared.
     """
     judged_on = "enrolled"
-    if (np.bincount(enrolled[1]) > 1).sum() < _FEWEST:
+    counts = np.bincount(enrolled[1])
+    if counts[counts > 1].sum() < _FEWEST:
         judged_on, (enrolled, strangers) = "strangers", _among(*strangers)
         if not len(enrolled[0]):
             return Adaptation(name, options, False, None, None, 0, "nothing")
@@ -157,7 +158,7 @@ def _among(
     """A gallery among strangers, two photographs a person, of half of those who have them."""
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
-    chosen = several[: len(several) // 2] if len(several) >= 2 * _FEWEST else several[:0]
+    chosen = several[: len(several) // 2] if len(several) >= _FEWEST else several[:0]
     rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)
     rest = np.flatnonzero(~np.isin(person, chosen))
     enrolled = (faces[rows], np.repeat(np.arange(len(chosen)), 2))
