@@ -1,4 +1,4 @@
-"""The command line: ``metaface benchmark | train | evaluate | preview``."""
+"""The command line: ``metaface benchmark | train | evaluate | preview``, and recognition's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS
 from metaface.model import load_model
+from metaface.recognition import GalleryError, protocols
+from metaface.recognition import commands as people
 from metaface.training import Interrupted, train
 
 DEFAULTS = Settings()
@@ -40,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(lost), 1)
     except (
         ValueError, TypeError, OSError, ImportError, FloatingPointError, checkpoint.CheckpointError,
+        GalleryError,
     ) as bad:  # fmt: skip
         return _failed(str(bad), 2)
     return 0
@@ -224,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=int, default=default, help=f"of the task; default: {default}"
         )
     p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
+
+    people.add(partial(_command, commands), _options)
+    protocols.add(partial(_command, commands))
     return parser
 
 

@@ -91,7 +91,9 @@ class Store:
             raise GalleryError("not_a_gallery", f"{self.path} is not a file: give another name")
         if not self.memory and not os.path.exists(self.path):
             if fill is None:
-                raise FileNotFoundError(f"no gallery at {self.path}: enrol someone first")
+                raise FileNotFoundError(
+                    f"no gallery at {self.path}: make one with metaface enroll, or Recognizer.save"
+                )
             _publish(self.path, lambda db: _make(db, fill), self._named)
         with self._named():
             self._db = _connect(self.path, create=False)

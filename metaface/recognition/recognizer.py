@@ -28,8 +28,9 @@ from metaface.recognition.photos import Photo, Reason, Unusable, listed, name_of
 from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
+DEFAULT = "mobilefacenet_casia"
 FPIR = 0.01
-_FMR = 0.001
+FMR = 0.001
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Recognizer:
     @classmethod
     def from_pretrained(
         cls,
-        weights: str | Path = "mobilefacenet_casia",
+        weights: str | Path = DEFAULT,
         *,
         models: str | Path | None = None,
         detector: Detector | None = None,
@@ -194,17 +195,23 @@ class Recognizer:
         )  # fmt: skip
 
     @classmethod
-    def load(cls, gallery: str | Path, **options: Any) -> Recognizer:
-        """The recogniser of a gallery that exists; see :meth:`from_pretrained` for the options.
+    def load(
+        cls, gallery: str | Path, weights: str | Path | None = None, **options: Any
+    ) -> Recognizer:
+        """The recogniser of a gallery that exists.
+
+        Args:
+            gallery: the file.
+            weights: of the model that made it; None: by the name the gallery has of it.
+            options: as :meth:`from_pretrained` takes them.
 
         Raises:
             FileNotFoundError: no such gallery.
         """
-        if not Path(gallery).is_file():
-            raise FileNotFoundError(
-                f"no gallery at {gallery}: make one with metaface enroll, or Recognizer.save"
-            )
-        return cls.from_pretrained(gallery=gallery, **options)
+        if weights is None:
+            with Gallery.open(gallery) as there:
+                weights = there.model_name
+        return cls.from_pretrained(weights, gallery=gallery, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the gallery to ``path``, whole or not at all, and go on with that file.
@@ -336,7 +343,7 @@ class Recognizer:
                 calibration.probability(score),
             )
 
-    def verify(self, first: Photo, second: Photo, fmr: float = _FMR) -> Verified:
+    def verify(self, first: Photo, second: Photo, fmr: float = FMR) -> Verified:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:

@@ -1,0 +1,416 @@
+"""The command line of recognition: ``metaface enroll | identify | verify | people | ...``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from metaface.learners import LEARNERS
+from metaface.recognition import embed, importing, known, models
+from metaface.recognition.detect import Cascade, Detector
+from metaface.recognition.draw import drawn
+from metaface.recognition.embed import Embedder
+from metaface.recognition.gallery import Gallery
+from metaface.recognition.photos import in_folder
+from metaface.recognition.recognizer import (
+    DEFAULT,
+    FMR,
+    FPIR,
+    Enrolment,
+    Identified,
+    Recognizer,
+    default_detector,
+)
+
+GALLERY = "metaface.gallery"
+_COLUMNS = (
+    "path",
+    "left",
+    "top",
+    "width",
+    "height",
+    "name",
+    "score",
+    "nearest",
+    "probability",
+    "skipped",
+)
+
+log = logging.getLogger("metaface.recognition")
+Options = Callable[[Sequence[str]], dict[str, Any]]
+"""``name=value`` texts to keyword arguments"""
+
+
+# -- people ----------------------------------------------------------------------------------
+
+
+def _enroll(o: argparse.Namespace) -> None:
+    people = _recognizer(o, create=True, keep_crops=True if o.keep_crops else None)
+    if o.photos:
+        outcomes: Iterable[Enrolment] = [people.enroll(o.who, _photos(o.photos))]
+    else:
+        outcomes = people.enroll_all(o.who, progress=not o.quiet)
+    used = left_out = 0
+    for outcome in outcomes:
+        used += outcome.used
+        left_out += not outcome.used
+        for skipped in outcome.skipped:
+            tqdm.write(f"{outcome.name}: {skipped.path} skipped: {skipped.reason}", sys.stderr)
+    count = len(people.people())
+    print(f"{used} photographs enrolled; {count} {_people(count)} in {o.gallery}")
+    if left_out:
+        print(f"{left_out} {_people(left_out)} without a usable photograph")
+    if not used:
+        raise ValueError(f"no photograph of {o.who} could be enrolled")
+    print(people.calibration())
+
+
+def _people_command(o: argparse.Namespace) -> None:
+    with Gallery.open(o.gallery) as gallery:
+        for name, photos in gallery.people().items():
+            print(f"{photos:5d}  {name}")
+
+
+def _forget(o: argparse.Namespace) -> None:
+    with Gallery.open(o.gallery) as gallery:
+        photos = gallery.forget(o.name)
+    print(f"{o.name} is forgotten ({photos} photographs)")
+
+
+def _identify(o: argparse.Namespace) -> None:
+    people = _recognizer(o)
+    photos = _photos(o.photos)
+    alone = len(photos) == 1 and not Path(o.photos[0]).is_dir()
+    out = Path(o.draw) if o.draw else None
+    if out and not alone:
+        out.mkdir(parents=True, exist_ok=True)
+    found = []
+    bar = tqdm(
+        people.identify_each(photos),
+        total=len(photos),
+        desc="identifying",
+        unit="photo",
+        disable=o.quiet or alone,
+    )
+    for photo, one in zip(photos, bar, strict=True):
+        found.append(one)
+        if not (o.json or o.csv):
+            tqdm.write(_line(one))
+        if out and one.skipped is None:
+            drawn(photo, one).save(out if alone else out / _drawn_name(photo, photos))
+    calibration = people.calibration() if people.people() else None
+    if o.json:
+        print(
+            json.dumps(
+                {
+                    "photos": [_as_json(one) for one in found],
+                    "threshold": calibration and calibration.threshold,
+                    "fpir": calibration and calibration.fpir,
+                },
+                indent=1,
+            )
+        )
+    elif o.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(row for one in found for row in _as_rows(one))
+    reasons = Counter(one.skipped for one in found if one.skipped)
+    if reasons and not alone:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        print(f"{sum(reasons.values())} of {len(found)} skipped: {listed}", file=sys.stderr)
+    print(calibration or f"nobody is enrolled in {o.gallery}", file=sys.stderr)
+
+
+def _verify(o: argparse.Namespace) -> None:
+    answer = _recognizer(o, create=True, memory=True).verify(o.first, o.second, o.fmr)
+    if o.json:
+        print(json.dumps(asdict(answer), indent=1))
+        return
+    said = "the same person" if answer.same else "different people"
+    unverified = "" if answer.verified else ", unverified: metaface calibrate --strangers DIR"
+    print(
+        f"{said}: score {answer.score:.3f}, threshold {answer.threshold:.3f} for an FMR of "
+        f"{100 * answer.fmr:g}%{unverified}"
+    )
+
+
+def _calibrate(o: argparse.Namespace) -> None:
+    people = _recognizer(o)
+    print(people.calibrate(o.strangers, o.fpir, progress=not o.quiet))
+
+
+def _adapt(o: argparse.Namespace, options: Options) -> None:
+    people = _recognizer(o)
+    tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
+    print(tried or "prototypes")
+    print(people.calibration())
+
+
+# -- models ----------------------------------------------------------------------------------
+
+
+def _models(o: argparse.Namespace) -> None:
+    if o.action == "list":
+        for row in models.available(o.models):
+            where = row.path or f"metaface models fetch {row.name}"
+            print(f"{row.name:20} {row.kind:9} {row.size / 1e6:5.1f} MB  {row.state:9} {where}")
+            print(f"{'':20} licence: {row.licence}")
+    elif o.action == "fetch":
+        for name in o.names or [n for n in models.MODELS if n != "yunet_dynamic"]:
+            entry = models.model(name)
+            print(f"{name}: {entry.url}\nlicence: {entry.licence}")
+            print(models.fetch(name, o.models, progress=not o.quiet))
+    elif o.action == "import":
+        for name in o.names or _nothing("import FILE..."):
+            print(importing.import_weights(name, o.models))
+    else:
+        _check(o)
+
+
+def _check(o: argparse.Namespace) -> None:
+    for row in models.available(o.models):
+        if o.names and row.name not in o.names:
+            continue
+        if row.state == "missing":
+            print(f"{row.name}: missing")
+        elif row.kind == "detector":
+            print(f"{row.name}: {models.find(row.name, o.models)}, as published")
+        else:
+            likeness = known.check_known_answer(embed.load(row.name, o.models))
+            answer = (
+                "no known answer" if likeness is None else f"known answer, cosine {likeness:.6f}"
+            )
+            print(f"{row.name}: {row.path}, {answer}")
+
+
+def _nothing(what: str) -> Iterator[str]:
+    raise ValueError(f"metaface models {what}: name at least one")
+
+
+# -- options ---------------------------------------------------------------------------------
+
+
+def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> None:
+    """Add the commands.
+
+    Args:
+        command: makes the parser of a command from its name, function and summary.
+        options: reads ``--option name=value``.
+    """
+    p = command("enroll", _enroll, "learn people from photographs")
+    p.add_argument(
+        "who",
+        metavar="DIR|NAME",
+        help="folder or zip of identity folders, or CSV; or a name, and photographs",
+    )
+    p.add_argument("photos", nargs="*", metavar="PHOTO", help="photographs of NAME, or a folder")
+    p.add_argument(
+        "--keep-crops",
+        action="store_true",
+        help="of a new gallery: keep the aligned faces, too (see metaface adapt)",
+    )
+    add_models(p, gallery=True)
+
+    p = command("identify", _identify, "name the people in photographs, or call them unknown")
+    p.add_argument("photos", nargs="+", metavar="PHOTO|DIR")
+    p.add_argument(
+        "--draw",
+        metavar="OUT",
+        help="write the photograph with boxes and names; of several, into this folder",
+    )
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print a CSV, one line a face")
+    add_models(p, gallery=True)
+
+    p = command("verify", _verify, "say whether two photographs show the same person")
+    p.add_argument("first", metavar="A")
+    p.add_argument("second", metavar="B")
+    p.add_argument(
+        "--fmr",
+        type=float,
+        default=FMR,
+        help=f"false match rate the threshold is for; default: {FMR}",
+    )
+    p.add_argument("--json", action="store_true", help="print JSON")
+    add_models(p, gallery=True)
+
+    p = command("people", _people_command, "list the people in a gallery")
+    _add_gallery(p)
+
+    p = command("forget", _forget, "delete a person from a gallery, without a trace")
+    p.add_argument("name", metavar="NAME")
+    _add_gallery(p)
+
+    p = command("calibrate", _calibrate, "set how often a stranger may be given a name")
+    p.add_argument(
+        "--strangers",
+        metavar="DIR",
+        help="photographs of people who are not enrolled: folder, zip or CSV; their "
+        "embeddings are kept. Default: those given before, else procedural faces",
+    )
+    p.add_argument(
+        "--fpir",
+        type=float,
+        default=FPIR,
+        help=f"false-positive identification rate; default: {FPIR}",
+    )
+    add_models(p, gallery=True)
+
+    p = command(
+        "adapt",
+        lambda o: _adapt(o, options),
+        "have a meta-learner tell the enrolled people apart, where it does not hurt",
+    )
+    p.add_argument(
+        "learner",
+        choices=("prototypes", *LEARNERS),
+        metavar="LEARNER",
+        help=f"of {', '.join(LEARNERS)}; or prototypes, to undo it",
+    )
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the learner, such as inner_lr=0.01; may be repeated",
+    )
+    add_models(p, gallery=True)
+
+    p = command("models", _models, "list, fetch, import or check model files")
+    p.add_argument(
+        "action", nargs="?", default="list", choices=("list", "fetch", "import", "check")
+    )
+    p.add_argument("names", nargs="*", metavar="NAME|FILE")
+    p.add_argument("--models", metavar="DIR", help="folder of the model files")
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_models(p: argparse.ArgumentParser, gallery: bool = False) -> None:
+    """The options that say which models are used and, where ``gallery``, on which people."""
+    if gallery:
+        _add_gallery(p)
+    p.add_argument(
+        "--models",
+        metavar="DIR",
+        help="folder of the model files; else METAFACE_MODELS, else ~/.cache/metaface/models",
+    )
+    p.add_argument(
+        "--weights",
+        help="embedding: a name, a checkpoint of metaface train, a "
+        ".safetensors or .onnx file; default: the gallery's, or mobilefacenet_casia",
+    )
+    p.add_argument(
+        "--detector",
+        choices=("yunet", "cascade"),
+        default="yunet",
+        help="cascade: OpenCV 4's bundled one, which needs no model; default: yunet",
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_gallery(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--gallery", default=GALLERY, metavar="FILE", help=f"default: {GALLERY}")
+
+
+def _recognizer(
+    o: argparse.Namespace,
+    create: bool = False,
+    memory: bool = False,
+    keep_crops: bool | None = None,
+) -> Recognizer:
+    given: dict[str, Any] = {"models": o.models}
+    if o.weights:
+        given["weights"] = o.weights
+    if o.detector == "cascade":
+        given["detector"] = Cascade()
+    if create and not Path(o.gallery).exists():
+        where = ":memory:" if memory else o.gallery
+        return Recognizer.from_pretrained(gallery=where, keep_crops=keep_crops, **given)
+    return Recognizer.load(o.gallery, keep_crops=keep_crops, **given)
+
+
+def embedder_of(o: argparse.Namespace) -> tuple[Detector, Embedder]:
+    """The detector and the embedder that the options name."""
+    detector = Cascade() if o.detector == "cascade" else default_detector(o.models)
+    return detector, embed.load(o.weights or DEFAULT, o.models)
+
+
+def _photos(given: Sequence[str]) -> list[Any]:
+    found: list[Any] = []
+    for path in given:
+        if Path(path).is_dir():
+            inside = in_folder(path)
+            if not inside:
+                raise ValueError(f"no pictures in the folder {path}")
+            found += inside
+        elif Path(path).exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no such photograph or folder: {path}")
+    return found
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+def _line(one: Identified) -> str:
+    if one.skipped:
+        return f"{one.path}: skipped: {one.skipped} ({one.detail})"
+    told = []
+    for match in one.faces:
+        if match.name:
+            told.append(f"{match.name} ({match.score:.2f})")
+        elif match.nearest:
+            told.append(f"unknown (nearest {match.nearest}, {match.score:.2f})")
+        else:
+            told.append("unknown")
+    return f"{one.path}: {', '.join(told)}"
+
+
+def _as_json(one: Identified) -> dict[str, Any]:
+    return {
+        "path": one.path,
+        "faces": [
+            {
+                "box": list(match.box), "name": match.name, "score": match.score,
+                "nearest": match.nearest, "probability": match.probability,
+            }
+            for match in one.faces
+        ],
+        "skipped": one.skipped,
+    }  # fmt: skip
+
+
+def _as_rows(one: Identified) -> Iterator[list[Any]]:
+    for match in one.faces:
+        yield [one.path, *match.box, match.name, match.score, match.nearest, match.probability, ""]
+    if one.skipped:
+        yield [one.path, *[""] * 8, one.skipped]
+
+
+def _drawn_name(photo: Any, photos: Sequence[Any]) -> str:
+    """A file name of its own for every photograph, also where two folders have the same names."""
+    name = Path(photo).name
+    same = [p for p in photos if Path(p).name == name]
+    number = "" if len(same) == 1 else f"{same.index(photo) + 1}_"
+    stem = Path(name)
+    return (
+        f"{number}{stem.stem}.jpg"
+        if stem.suffix.lower() in (".jpg", ".jpeg")
+        else (f"{number}{name}.png")
+    )
+
+
+def _people(count: int) -> str:
+    return "person" if count == 1 else "people"

@@ -1,0 +1,46 @@
+"""Photographs with boxes and names on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from metaface.recognition.photos import Photo, read
+from metaface.recognition.recognizer import Identified
+
+_KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
+
+
+def drawn(photo: Photo, found: Identified) -> Image.Image:
+    """The upright photograph with a box around each face, green with the name and the score or,
+    of unknown people, red.
+
+    Args:
+        photo: what was identified.
+        found: what it gave.
+    """
+    picture = Image.fromarray(read(photo))
+    line = max(2, round(max(picture.size) / 400))
+    pen = ImageDraw.Draw(picture)
+    for match in found.faces:
+        left, top, width, height = match.box
+        colour = _UNKNOWN if match.name is None else _KNOWN
+        pen.rectangle((left, top, left + width, top + height), outline=colour, width=line)
+        text = match.name or "unknown"
+        text += "" if match.score is None else f" {match.score:.2f}"
+        font = _font(max(11, round(width / 7)))
+        ends = pen.textbbox((0, 0), text, font=font)
+        wide, high = ends[2] + 2 * line, ends[3] + 2 * line
+        x = max(0, min(left, picture.width - wide))
+        y = top - high if top >= high else min(top + height, picture.height - high)
+        pen.rectangle((x, y, x + wide, y + high), fill=colour)
+        pen.text((x + line, y + line), text, fill="white", font=font)
+    return picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib's own: it has the letters of most names, and is there
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)
