@@ -149,12 +149,14 @@ def misnamed(folder: Path) -> Iterator[Odd]:
         "text.jpg": b"not a picture\n", "page.jpg": html, "page.webp": html, "zip.png": b"",
         "elf.jpg": elf, "pdf.jpg": b"%PDF-1.4\n%%EOF\n", "eps.jpg": postscript, "noise.jpg": noise,
         "svg.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
-        "gzip.jpg": gzip.compress(jpeg), "before.jpg": b"\r\n" + jpeg, "magic.jpg": jpeg[:3] + noise,
+        "gzip.jpg": gzip.compress(jpeg), "before.jpg": b"\r\n" + jpeg,
+        "magic.jpg": jpeg[:3] + noise,
         "magic.png": png[:8] + noise, "magic.gif": b"GIF89a" + noise, "magic.tif": b"II*\0" + noise,
         "magic.bmp": b"BM" + noise, "magic.webp": b"RIFF\xff\0\0\0WEBPVP8 " + noise,
         "magic.ppm": b"P6\n" + noise, "text.ppm": b"P3\n9 9\n255\n1 2 3 x",
         "newlines.png": png.replace(b"\r\n", b"\n"), "heic.heic": b"\0\0\0\x18ftypheic" + noise,
-        "magic.avif": b"\0\0\0\x1cftypavif" + noise, "magic.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + noise,
+        "magic.avif": b"\0\0\0\x1cftypavif" + noise,
+        "magic.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + noise,
     }  # fmt: skip
     bad["zip.png"] = archive.getvalue()
     for name, data in bad.items():
@@ -198,9 +200,11 @@ def sizes(folder: Path) -> Iterator[Odd]:
     yield _put(folder / "0.ppm", b"P6 0 0 255\n", UNREADABLE)
 
 
-def _png(width: int, height: int, body: bytes, *chunks: tuple[bytes, bytes], depth: int = 8) -> bytes:
+def _png(
+    width: int, height: int, body: bytes, *chunks: tuple[bytes, bytes], depth: int = 8
+) -> bytes:
     """A grey PNG; ``chunks`` come before the picture's ``body``."""
-    head = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    head = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     whole = b"\x89PNG\r\n\x1a\n"
     for kind, data in (head, *chunks, (b"IDAT", body), (b"IEND", b"")):
         whole += struct.pack(">I", len(data)) + kind + data
@@ -210,7 +214,7 @@ def _png(width: int, height: int, body: bytes, *chunks: tuple[bytes, bytes], dep
 
 def _zeros(rows: int, width: int) -> bytes:
     """``rows`` of ``width`` zeros, compressed."""
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     return b"".join(packer.compress(bytes(width)) for _ in range(rows)) + packer.flush()
 
 
@@ -221,7 +225,9 @@ def _tiff(change: dict[int, int], loop: bool = False) -> bytes:
     end = 8 + 2 + 12 * len(tags) + 4
     tags = {**tags, 273: end, **change}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8 * loop) + body
+    return (
+        b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 8 * loop) + body
+    )
 
 
 # --- bombs and loops
@@ -230,7 +236,7 @@ def _tiff(change: dict[int, int], loop: bool = False) -> bytes:
 def bombs(folder: Path) -> Iterator[Odd]:
     grey = np.pad(np.asarray(scene().convert("L")), ((0, 0), (1, 0))).tobytes()
     body = zlib.compress(grey)
-    swollen = zlib.compress(grey + bytes(300_000_000), 1)
+    swollen = zlib.compress(grey + bytes(100_000_000), 1)
     zeros = _zeros(20_000, 10_000)  # 200 MB
     yield _put(folder / "plain.png", _png(440, 320, body), FACE)
     yield _put(folder / "swollen.png", _png(440, 320, swollen), FACE | UNREADABLE)
@@ -251,14 +257,17 @@ def bombs(folder: Path) -> Iterator[Odd]:
     jpeg = encoded(quality=90)
     comments = (b"\xff\xfe\xff\xff" + bytes(65_533)) * 200
     yield _put(folder / "comments.jpg", jpeg[:2] + comments + jpeg[2:], FACE)
-    fill = jpeg[:2] + b"\xff" * 5_000_000 + jpeg[2:]
+    fill = jpeg[:2] + b"\xff" * 2_000_000 + jpeg[2:]
     yield _put(folder / "fill.jpg", fill, FACE | UNREADABLE)
-    scan = jpeg.index(b"\xff\xda")  # a progressive picture may have thousands of scans
-    slow = encoded(scene().resize((3000, 2000)), quality=60, progressive=True)
-    first = slow.index(b"\xff\xda")
-    second = slow.index(b"\xff\xda", first + 2)
-    again = slow[:second] + slow[first:second] * 300 + slow[second:]
-    yield _put(folder / "scans.jpg", again, FACE | HARD | UNREADABLE, scale=0.0)
+    # a scan that changes nothing is 20 bytes, and goes over all pixels
+    slow = encoded(Image.new("RGB", (6000, 4000), "tan"), quality=60, progressive=True)
+    last = slow[slow.rindex(b"\xff\xda") : -2]
+    yield _put(folder / "scans.jpg", slow[:-2] + last * 400 + slow[-2:], TOO_LARGE)
+    more = jpeg + b"\xff\xda" * 60_000  # such as the film behind a moving photograph
+    yield _put(folder / "behind.jpg", more, FACE)
+    scan = jpeg.index(b"\xff\xda")
+    profile = jpeg[:2] + (b"\xff\xe5\xff\xff" + b"\xff\xda" * 32_766 + b"\0") * 2 + jpeg[2:]
+    yield _put(folder / "before.jpg", profile, FACE)
     yield _put(folder / "no scan.jpg", jpeg[:scan] + b"\xff\xd9", UNREADABLE)
     yield _put(folder / "loop.tif", _tiff({}, loop=True), FACE | UNREADABLE)
     for name, change in {
@@ -266,6 +275,11 @@ def bombs(folder: Path) -> Iterator[Odd]:
         "samples": {277: 60_000}, "kind": {259: 34_712}, "photometric": {262: 999},
     }.items():  # fmt: skip
         yield _put(folder / f"{name}.tif", _tiff(change), FACE | UNREADABLE | TOO_LARGE)
+    if features.check("jpg_2000"):
+        tiles = bytearray(encoded(kind="JPEG2000"))
+        at = tiles.index(b"\xff\x51")
+        tiles[at + 22 : at + 30] = struct.pack(">II", 1, 1)
+        yield _put(folder / "tiles.jp2", bytes(tiles), UNREADABLE)
     frames = [Image.new("L", (1, 1), i % 256) for i in range(3000)]
     film = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     yield _put(folder / "frames.gif", film, NO_FACE)
@@ -310,10 +324,14 @@ def pixels(folder: Path) -> Iterator[Odd]:
     yield _put(folder / "32.tif", encoded(Image.fromarray(wide.astype(np.int32)), "TIFF"), FACE)
     transparent = encoded(palette, "PNG", transparency=palette.getpixel((0, 0)))
     yield _put(folder / "transparent.png", transparent, FACE)
-    yield _put(folder / "transparencies.png", encoded(palette, "PNG", transparency=b"\xff" * 9), FACE)
+    yield _put(
+        folder / "transparencies.png", encoded(palette, "PNG", transparency=b"\xff" * 9), FACE
+    )
     tone = image.getpixel((0, 0))
     yield _put(folder / "one tone out.png", encoded(kind="PNG", transparency=tone), FACE)
-    yield _put(folder / "one grey out.png", encoded(image.convert("L"), "PNG", transparency=3), FACE)
+    yield _put(
+        folder / "one grey out.png", encoded(image.convert("L"), "PNG", transparency=3), FACE
+    )
     yield _put(folder / "transparent.gif", encoded(palette, "GIF", transparency=1), HARD)
     for bits in (1, 2, 4):
         few = image.quantize(2**bits)
@@ -496,10 +514,7 @@ def damaged(folder: Path) -> Iterator[Odd]:
 def large(folder: Path) -> Iterator[Odd]:
     """Photographs of 89 megapixels, in several formats, each twice, for a pool to read at once."""
     folder.mkdir(exist_ok=True)
-    side = 9_400
-    size = (side, side * 320 // 440 // 4 * 4)
-    size = (11_000, 8_000)
-    image = scene().resize(size, Image.Resampling.BICUBIC)
+    image = scene().resize((11_000, 8_000), Image.Resampling.BICUBIC)
     palette = image.quantize(128, dither=Image.Dither.NONE)
     makers: dict[str, Callable[[], bytes]] = {
         "a.jpg": lambda: encoded(image, quality=85),

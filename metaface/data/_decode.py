@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from metaface.data._quiet import quiet
 MAX_PIXELS = 89_000_000  # just under the count at which Pillow starts to warn of a bomb
 _LARGE = 32_000_000  # pixels from which one picture at a time is decoded
 _one_large = Lock()
+_MAX_SCANNED = 3_000_000_000  # pixels that a JPEG's scans go over: cameras' have one, others ten
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG, where a segment starts
 _STRIP = 1_000_000  # pixels converted at once
 FORMATS = (
     *("JPEG", "MPO", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "AVIF"),
@@ -89,22 +92,25 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
         return fit(image, geometry)
 
 
-def whole(picture: bytes | Image.Image, longest: int) -> np.ndarray:
+def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
     """All of a picture file's content, or of a Pillow image of any mode.
 
     Returns:
         uint8 RGB ``[H, W, 3]``, upright (EXIF); reduced where a side has more than ``longest``
-        pixels.
+        pixels; and how many times: 1.0 or more.
 
     Raises:
         UnreadableError: whatever is wrong with it.
     """
-    with _opened(picture) as image, _loaded(image, longest, "RGB") as (pixels, turn):
-        if max(pixels.size) > longest:
-            share = longest / max(pixels.size)
-            size = (max(1, round(pixels.width * share)), max(1, round(pixels.height * share)))
-            pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-        return np.asarray(_turned(pixels, turn))
+    with _opened(picture) as image:
+        size = image.size  # before the decoder shrinks it
+        mode = "L" if image.getbands() in (("1",), ("L",), ("I",)) else "RGB"  # grey takes a third
+        with _loaded(image, longest, mode) as (pixels, turn):
+            times = max(1.0, max(size) / longest)
+            if times > 1:
+                size = (max(1, round(size[0] / times)), max(1, round(size[1] / times)))
+                pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            return np.asarray(_turned(pixels, turn).convert("RGB")), times
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
@@ -133,6 +139,7 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
                 raise UnreadableError("empty file")
             else:
                 with Image.open(io.BytesIO(picture), formats=_formats()) as image:
+                    _check_scans(picture, image)
                     yield image
     except UnreadableError:
         raise
@@ -141,7 +148,7 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UnreadableError("not a picture of a kind Pillow can read") from None
     except Exception as error:  # broken pictures make decoders raise nearly anything
-        raise UnreadableError(f"{error or type(error).__name__}") from error
+        raise UnreadableError(str(error) or type(error).__name__) from error
 
 
 @contextlib.contextmanager
@@ -215,6 +222,22 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     if pixels.dtype != np.uint8:
         raise ValueError(f"an image array must be uint8 or float in 0..1, got {pixels.dtype}")
     return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _check_scans(data: bytes, image: Image.Image) -> None:
+    """Refuse a JPEG that goes over its pixels so often that this takes many seconds: a scan that
+    changes nothing is a few bytes, and there may be any number."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    allowed = max(1, _MAX_SCANNED // (image.width * image.height))
+    if data.count(b"\xff\xda") <= allowed:  # or else in what follows the picture
+        return
+    count, at = 0, 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        count += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    if count > allowed:
+        raise TooLargeError(f"a JPEG of {count} scans, refused as a decompression bomb")
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:

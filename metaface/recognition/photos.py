@@ -43,6 +43,14 @@ class Unusable(ValueError):
 def read(photo: Photo) -> np.ndarray:
     """The pixels of a photograph: uint8 RGB ``[H, W, 3]``, upright, no side above ``LONGEST``.
 
+    See :func:`reduced` for what it takes and raises.
+    """
+    return reduced(photo)[0]
+
+
+def reduced(photo: Photo) -> tuple[np.ndarray, float]:
+    """:func:`read`, and how many times larger the photograph is: 1.0 up to ``LONGEST``.
+
     Args:
         photo: a path; a Pillow image of any mode; an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``,
             uint8 or float in 0..1, RGB; a tensor ``[C, H, W]`` like it; or a function that gives
