@@ -94,8 +94,8 @@ class Adapted:
         return self.embedder.preprocessing(faces.crops)
 
 
-def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> Make:
-    """What adapts the learner ``name`` to enrolled faces.
+def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> tuple[Make, bool]:
+    """What adapts the learner ``name`` to enrolled faces, and whether it needs their crops.
 
     Args:
         crops: whether the gallery keeps them.
@@ -111,13 +111,14 @@ def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -
     learner = learners.build(name, embedder.network, **options)
     if learner.transductive:
         raise ValueError(f"{name} is transductive: it cannot identify a single photograph")
-    if not isinstance(learner, FeatureLearner) and not crops:
+    needed = not isinstance(learner, FeatureLearner)
+    if needed and not crops:
         raise ValueError(
             f"{name} adapts the whole network and needs the aligned faces, which this gallery does "
             "not keep: enrol into a new one with keep_crops=True (--keep-crops), or choose a "
             "learner of heads alone, such as anil"
         )
-    return partial(Adapted, learner=learner, embedder=embedder)
+    return partial(Adapted, learner=learner, embedder=embedder), needed
 
 
 def judged(

@@ -64,11 +64,10 @@ class Cohort:
         for start in range(0, len(probes), rows):
             part = slice(start, start + rows)
             cosines = probes[part] @ self.embeddings.T
-            count = min(NEAREST, len(self))
             if person is not None:
-                own = person[part, None] == self.person
-                cosines[own] = -np.inf
-                count = min(count, int((~own).sum(1).min()))
-            top = np.partition(cosines, len(self) - count, axis=1)[:, len(self) - count :]
-            found[part] = top.mean(1) if count else 0.0
+                cosines[person[part, None] == self.person] = -np.inf
+            first = max(0, len(self) - NEAREST)
+            top = np.partition(cosines, first, axis=1)[:, first:]
+            others = np.isfinite(top)
+            found[part] = np.where(others, top, 0).sum(1) / np.maximum(others.sum(1), 1)
         return found
