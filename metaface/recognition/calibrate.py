@@ -112,6 +112,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
     if not len(maxima):
         raise ValueError("no strangers to calibrate with")
+    maxima = np.asarray(maxima, np.float64)  # the threshold is: rounded, it might let a tie pass
     _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
     people = len(photos)
     share = 1 / photos[who]  # of a person
@@ -146,6 +147,7 @@ def with_genuine(
     """
     if not len(scores):
         return calibration
+    scores, strangers = np.asarray(scores, np.float64), np.asarray(strangers, np.float64)
     hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
     tpir = clopper_pearson(hits, n)
     slope, offset = None, None
