@@ -245,6 +245,8 @@ def test_as_dict_is_json_and_the_text_says_what_is_known():
 
 
 def naive_baseline(cohort, person, probes, whose=None):
+    if len(cohort) < 50:
+        return np.zeros(len(probes))
     found = []
     for i, probe in enumerate(probes):
         cosines = sorted(
@@ -259,7 +261,7 @@ def naive_baseline(cohort, person, probes, whose=None):
     return np.array(found)
 
 
-@pytest.mark.parametrize("count,people", [(0, 1), (1, 1), (7, 3), (50, 50), (60, 7), (200, 90)])
+@pytest.mark.parametrize("count,people", [(0, 1), (1, 1), (49, 3), (50, 50), (60, 7), (200, 90)])
 def test_baseline_is_the_mean_of_the_nearest(count, people):
     cohort, person = unit(count), rng(1).integers(0, people, count)
     probes = unit(23, seed=2)
@@ -268,7 +270,7 @@ def test_baseline_is_the_mean_of_the_nearest(count, people):
     np.testing.assert_allclose(found, naive_baseline(cohort, person, probes), atol=1e-6)
 
 
-@pytest.mark.parametrize("count,people", [(1, 1), (7, 3), (60, 7), (200, 90), (120, 2)])
+@pytest.mark.parametrize("count,people", [(1, 1), (49, 3), (50, 1), (60, 7), (200, 90), (120, 2)])
 def test_baseline_leaves_out_their_own_photographs(count, people):
     cohort, person = unit(count), 1000 - 3 * rng(1).integers(0, people, count)
     found = Cohort(cohort, person).baseline(cohort, person)

@@ -301,13 +301,12 @@ class Recognizer:
         Raises:
             metaface.recognition.GalleryError: ``unknown_person``.
         """
-        known, self._state = self._state, None  # adapted weights held the person, too
+        known, self._state = self._state, None  # adapted weights and prototypes held them, too
         try:
             return self.gallery.forget(name)
         finally:
-            name = person_name(name)
-            if known is not None and name in known.names and isinstance(known.matcher, Prototypes):
-                known.matcher.engine.remove(np.array([known.names.index(name)]))
+            if known is not None and isinstance(known.matcher, Prototypes):
+                known.matcher.engine.remove(np.arange(len(known.names)))
 
     # -- photographs -------------------------------------------------------------------------
 
@@ -513,8 +512,8 @@ class Recognizer:
         published = strangers.published_threshold(self.embedder, len(known.names), fpir)
         if published is not None:
             cohort = known.cohort
-            shift = cohort.baseline(cohort.embeddings, cohort.person).mean() if len(cohort) else 0
-            least = published - float(shift)
+            shift = cohort.baseline(cohort.embeddings, cohort.person)
+            least = published - float(shift.mean() if len(shift) else 0)
         some = np.random.default_rng(0).permutation(len(known.person))[:_COMPARED]
         others = known.matcher.others(known.faces[some], known.person[some])
         if len(others):

@@ -40,7 +40,8 @@ class Cohort:
     people as it was, so any search engine can rank them.
 
     Args:
-        embeddings: float32 ``[n, D]``, unit length; n = 0: scores are plain cosines.
+        embeddings: float32 ``[n, D]``, unit length. Fewer than ``NEAREST`` say little of what a
+            face resembles anyway: scores are plain cosines then.
         person: int64 ``[n]``: who is who, in any numbers.
     """
 
@@ -57,7 +58,7 @@ class Cohort:
             person: int64 ``[q]``, where the probes are of the cohort themselves: who they are.
                 Their own photographs are left out, as a stranger to the cohort has none there.
         """
-        if not len(self):
+        if len(self) < NEAREST:
             return np.zeros(len(probes), np.float32)
         found = np.empty(len(probes), np.float32)
         rows = max(1, 2**24 // len(self))  # 64 MB of cosines at once
@@ -66,7 +67,7 @@ class Cohort:
             cosines = probes[part] @ self.embeddings.T
             if person is not None:
                 cosines[person[part, None] == self.person] = -np.inf
-            first = max(0, len(self) - NEAREST)
+            first = len(self) - NEAREST
             top = np.partition(cosines, first, axis=1)[:, first:]
             others = np.isfinite(top)
             found[part] = np.where(others, top, 0).sum(1) / np.maximum(others.sum(1), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
         FileNotFoundError, ValueError: nothing usable there.
     """
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
-    if path is None or (path.is_dir() and not any(p.is_dir() for p in path.iterdir())):
+    if path is None or (path.is_dir() and not _folders(path)):
         photos = listed(source if path is None else path)
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
@@ -51,14 +51,23 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
         )
 
 
+def _folders(path: Path) -> bool:
+    return any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
+
+
 def procedural(embedder: Embedder) -> Faces:
     """Faces of people who do not exist: one photograph each of ``_PROCEDURAL``."""
+    crops = _procedural_crops()
+    return Faces(embedder(crops), crops)
+
+
+@cache
+def _procedural_crops() -> np.ndarray:
     made = synthetic.render(
         people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
     )
     pairs = zip(made.images, made.landmarks, strict=True)
-    crops = np.concatenate([align(image, five[None]) for image, five in pairs])
-    return Faces(embedder(crops), crops)
+    return np.concatenate([align(image, five[None]) for image, five in pairs])
 
 
 def published_threshold(embedder: Embedder, people: int, fpir: float) -> float | None:
