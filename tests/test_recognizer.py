@@ -935,6 +935,22 @@ def test_crops_are_read_only_by_those_who_need_them(monkeypatch):
     assert set(reads) == {"crops", "stranger_crops"}
 
 
+def test_a_gallery_too_large_to_adapt_to(monkeypatch, caplog):
+    """All of it is learnt at once: refused, and of a gallery that has grown, prototypes again."""
+    people = known(6, 2, keep_crops=True)
+    plain = known(6, 2).identify(portrait(1, 9))
+    for limit, learner in (("_MOST_CROPS", "maml"), ("_MOST_LOGITS", "anil")):
+        force(people, learner)
+        assert people.identify(portrait(1, 9))[0].score != pytest.approx(plain[0].score)
+        monkeypatch.setattr(adaptation, limit, 11)
+        people._state = None
+        assert people.identify(portrait(1, 9)) == plain
+        assert people.calibration().tpir == 1
+        assert f"prototypes are used again: {learner}" in caplog.text
+        with pytest.raises(ValueError, match=f"{learner} .*12"):
+            people.adapt(learner)
+
+
 def test_without_its_strangers_an_adaptation_rests():
     people = known(6)
     plain = known(6, fpir=None).identify(portrait(1, 9))

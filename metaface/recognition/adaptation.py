@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from metaface.recognition.scoring import Cohort
 
 _FEWEST = 5  # people with two photographs that a verdict needs
 _BATCH = 64  # crops classified at once
+_MOST_CROPS = 128  # learnt at once: MAML keeps 50 MB of each, of a MobileFaceNet
+_MOST_LOGITS = 2**26  # photographs times people: a head takes 20 bytes of each
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,24 @@ def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -
     return partial(Adapted, learner=learner, embedder=embedder), needed
 
 
+def too_large(name: str, photographs: Mapping[str, int], crops: bool) -> str | None:
+    """Why a gallery is too large for a learner, if it is: memory is taken for all of it at once.
+
+    Args:
+        photographs: how many of each person.
+        crops: whether the learner needs crops.
+    """
+    people, count = len(photographs), sum(photographs.values())
+    if crops and count > _MOST_CROPS:
+        return (
+            f"{name} adapts the whole network to {_MOST_CROPS} photographs at most, and {count} "
+            "are enrolled: choose a learner of heads alone, such as anil"
+        )
+    if count * people > _MOST_LOGITS:
+        return f"{name} cannot take {people} people of {count} photographs: use prototypes"
+    return None
+
+
 def judged(
     name: str,
     options: dict[str, Any],
@@ -158,7 +179,8 @@ def _among(
     """A gallery among strangers, two photographs a person, of half of those who have them."""
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
-    chosen = several[: len(several) // 2] if len(several) >= 2 * _FEWEST else several[:0]
+    half = min(len(several) // 2, _MOST_CROPS // 2)
+    chosen = several[:half] if half >= _FEWEST else several[:0]
     rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)
     rest = np.flatnonzero(~np.isin(person, chosen))
     enrolled = (faces[rows], np.repeat(np.arange(len(chosen)), 2))

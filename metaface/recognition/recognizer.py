@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
 DEFAULT = "mobilefacenet_casia"
+log = logging.getLogger("metaface.recognition")
+
 FPIR = 0.01
 FMR = 0.001
 _NOBODY = "nobody is enrolled: enrol people first, and then calibrate"
@@ -430,8 +433,8 @@ class Recognizer:
 
         Raises:
             ValueError: a learner that needs crops, which the gallery does not keep; an unknown one;
-                nobody is enrolled, or no strangers were given: nothing else says how high an
-                adapted classifier scores them.
+                nobody is enrolled, or more than fit into memory; or no strangers were given:
+                nothing else says how high an adapted classifier scores them.
         """
         tried = None
         if learner is not None:
@@ -443,6 +446,8 @@ class Recognizer:
                     "of people who are not enrolled first"
                 )
             make, crops = adaptation.maker(learner, options, self.embedder, self.gallery.keep_crops)
+            if reason := adaptation.too_large(learner, self.people(), crops):
+                raise ValueError(reason)
             _, held, person = self._enrolled_faces(crops)
             tried = adaptation.judged(
                 learner, options, make, (held, person), self._cohort_faces(crops), self._fpir()
@@ -463,12 +468,17 @@ class Recognizer:
             return self._state
         cohort = self._cohort()
         adapted = self.gallery.setting("adaptation") if len(cohort) else None
-        crops = False
         make: Make = partial(Prototypes, cohort=cohort)
+        crops = False
         if adapted:
-            make, crops = adaptation.maker(
+            learnt, crops = adaptation.maker(
                 adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
             )
+            if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
+                log.warning("prototypes are used again: %s", reason)
+                adapted, crops = None, False
+            else:
+                make = learnt
         names, held, person = self._enrolled_faces(crops)
         matcher: Matcher = _nobody
         if names:
