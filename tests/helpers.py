@@ -1,4 +1,4 @@
-"""What several test files share: an easy set of people, small networks, gradients as vectors."""
+"""What several test files share: easy sets of people, small networks, gradients as vectors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from metaface import Episodes, EpisodeSampler, FaceSet, nets
 from metaface.learners import LEARNERS
+from metaface.recognition import DetectedFaces, Network, Preprocessing
+from metaface.recognition.align import TEMPLATE
 
 # where learn2learn is required, tests do not skip for want of it: they fail
 REQUIRED = os.environ.get("CI") or os.environ.get("METAFACE_REQUIRE_LEARN2LEARN")
@@ -75,3 +77,53 @@ def flat_gradient(module: nn.Module) -> Tensor:
 def relative_error(got: Tensor, want: Tensor) -> float:
     """Norm of the difference, as a share of the norm of ``want``."""
     return float((got - want).norm() / want.norm())
+
+
+def portrait(person: int, photo: int = 0, light: float = 0.0) -> np.ndarray:
+    """Somebody's photograph, uint8 [112, 112, 3]: their pattern of coloured squares, a little
+    different each time, and as much as is asked for of a light that falls on everybody alike."""
+    random = np.random.default_rng([person, photo])
+    who, lights = (np.random.default_rng(seed).normal(size=(4, 4, 3)) for seed in (person, 10**6))
+    squares = 128 + 30 * who + 10 * random.normal(size=(4, 4, 3)) + light * lights
+    pixels = squares.repeat(28, 0).repeat(28, 1) + 8 * random.normal(size=(112, 112, 1))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def group(*portraits: np.ndarray) -> np.ndarray:
+    """Several people in a row."""
+    return np.concatenate(portraits, 1)
+
+
+class Row:
+    """A detector of the faces of :func:`portrait` and :func:`group`, scaled or not."""
+
+    name = "row"
+
+    def __call__(self, picture: np.ndarray) -> DetectedFaces:
+        side = picture.shape[0]
+        starts = np.arange(picture.shape[1] // side) * side
+        starts = np.array([s for s in starts if picture[:, s : s + side].std() > 2], np.float32)
+        rest = np.zeros_like(starts)
+        boxes = np.stack([starts, rest, rest + side, rest + side], 1)
+        points = TEMPLATE * side / 112 + np.stack([starts, rest], 1)[:, None]
+        return DetectedFaces(boxes, points.astype(np.float32), rest + np.float32(0.99))
+
+
+class Squares(nn.Module):
+    """The mean of every square, less grey, turned at random: float [n, 3, 16, 16] to [n, dim]."""
+
+    def __init__(self, dim: int = 32, seed: int = 0) -> None:
+        super().__init__()
+        turn = torch.randn(48, dim, generator=torch.Generator().manual_seed(seed)) / dim**0.5
+        self.turn = nn.Parameter(turn)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return (nn.functional.avg_pool2d(pictures, 4) - 0.5).flatten(1) @ self.turn
+
+
+def squares(seed: int = 0, dim: int = 32) -> Network:
+    """An embedder of :func:`portrait`."""
+    preprocessing = Preprocessing(size=(16, 16))
+    return Network(
+        Squares(dim, seed), preprocessing, name=f"squares-{seed}", architecture="squares"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from metaface.recognition.scoring import Cohort
 
 _FEWEST = 10  # photographs of people with two or more that a verdict needs
 _BATCH = 64  # crops classified at once
+_MOST_CROPS = 128  # learnt at once: MAML keeps 50 MB of each, of a MobileFaceNet
+_MOST_LOGITS = 2**26  # photographs times people: a head takes 20 bytes of each
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class Adapted:
         return self.embedder.preprocessing(faces.crops)
 
 
-def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> Make:
-    """What adapts the learner ``name`` to enrolled faces.
+def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> tuple[Make, bool]:
+    """What adapts the learner ``name`` to enrolled faces, and whether it needs their crops.
 
     Args:
         crops: whether the gallery keeps them.
@@ -111,13 +114,32 @@ def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -
     learner = learners.build(name, embedder.network, **options)
     if learner.transductive:
         raise ValueError(f"{name} is transductive: it cannot identify a single photograph")
-    if not isinstance(learner, FeatureLearner) and not crops:
+    needed = not isinstance(learner, FeatureLearner)
+    if needed and not crops:
         raise ValueError(
             f"{name} adapts the whole network and needs the aligned faces, which this gallery does "
             "not keep: enrol into a new one with keep_crops=True (--keep-crops), or choose a "
             "learner of heads alone, such as anil"
         )
-    return partial(Adapted, learner=learner, embedder=embedder)
+    return partial(Adapted, learner=learner, embedder=embedder), needed
+
+
+def too_large(name: str, photographs: Mapping[str, int], crops: bool) -> str | None:
+    """Why a gallery is too large for a learner, if it is: memory is taken for all of it at once.
+
+    Args:
+        photographs: how many of each person.
+        crops: whether the learner needs crops.
+    """
+    people, count = len(photographs), sum(photographs.values())
+    if crops and count > _MOST_CROPS:
+        return (
+            f"{name} adapts the whole network to {_MOST_CROPS} photographs at most, and {count} "
+            "are enrolled: choose a learner of heads alone, such as anil"
+        )
+    if count * people > _MOST_LOGITS:
+        return f"{name} cannot take {people} people of {count} photographs: use prototypes"
+    return None
 
 
 def judged(
@@ -158,7 +180,8 @@ def _among(
     """A gallery among strangers, two photographs a person, of half of those who have them."""
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
-    chosen = several[: len(several) // 2] if len(several) >= _FEWEST else several[:0]
+    half = min(len(several) // 2, _MOST_CROPS // 2)
+    chosen = several[:half] if 2 * half >= _FEWEST else several[:0]
     rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)
     rest = np.flatnonzero(~np.isin(person, chosen))
     enrolled = (faces[rows], np.repeat(np.arange(len(chosen)), 2))

@@ -19,16 +19,20 @@ class Calibration:
         threshold: a face is named where its best score is this or more.
         fpir: the false-positive identification rate asked for: the share of strangers' faces that
             get a name (ISO/IEC 19795-1), 0..1.
-        expected: what rate the threshold stands for, on strangers like those it was made with.
+        expected: the mean rate that the threshold stands for, on strangers like those it was made
+            with.
         low, high: the 95% interval of that rate. Photographs of one stranger count as one.
         strangers, stranger_photos: how many people and photographs it was made with.
         verified: False where it was not made with the user's own strangers: the rate is a guess.
-        supported: False where there were too few strangers for the rate asked for; the threshold
-            is then above all of them.
+        supported: False where there were too few strangers for the rate asked for (1% needs 99);
+            the threshold is then above all of them, and as cautious as without any.
         tpir: the share of enrolled photographs that get their own name when left out of the
             gallery one by one; None without two photographs of one person.
         tpir_low, tpir_high: its 95% interval (Clopper-Pearson), over ``tpir_photos``.
         slope, offset: of :meth:`probability`; None without enough photographs.
+        lookalikes: photographs of strangers that are as similar to an enrolled person as half of
+            the enrolled photographs, left out, are: is somebody enrolled among the strangers? The
+            threshold lies above most of them, and so above enrolled people.
     """
 
     threshold: float
@@ -46,13 +50,15 @@ class Calibration:
     tpir_photos: int = 0
     slope: float | None = None
     offset: float | None = None
+    lookalikes: int = 0
 
     def probability(self, score: float) -> float | None:
         """The probability, 0..1, that the nearest person is the right one.
 
         By logistic regression (Platt 1999) of enrolled photographs left out one by one against
-        the strangers, both kinds of face taken to be equally frequent; None where it could not be
-        fitted. It is no score, and says nothing where strangers are rarer or more frequent.
+        the strangers, both kinds of face taken to be equally frequent; None without strangers of
+        the user's own, or where the two do not differ. It is no score, and says nothing where
+        strangers are rarer or more frequent.
         """
         if self.slope is None or self.offset is None:
             return None
@@ -76,21 +82,27 @@ class Calibration:
                 f"; {100 * self.tpir:.1f}% of {self.tpir_photos} enrolled photographs are named "
                 "when left out"
             )
+        if self.lookalikes:
+            text += (
+                f"; {self.lookalikes} photographs of strangers look like somebody enrolled: leave "
+                "enrolled people out of the strangers"
+            )
         return text
 
 
 def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibration:
     """The threshold that strangers pass at the rate ``fpir``.
 
-    The m-th largest of n strangers' best scores is passed by a new stranger with a probability
-    that is Beta(m, n + 1 - m) distributed, whatever the scores' distribution is: its mean is
-    m / (n + 1). The largest m is taken whose mean is at most ``fpir`` (conformal prediction,
-    Vovk et al. 2005), and the threshold put just above that score.
+    Where k of n strangers pass, a new one does with a probability that is Beta(k + 1, n - k)
+    distributed, whatever the scores' distribution is: its mean is (k + 1) / (n + 1). The lowest
+    threshold is taken whose mean is at most ``fpir`` (conformal prediction, Vovk et al. 2005). Of
+    a stranger with several photographs the share that passes is counted, so that k need not be
+    whole: the mean rate is then at most that, however much their photographs have in common
+    (conformal risk control, Angelopoulos et al. 2024), and the interval is an approximation.
 
     Args:
         maxima: float ``[n]``, the best score of every photograph of a stranger.
-        person: int64 ``[n]``: who the stranger is. Everybody has the same weight, and counts as
-            one in the interval.
+        person: int64 ``[n]``: who the stranger is, in any numbers.
         fpir: 0 < fpir < 1.
 
     Raises:
@@ -100,18 +112,18 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
     if not len(maxima):
         raise ValueError("no strangers to calibrate with")
+    maxima = np.asarray(maxima, np.float64)  # the threshold is: rounded, it might let a tie pass
     _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
     people = len(photos)
+    share = 1 / photos[who]  # of a person
     order = np.argsort(-maxima, kind="stable")
-    # how many strangers, of people, are at or above each score: photographs share a person's weight
-    passed = np.cumsum(1 / photos[who[order]])
-    allowed = fpir * (people + 1)
-    m = int(np.searchsorted(passed, allowed + 1e-9, side="right"))
-    supported = m > 0
-    m = max(m, 1)
-    count = max(float(passed[m - 1]), 1.0)  # in people
+    room = fpir * (people + 1) - 1 + 1e-9
+    # the best photograph that must not pass
+    first = int(np.searchsorted(np.cumsum(share[order]), room, side="right"))
+    threshold = float(np.nextafter(float(maxima[order[first]]), np.inf))
+    count = float(share[maxima >= threshold].sum()) + 1
     return Calibration(
-        threshold=float(np.nextafter(float(maxima[order[m - 1]]), np.inf)),
+        threshold=threshold,
         fpir=fpir,
         expected=count / (people + 1),
         low=float(betaincinv(count, people + 1 - count, 0.025)),
@@ -119,7 +131,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         strangers=people,
         stranger_photos=len(maxima),
         verified=True,
-        supported=supported,
+        supported=room >= 0,
     )
 
 
@@ -135,11 +147,14 @@ def with_genuine(
     """
     if not len(scores):
         return calibration
+    scores, strangers = np.asarray(scores, np.float64), np.asarray(strangers, np.float64)
     hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
     tpir = clopper_pearson(hits, n)
     slope, offset = None, None
-    if named.sum() >= 10:
-        slope, offset = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
+    if calibration.verified and named.sum() >= 10:
+        found = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
+        slope, offset = found if found[0] > 0 else (None, None)
+    alike = calibration.verified and named.any()
     return replace(
         calibration,
         tpir=tpir.value,
@@ -148,6 +163,7 @@ def with_genuine(
         tpir_photos=n,
         slope=slope,
         offset=offset,
+        lookalikes=int((strangers >= np.median(scores[named])).sum()) if alike else 0,
     )
 
 

@@ -71,6 +71,7 @@ class Prototypes:
         count = int(person.max()) + 1
         self.cohort = cohort
         self.engine = search(faces.embeddings.shape[1])
+        self.engine.remove(np.arange(count, len(self.engine)))  # of a server's, that others filled
         self.engine.add(np.arange(count), prototypes(faces.embeddings, person, count))
 
     def __call__(

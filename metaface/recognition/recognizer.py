@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,13 +26,18 @@ from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
 from metaface.recognition.gallery import Gallery
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
+from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Reason, Unusable, listed, name_of
 from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
 DEFAULT = "mobilefacenet_casia"
+log = logging.getLogger("metaface.recognition")
+
 FPIR = 0.01
 FMR = 0.001
+_NOBODY = "nobody is enrolled: enrol people first, and then calibrate"
+_COMPARED = 2000  # enrolled photographs whose similarity to other people is looked at
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ class Verified:
         same: whether ``score`` is ``threshold`` or more.
         score: how similar they are. Not a probability.
         threshold: for the false match rate ``fmr``.
-        verified: whether the threshold was made with strangers that the user gave.
+        verified: whether the threshold was made with strangers that the user gave; they must have
+            pairs enough for ``fmr``.
     """
 
     same: bool
@@ -110,14 +118,14 @@ class Verified:
 
 @dataclass(eq=False)
 class _Known:
-    """What is derived from the gallery at one revision."""
+    """What is derived from one version of the gallery and its settings."""
 
-    revision: int
+    version: tuple[Any, ...]
     names: tuple[str, ...]
     faces: Faces
     person: np.ndarray
     cohort: Cohort
-    make: Make
+    make: Make  # of the same kind as `matcher`, of fewer faces
     matcher: Matcher
     calibration: Calibration | None = None
 
@@ -216,8 +224,11 @@ class Recognizer:
     def save(self, path: str | Path) -> None:
         """Write the gallery to ``path``, whole or not at all, and go on with that file.
 
-        Changes after it are in the file when the call that makes them returns.
+        Changes after it are in the file when the call that makes them returns; so are all changes
+        of a gallery that is a file, and saving it under its own name does nothing.
         """
+        if os.path.realpath(Path(path).expanduser()) == self.gallery.path:
+            return
         self.gallery.copy_to(path)
         old, self.gallery = self.gallery, Gallery(
             path, model=self.embedder.digest, model_name=self.embedder.name, dim=self.embedder.dim
@@ -238,10 +249,10 @@ class Recognizer:
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
-        given = listed(photos)
+        name, given = person_name(name), listed(photos)
         outcome = next(iter(self._enrolled(name, given, self._seen(given, faces.to_enrol))))
         if not outcome.used:
-            reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped[:5])
+            reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
         return outcome
 
@@ -293,9 +304,12 @@ class Recognizer:
         Raises:
             metaface.recognition.GalleryError: ``unknown_person``.
         """
-        count = self.gallery.forget(name)
-        self._state = None  # the search engine and adapted weights held the person, too
-        return count
+        known, self._state = self._state, None  # adapted weights and prototypes held them, too
+        try:
+            return self.gallery.forget(name)
+        finally:
+            if known is not None and isinstance(known.matcher, Prototypes):
+                known.matcher.engine.remove(np.arange(len(known.names)))
 
     # -- photographs -------------------------------------------------------------------------
 
@@ -318,7 +332,7 @@ class Recognizer:
 
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
-        given = list(photos)
+        given = listed(photos)
         for photo, seen in zip(given, self._seen(given, faces.everyone), strict=True):
             if isinstance(seen, Unusable):
                 yield Identified(name_of(photo), (), seen.reason, seen.detail)
@@ -359,9 +373,8 @@ class Recognizer:
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
         a, b = pair
-        cohort = self._cohort()
+        cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
         score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
-        threshold = strangers.pair_threshold(cohort, self.embedder, fmr)
         return Verified(score >= threshold, score, threshold, fmr, len(cohort) > 0)
 
     # -- "unknown" ---------------------------------------------------------------------------
@@ -381,10 +394,12 @@ class Recognizer:
             fpir: the false-positive identification rate, 0..1.
 
         Raises:
-            ValueError: a rate out of range, or no usable photograph.
+            ValueError: a rate out of range, nobody enrolled, or no usable photograph.
         """
         if not 0 < fpir < 1:
             raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+        if not self.people():
+            raise ValueError(_NOBODY)
         if people is not None:
             embeddings, crops, person = self._strangers(people, progress)
             self.gallery.set_strangers(embeddings, person, crops)
@@ -400,7 +415,7 @@ class Recognizer:
         """
         known = self._known()
         if not known.names:
-            raise ValueError("nobody is enrolled: there is nothing to calibrate")
+            raise ValueError(_NOBODY)
         if known.calibration is None:
             known.calibration = self._calibrated(known)
         return known.calibration
@@ -417,18 +432,25 @@ class Recognizer:
             options: of the learner, such as ``inner_lr=0.01``.
 
         Raises:
-            ValueError: a learner that needs crops, which the gallery does not keep; an unknown one.
+            ValueError: a learner that needs crops, which the gallery does not keep; an unknown one;
+                nobody is enrolled, or more than fit into memory; or no strangers were given:
+                nothing else says how high an adapted classifier scores them.
         """
         tried = None
         if learner is not None:
-            known = self._known()
-            if not known.names:
+            if not self.people():
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
-            keeps = self.gallery.keep_crops
-            make = adaptation.maker(learner, options, self.embedder, keeps)
-            held = Faces(known.faces.embeddings, self.gallery.crops() if keeps else None)
+            if not len(self._cohort()):
+                raise ValueError(
+                    "no strangers to judge an adapted classifier by: calibrate with photographs "
+                    "of people who are not enrolled first"
+                )
+            make, crops = adaptation.maker(learner, options, self.embedder, self.gallery.keep_crops)
+            if reason := adaptation.too_large(learner, self.people(), crops):
+                raise ValueError(reason)
+            _, held, person = self._enrolled_faces(crops)
             tried = adaptation.judged(
-                learner, options, make, (held, known.person), self._cohort_faces(), self._fpir()
+                learner, options, make, (held, person), self._cohort_faces(crops), self._fpir()
             )
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._state = None
@@ -441,48 +463,72 @@ class Recognizer:
 
     def _known(self) -> _Known:
         """What the gallery holds now; made anew where it has changed."""
-        revision = self.gallery.revision
-        if self._state is not None and self._state.revision == revision:
+        version = self._version()
+        if self._state is not None and self._state.version == version:
             return self._state
-        enrolled = self.gallery.enrolled()
-        adapted = self.gallery.setting("adaptation")
-        crops = self.gallery.crops() if adapted and self.gallery.keep_crops else None
-        held = Faces(enrolled.embeddings, crops)
         cohort = self._cohort()
-        make: Make
+        adapted = self.gallery.setting("adaptation") if len(cohort) else None
+        make: Make = partial(Prototypes, cohort=cohort)
+        crops = False
         if adapted:
-            make = adaptation.maker(
-                adapted["learner"], adapted["options"], self.embedder, crops is not None
+            learnt, crops = adaptation.maker(
+                adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
             )
-        else:
-            make = partial(Prototypes, cohort=cohort, search=self._search)
-        self._state = _Known(
-            revision, enrolled.names, held, enrolled.person, cohort, make,
-            make(held, enrolled.person) if enrolled.names else _nobody,
-        )  # fmt: skip
+            if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
+                log.warning("prototypes are used again: %s", reason)
+                adapted, crops = None, False
+            else:
+                make = learnt
+        names, held, person = self._enrolled_faces(crops)
+        matcher: Matcher = _nobody
+        if names:
+            matcher = (
+                make(held, person) if adapted else Prototypes(held, person, cohort, self._search)
+            )
+        self._state = _Known(version, names, held, person, cohort, make, matcher)
         return self._state
 
+    def _version(self) -> tuple[Any, ...]:
+        """Another one after every change, also by another process."""
+        return self.gallery.revision, self._fpir(), self.gallery.setting("adaptation")
+
+    def _enrolled_faces(self, crops: bool) -> tuple[tuple[str, ...], Faces, np.ndarray]:
+        """Names, faces, and whose they are; with their crops, if need be."""
+        while True:
+            revision = self.gallery.revision
+            enrolled = self.gallery.enrolled()
+            pictures = self.gallery.crops() if crops else None
+            if not crops or self.gallery.revision == revision:  # both of one moment
+                return enrolled.names, Faces(enrolled.embeddings, pictures), enrolled.person
+
     def _calibrated(self, known: _Known) -> Calibration:
-        held, person = self._cohort_faces()
+        held, person = self._cohort_faces(known.faces.crops is not None)
         best, _ = known.matcher(held, person)
         calibration = calibrate(best, person, self._fpir())
-        if not len(known.cohort):
+        given = len(known.cohort) > 0
+        if not (given and calibration.supported):
+            least = self._cautious(known, calibration.fpir)
             calibration = replace(
-                calibration,
-                threshold=max(calibration.threshold, self._cautious(known, calibration.fpir)),
-                verified=False,
+                calibration, threshold=max(calibration.threshold, least), verified=given
             )
         return with_genuine(calibration, *left_out(known.make, known.faces, known.person), best)
 
     def _cautious(self, known: _Known, fpir: float) -> float:
-        """A threshold without strangers: above what the enrolled people take each other for, and
-        where the model's published false match rates put it."""
+        """A threshold for want of strangers: where the model's published false match rates put it,
+        and above what the enrolled people take each other for."""
         if not isinstance(known.matcher, Prototypes):
             return -np.inf
+        least = -np.inf
         published = strangers.published_threshold(self.embedder, len(known.names), fpir)
-        others = known.matcher.others(known.faces, known.person)
-        least = [float(np.nextafter(float(others.max()), np.inf))] if len(others) else []
-        return max([published if published is not None else -np.inf, *least])
+        if published is not None:
+            cohort = known.cohort
+            shift = cohort.baseline(cohort.embeddings, cohort.person)
+            least = published - float(shift.mean() if len(shift) else 0)
+        some = np.random.default_rng(0).permutation(len(known.person))[:_COMPARED]
+        others = known.matcher.others(known.faces[some], known.person[some])
+        if len(others):
+            least = max(least, calibrate(others, known.person[some], fpir).threshold)
+        return least
 
     def _fpir(self) -> float:
         return float(self.gallery.setting("fpir") or FPIR)
@@ -490,12 +536,11 @@ class Recognizer:
     def _cohort(self) -> Cohort:
         return Cohort(*self.gallery.strangers())
 
-    def _cohort_faces(self) -> tuple[Faces, np.ndarray]:
+    def _cohort_faces(self, crops: bool) -> tuple[Faces, np.ndarray]:
         """The strangers given or, failing those, procedural ones; and who is who."""
         embeddings, person = self.gallery.strangers()
         if len(embeddings):
-            crops = self.gallery.stranger_crops() if self.gallery.keep_crops else None
-            return Faces(embeddings, crops), person
+            return Faces(embeddings, self.gallery.stranger_crops() if crops else None), person
         if self._procedural is None:
             self._procedural = strangers.procedural(self.embedder)
         return self._procedural, np.arange(len(self._procedural))
@@ -503,6 +548,7 @@ class Recognizer:
     def _strangers(self, source: Any, progress: bool) -> tuple[np.ndarray, Any, np.ndarray]:
         """Embeddings, crops (None: not kept) and people of the photographs of strangers."""
         good, person = [], []
+        reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, who):
             seen = self._seen(photos, faces.the_one)
             bar = tqdm(
@@ -510,11 +556,14 @@ class Recognizer:
                 disable=not progress,
             )  # fmt: skip
             for one, whose in bar:
-                if not isinstance(one, Unusable):
+                if isinstance(one, Unusable):
+                    reasons[one.reason] += 1
+                else:
                     good.append(one)
                     person.append(whose)
         if not good:
-            raise ValueError(f"no usable photograph of a stranger in {source}")
+            found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            raise ValueError(f"no usable photograph of a stranger: {found}")
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)

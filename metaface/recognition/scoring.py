@@ -40,7 +40,8 @@ class Cohort:
     people as it was, so any search engine can rank them.
 
     Args:
-        embeddings: float32 ``[n, D]``, unit length; n = 0: scores are plain cosines.
+        embeddings: float32 ``[n, D]``, unit length. Fewer than ``NEAREST`` say little of what a
+            face resembles anyway: scores are plain cosines then.
         person: int64 ``[n]``: who is who, in any numbers.
     """
 
@@ -57,18 +58,17 @@ class Cohort:
             person: int64 ``[q]``, where the probes are of the cohort themselves: who they are.
                 Their own photographs are left out, as a stranger to the cohort has none there.
         """
-        if not len(self):
+        if len(self) < NEAREST:
             return np.zeros(len(probes), np.float32)
         found = np.empty(len(probes), np.float32)
         rows = max(1, 2**24 // len(self))  # 64 MB of cosines at once
         for start in range(0, len(probes), rows):
             part = slice(start, start + rows)
             cosines = probes[part] @ self.embeddings.T
-            count = min(NEAREST, len(self))
             if person is not None:
-                own = person[part, None] == self.person
-                cosines[own] = -np.inf
-                count = min(count, int((~own).sum(1).min()))
-            top = np.partition(cosines, len(self) - count, axis=1)[:, len(self) - count :]
-            found[part] = top.mean(1) if count else 0.0
+                cosines[person[part, None] == self.person] = -np.inf
+            first = len(self) - NEAREST
+            top = np.partition(cosines, first, axis=1)[:, first:]
+            others = np.isfinite(top)
+            found[part] = np.where(others, top, 0).sum(1) / np.maximum(others.sum(1), 1)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from metaface.recognition.photos import Photo, listed
 from metaface.recognition.scoring import Cohort
 
 _PROCEDURAL = 128  # people, enough for a rate of 1%
-_PAIRS = 2_000_000  # of strangers, at most
+_PAIRED = 2000  # photographs of strangers that are compared with each other
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
         FileNotFoundError, ValueError: nothing usable there.
     """
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
-    if path is None or (path.is_dir() and not any(p.is_dir() for p in path.iterdir())):
+    if path is None or (path.is_dir() and not _folders(path)):
         photos = listed(source if path is None else path)
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
@@ -51,14 +51,23 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
         )
 
 
+def _folders(path: Path) -> bool:
+    return any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
+
+
 def procedural(embedder: Embedder) -> Faces:
     """Faces of people who do not exist: one photograph each of ``_PROCEDURAL``."""
+    crops = _procedural_crops()
+    return Faces(embedder(crops), crops)
+
+
+@cache
+def _procedural_crops() -> np.ndarray:
     made = synthetic.render(
         people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
     )
     pairs = zip(made.images, made.landmarks, strict=True)
-    crops = np.concatenate([align(image, five[None]) for image, five in pairs])
-    return Faces(embedder(crops), crops)
+    return np.concatenate([align(image, five[None]) for image, five in pairs])
 
 
 def published_threshold(embedder: Embedder, people: int, fpir: float) -> float | None:
@@ -71,35 +80,42 @@ def published_threshold(embedder: Embedder, people: int, fpir: float) -> float |
     return _cosine_at(rate, entry.false_match)
 
 
-def pair_threshold(cohort: Cohort, embedder: Embedder, fmr: float) -> float:
-    """The score above which pairs of different strangers lie at the rate ``fmr``.
+def for_pairs(cohort: Cohort, embedder: Embedder, fmr: float) -> tuple[Cohort, float]:
+    """How to tell pairs: the cohort to score them with, and the score that pairs of different
+    strangers reach at the rate ``fmr``.
+
+    Where the cohort has too few pairs for that rate, it is none: the threshold is the published
+    one then or, failing that, above procedural faces.
 
     Raises:
         ValueError: a rate out of range.
     """
     if not 0 < fmr < 1:
         raise ValueError(f"fmr={fmr}: a rate between 0 and 1, such as 0.001")
-    if not len(cohort):
-        published = published_threshold(embedder, 1, fmr)
-        if published is not None:
-            return published
-        faces = procedural(embedder).embeddings
-        cohort = Cohort(faces, np.arange(len(faces)))
-        base = np.zeros(len(faces))
-    else:
-        base = cohort.baseline(cohort.embeddings, cohort.person)
-    first, second = np.triu_indices(len(cohort), 1)
-    if len(first) > _PAIRS:
-        some = np.random.default_rng(0).integers(0, len(first), _PAIRS)
-        first, second = first[some], second[some]
-    strange = cohort.person[first] != cohort.person[second]
-    first, second = first[strange], second[strange]
-    if not len(first):
-        return 1.0
-    cosines = np.einsum("nd,nd->n", cohort.embeddings[first], cohort.embeddings[second])
-    scores = np.sort(cosines - (base[first] + base[second]) / 2)[::-1]
-    allowed = math.floor(fmr * (len(scores) + 1))
-    return float(scores[max(allowed - 1, 0)])
+    scores = _pair_scores(cohort, cohort.baseline(cohort.embeddings, cohort.person))
+    if fmr * (len(scores) + 1) >= 1:
+        return cohort, _passed_by(scores, fmr)
+    none = Cohort(cohort.embeddings[:0], cohort.person[:0])
+    published = published_threshold(embedder, 1, fmr)
+    if published is not None:
+        return none, published
+    faces = procedural(embedder).embeddings
+    made = Cohort(faces, np.arange(len(faces)))
+    return none, _passed_by(_pair_scores(made, np.zeros(len(faces), np.float32)), fmr)
+
+
+def _pair_scores(cohort: Cohort, base: np.ndarray) -> np.ndarray:
+    """Of pairs of different strangers: cosines less the mean of both baselines."""
+    some = np.random.default_rng(0).permutation(len(cohort))[:_PAIRED]
+    faces, person, base = cohort.embeddings[some], cohort.person[some], base[some]
+    pairs = np.triu(person[:, None] != person, 1)
+    return (faces @ faces.T - (base[:, None] + base) / 2)[pairs]
+
+
+def _passed_by(scores: np.ndarray, rate: float) -> float:
+    """A threshold that a new score passes at ``rate`` or less."""
+    place = max(1, math.floor(rate * (len(scores) + 1)))
+    return float(np.nextafter(float(np.partition(scores, -place)[-place]), np.inf))
 
 
 def _cosine_at(rate: float, false_match: Sequence[tuple[float, float]]) -> float:
