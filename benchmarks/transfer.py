@@ -5,7 +5,7 @@ python benchmarks/transfer.py att_faces.zip --checkpoint trained/checkpoint.pt -
 
 Prototypical against raw pixels and the same network untrained, 5-way 1-shot, 1000 episodes, on the
 photographs' centre (--crop) and, with --detector (YuNet, for OpenCV), on faces aligned by their
-five landmarks to the ArcFace template. Needs opencv-python-headless.
+five landmarks to the ArcFace template.
 """
 
 import argparse
@@ -15,29 +15,23 @@ import cv2
 import numpy as np
 
 import metaface as mf
+from metaface.recognition import Unusable, YuNet
+from metaface.recognition.align import align
+from metaface.recognition.faces import middle
 
-# ArcFace's five points in 112x112 (insightface, Apache-2.0): eyes, nose, mouth corners
-TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
-     [70.7299, 92.2041]], dtype=np.float32,
-)  # fmt: skip
 SIZE = 28
 
 
-def aligned(source: str, detector: str) -> mf.FaceSet:
+def aligned(source: str, detector: YuNet) -> mf.FaceSet:
     """The face nearest the middle of each photograph, aligned; without a face: left out."""
     faces = mf.data.load(source, image_size=224)
-    net = cv2.FaceDetectorYN.create(detector, "", (288, 288), 0.5)
     pictures, people = [], []
     for row, person in zip(faces.rows, faces.person, strict=True):
-        picture = np.pad(faces.store[row], ((32, 32), (32, 32), (0, 0)))
-        _, found = net.detect(np.ascontiguousarray(picture[..., ::-1]))
-        if found is None:
+        picture = np.asarray(faces.store[row])
+        try:
+            crop = align(picture, middle(picture, detector(picture)).points)[0]
+        except Unusable:
             continue
-        middle = np.abs(found[:, :2] + found[:, 2:4] / 2 - 144).sum(1)
-        points = found[middle.argmin(), 4:14].reshape(5, 2)
-        matrix, _ = cv2.estimateAffinePartial2D(points, TEMPLATE, method=cv2.LMEDS)
-        crop = cv2.warpAffine(picture, matrix, (112, 112))
         pictures.append(cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
         people.append(person)
     print(f"{faces.name}: a face in {len(pictures)} of {len(faces)} photographs")
@@ -66,7 +60,7 @@ def main() -> None:
     for source in options.data:
         sets = {"centre": mf.data.load(source, image_size=SIZE, crop=options.crop)}
         if options.detector:
-            sets["aligned"] = aligned(source, options.detector)
+            sets["aligned"] = aligned(source, YuNet(options.detector))
         for kind, faces in sets.items():
             found = {
                 name: mf.evaluate(learner, faces, ways=5, shots=1, queries=5, episodes=1000)

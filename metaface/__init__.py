@@ -1,11 +1,12 @@
 """MetaFace: few-shot meta-learning for face identities."""
 
-from metaface import benchmark, data, distributed, evaluation, learners, nets
+from metaface import benchmark, data, distributed, evaluation, learners, nets, recognition
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import Episodes, EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.model import ModelSpec, load_model, save_model
+from metaface.recognition import Recognizer
 from metaface.training import train
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __all__ = [
     "Episodes",
     "FaceSet",
     "ModelSpec",
+    "Recognizer",
     "benchmark",
     "data",
     "distributed",
@@ -24,6 +26,7 @@ __all__ = [
     "learners",
     "load_model",
     "nets",
+    "recognition",
     "save_model",
     "train",
 ]

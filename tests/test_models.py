@@ -126,8 +126,8 @@ def test_a_missing_model_says_what_helps(tmp_path):
                  str(tmp_path), f"{CASIA}.ckpt", "no licence stated"):  # fmt: skip
         assert part in str(error.value)
     assert isinstance(error.value, FileNotFoundError)
-    with pytest.raises(ValueError, match=f"no model 'yunet': choose one of .*{CASIA}"):
-        models.find("yunet")
+    with pytest.raises(ValueError, match=f"no model 'mtcnn': choose one of .*{CASIA}"):
+        models.find("mtcnn")
 
 
 def test_a_damaged_model_is_named_with_what_was_found(tmp_path, registered):

@@ -5,19 +5,34 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from metaface.data._quiet import quiet
 
 MAX_PIXELS = 89_000_000  # just under the count at which Pillow starts to warn of a bomb
+_LARGE = 32_000_000  # pixels from which one picture at a time is decoded
+_one_large = Lock()
+_MAX_SCANNED = 3_000_000_000  # pixels that a JPEG's scans go over: cameras' have one, others ten
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG, where a segment starts
+_STRIP = 1_000_000  # pixels converted at once
 FORMATS = (
     *("JPEG", "MPO", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "AVIF"),
     "HEIF",  # where the user has registered pillow-heif
 )
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""what turns a picture of each EXIF orientation upright"""
 
 
 class UnreadableError(Exception):
@@ -77,50 +92,55 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
         return fit(image, geometry)
 
 
-def whole(data: bytes, longest: int) -> np.ndarray:
-    """Decode a picture file, all of it.
+def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
+    """All of a picture file's content, or of a Pillow image of any mode.
 
     Returns:
         uint8 RGB ``[H, W, 3]``, upright (EXIF); reduced where a side has more than ``longest``
-        pixels.
+        pixels; and how many times: 1.0 or more.
 
     Raises:
-        UnreadableError: whatever is wrong with the file.
+        UnreadableError: whatever is wrong with it.
     """
-    with _opened(data) as image:
-        return upright(image, longest)
-
-
-def upright(image: Image.Image, longest: int) -> np.ndarray:
-    """A Pillow image of any mode as :func:`whole` gives it."""
-    image = _turned(image, longest, "RGB")
-    if max(image.size) > longest:
-        share = longest / max(image.size)
-        size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(image)
+    with _opened(picture) as image:
+        size = image.size  # before the decoder shrinks it
+        mode = "L" if image.getbands() in (("1",), ("L",), ("I",)) else "RGB"  # grey takes a third
+        with _loaded(image, longest, mode) as (pixels, turn):
+            times = max(1.0, max(size) / longest)
+            if times > 1:
+                size = (max(1, round(size[0] / times)), max(1, round(size[1] / times)))
+                pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+            return np.asarray(_turned(pixels, turn).convert("RGB")), times
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     """Turn a Pillow image of any mode upright, crop, resize: uint8 ``[S, S, C]``."""
     size = geometry.image_size
     share = geometry.share(min(image.size))
-    image = _turned(image, size / share, "L" if geometry.channels == 1 else "RGB")
-    side = max(1.0, share * min(image.size))
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    image = image.resize(
-        (size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
-    )
-    return np.asarray(image).reshape(size, size, geometry.channels)
+    mode = "L" if geometry.channels == 1 else "RGB"
+    with _loaded(image, 2 * size / share, mode) as (pixels, turn):
+        pixels = _turned(pixels, turn)
+        side = max(1.0, share * min(pixels.size))
+        left, top = (pixels.width - side) / 2, (pixels.height - side) / 2
+        pixels = pixels.resize(
+            (size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
+        )
+        return np.asarray(pixels).reshape(size, size, geometry.channels)
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    if not data:
-        raise UnreadableError("empty file")
+def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            yield image
+        with quiet():
+            if isinstance(picture, Image.Image):
+                _check_size(picture)
+                yield picture.copy()  # the caller's own stays as it is
+            elif not picture:
+                raise UnreadableError("empty file")
+            else:
+                with Image.open(io.BytesIO(picture), formats=_formats()) as image:
+                    _check_scans(picture, image)
+                    yield image
     except UnreadableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -128,19 +148,38 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UnreadableError("not a picture of a kind Pillow can read") from None
     except Exception as error:  # broken pictures make decoders raise nearly anything
-        raise UnreadableError(f"{error or type(error).__name__}") from error
+        raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _turned(image: Image.Image, needed: float, mode: str) -> Image.Image:
-    """``image`` upright in ``mode``, with sides of at least ``needed`` pixels, if it has them."""
+@contextlib.contextmanager
+def _loaded(
+    image: Image.Image, needed: float, mode: str
+) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
+    """``image`` in ``mode``, and how to turn it upright.
+
+    Its sides have at least ``needed`` pixels, if the picture has them. Of large pictures one is in
+    memory at a time, however many threads there are.
+    """
+    _check_size(image)
+    if image.format in ("JPEG", "MPO"):  # let the JPEG decoder shrink
+        image.draft(None, (math.ceil(needed), math.ceil(needed)))
+    large = image.width * image.height > _LARGE
+    with _one_large if large else contextlib.nullcontext():
+        image.load()
+        turn = None
+        with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        yield _plain(image, mode), turn
+
+
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return image if turn is None else image.transpose(turn)
+
+
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise TooLargeError(f"{width}x{height}: {_too_large()}")
-    if image.format in ("JPEG", "MPO"):  # let the JPEG decoder shrink, to twice what is needed
-        image.draft(None, (math.ceil(2 * needed), math.ceil(2 * needed)))
-    with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
-        ImageOps.exif_transpose(image, in_place=True)
-    return _plain(image, mode)
 
 
 def as_image(photo: object) -> Image.Image:
@@ -185,13 +224,40 @@ def from_array(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+def _check_scans(data: bytes, image: Image.Image) -> None:
+    """Refuse a JPEG that goes over its pixels so often that this takes many seconds: a scan that
+    changes nothing is a few bytes, and there may be any number."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    allowed = max(1, _MAX_SCANNED // (image.width * image.height))
+    if data.count(b"\xff\xda") <= allowed:  # or else in what follows the picture
+        return
+    count, at = 0, 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        count += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    if count > allowed:
+        raise TooLargeError(f"a JPEG of {count} scans, refused as a decompression bomb")
+
+
 def _plain(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in ``mode`` (L or RGB); what is transparent becomes white."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, held as I;16, I;16B or I
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((wide // 257).astype(np.uint8))
-    elif image.mode == "F":
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
+    plain = Image.new(mode, image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):  # what it takes on the way is several times as large
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        plain.paste(_plain_strip(strip, mode), (0, top))
+    return plain
+
+
+def _plain_strip(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, held as I;16, I;16B or I
+        wide = np.asarray(image).clip(0, 65535)
+        image = Image.fromarray((wide // 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
@@ -78,11 +77,9 @@ def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outc
         return Outcome(photo.person, photo.domain, image)
 
     with (
-        warnings.catch_warnings(),
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         _bar(len(source.photos), source.name, progress) as bar,
     ):
-        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; bombs are refused
         for start in range(0, len(source.photos), _BATCH):
             for outcome in pool.map(one, source.photos[start : start + _BATCH]):
                 bar.update()

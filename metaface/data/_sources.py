@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from metaface.data._decode import TooLargeError
 from metaface.data.faceset import Skipped
 
 SUFFIXES = frozenset(
@@ -47,7 +48,8 @@ class Source:
         name: what the set is called.
         photos: in the order they will have.
         skipped: pictures that belong to nobody, or cannot be read whatever their content.
-        read: the bytes of a photo; raises OSError and whatever zipfile raises. Thread-safe.
+        read: the bytes of a photo; raises OSError, TooLargeError and whatever zipfile raises.
+            Thread-safe.
         mark: bytes that differ when the content of a photo does.
     """
 
@@ -63,8 +65,8 @@ class Source:
         for photo in self.photos:
             try:
                 mark = self.mark(photo)
-            except OSError as error:
-                mark = f"unreadable: {error.errno}".encode()
+            except (OSError, TooLargeError) as error:
+                mark = f"unreadable: {getattr(error, 'errno', error)}".encode()
             for text in (photo.path, photo.person, photo.domain):
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
             digest.update(blake2b(mark, digest_size=16).digest())
@@ -199,14 +201,26 @@ def _read_file(photo: Photo) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a picture file; OSError: not a file, or larger than ``MAX_BYTES``."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+    """The content of a picture file.
+
+    Raises:
+        OSError: not a file.
+        TooLargeError: larger than ``MAX_BYTES``.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         raise OSError("not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise _too_large()
     with open(path, "rb") as file:
         return _bounded(file.read(MAX_BYTES + 1))
 
 
 def _bounded(data: bytes) -> bytes:
     if len(data) > MAX_BYTES:
-        raise OSError(f"larger than {MAX_BYTES // 2**20} MiB")
+        raise _too_large()
     return data
+
+
+def _too_large() -> TooLargeError:
+    return TooLargeError(f"larger than {MAX_BYTES // 2**20} MiB")

@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 MEMORY = ":memory:"
 _APPLICATION = 0x4D466163  # "MFac" in the file's header, which `file` and SQLite can read
@@ -91,7 +92,9 @@ class Store:
             raise GalleryError("not_a_gallery", f"{self.path} is not a file: give another name")
         if not self.memory and not os.path.exists(self.path):
             if fill is None:
-                raise FileNotFoundError(f"no gallery at {self.path}: enrol someone first")
+                raise FileNotFoundError(
+                    f"no gallery at {self.path}: make one with metaface enroll, or Recognizer.save"
+                )
             _publish(self.path, lambda db: _make(db, fill), self._named)
         with self._named():
             self._db = _connect(self.path, create=False)
@@ -108,6 +111,11 @@ class Store:
         except BaseException:
             self._db.close()
             raise
+
+    def __del__(self) -> None:
+        if hasattr(self, "_db"):
+            with contextlib.suppress(Exception):
+                self.close()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -257,7 +265,7 @@ def _connect(path: str, *, create: bool) -> sqlite3.Connection:
     if path == MEMORY:
         target = path
     else:
-        target = f"{Path(path).absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+        target = f"file://{quote(os.path.abspath(path))}?mode={'rwc' if create else 'rw'}"
     db = sqlite3.connect(
         target, uri=path != MEMORY, timeout=_WAIT, isolation_level=None, check_same_thread=False
     )

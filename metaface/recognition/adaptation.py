@@ -16,7 +16,7 @@ from metaface.recognition.embed import Embedder, Network
 from metaface.recognition.matching import Faces, Make, Prototypes, left_out
 from metaface.recognition.scoring import Cohort
 
-_FEWEST = 5  # people with two photographs that a verdict needs
+_FEWEST = 10  # photographs of people with two or more that a verdict needs
 _BATCH = 64  # crops classified at once
 _MOST_CROPS = 128  # learnt at once: MAML keeps 50 MB of each, of a MobileFaceNet
 _MOST_LOGITS = 2**26  # photographs times people: a head takes 20 bytes of each
@@ -158,7 +158,8 @@ def judged(
         fpir: the rate of false alarms at which both are compared.
     """
     judged_on = "enrolled"
-    if (np.bincount(enrolled[1]) > 1).sum() < _FEWEST:
+    counts = np.bincount(enrolled[1])
+    if counts[counts > 1].sum() < _FEWEST:
         judged_on, (enrolled, strangers) = "strangers", _among(*strangers)
         if not len(enrolled[0]):
             return Adaptation(name, options, False, None, None, 0, "nothing")
@@ -180,7 +181,7 @@ def _among(
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
     half = min(len(several) // 2, _MOST_CROPS // 2)
-    chosen = several[:half] if half >= _FEWEST else several[:0]
+    chosen = several[:half] if 2 * half >= _FEWEST else several[:0]
     rows = np.array([r for p in chosen for r in np.flatnonzero(person == p)[:2]], np.int64)
     rest = np.flatnonzero(~np.isin(person, chosen))
     enrolled = (faces[rows], np.repeat(np.arange(len(chosen)), 2))

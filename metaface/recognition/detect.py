@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,7 @@ _SMALL = 480  # and then at half the size, down to about this: YuNet knows faces
 _MARGIN = 0.15  # of the longer side, around a picture: faces at the border are found, too
 _MULTIPLE = 32  # what YuNet's sides must be multiples of
 _OVERLAP = 0.45  # IoU from which two boxes are one face (as its authors test it)
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,21 +112,30 @@ class YuNet:
     def _net(self) -> cv2.FaceDetectorYN:
         net: cv2.FaceDetectorYN | None = getattr(self._own, "net", None)
         if net is None:
-            level = cv2.utils.logging.getLogLevel()
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
             try:
-                net = cv2.FaceDetectorYN.create(
-                    str(self.path), "", (320, 320), self.least, _OVERLAP
-                )
+                with _no_log():
+                    net = cv2.FaceDetectorYN.create(
+                        str(self.path), "", (320, 320), self.least, _OVERLAP
+                    )
             except cv2.error as error:
                 raise ValueError(
                     f"OpenCV {cv2.__version__} does not take {self.path} for a YuNet model "
                     f"({error.err or error}): metaface models check"
                 ) from error
-            finally:
-                cv2.utils.logging.setLogLevel(level)
             self._own.net = net
         return net
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """OpenCV without its warnings, in one thread at a time: the level is the process's."""
+    with _turn:
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        try:
+            yield
+        finally:
+            cv2.utils.logging.setLogLevel(level)
 
 
 class Cascade:

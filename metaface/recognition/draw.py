@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from metaface.recognition.photos import Photo, read
+from metaface.recognition.photos import Photo, reduced
 from metaface.recognition.recognizer import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
@@ -15,17 +15,18 @@ _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
 
 def drawn(photo: Photo, found: Identified) -> Image.Image:
     """The upright photograph with a box around each face, green with the name and the score or,
-    of unknown people, red.
+    of unknown people, red. A very large one is reduced (see ``metaface.recognition.photos.read``).
 
     Args:
         photo: what was identified.
         found: what it gave.
     """
-    picture = Image.fromarray(read(photo))
+    pixels, times = reduced(photo)
+    picture = Image.fromarray(pixels)
     line = max(2, round(max(picture.size) / 400))
     pen = ImageDraw.Draw(picture)
     for match in found.faces:
-        left, top, width, height = match.box
+        left, top, width, height = (value / times for value in match.box)
         colour = _UNKNOWN if match.name is None else _KNOWN
         pen.rectangle((left, top, left + width, top + height), outline=colour, width=line)
         text = match.name or "unknown"

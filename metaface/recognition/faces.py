@@ -14,7 +14,7 @@ import numpy as np
 from metaface.recognition.align import align
 from metaface.recognition.detect import Detector, Faces
 from metaface.recognition.embed import Embedder
-from metaface.recognition.photos import Photo, Unusable, read
+from metaface.recognition.photos import Photo, Unusable, reduced
 
 SMALLEST = 16
 """pixels: the shorter side of a face that is looked at"""
@@ -51,9 +51,9 @@ def embedded(
 
     def look(photo: Photo) -> tuple[np.ndarray, np.ndarray] | Unusable:
         try:
-            picture = read(photo)
+            picture, times = reduced(photo)
             faces = pick(picture, detector(picture))
-            return faces.boxes, align(picture, faces.points)
+            return faces.boxes * np.float32(times), align(picture, faces.points)
         except Unusable as why:
             return why
 

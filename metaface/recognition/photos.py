@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from metaface.data._decode import TooLargeError, UnreadableError, as_image, upright, whole
+from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
 from metaface.data._sources import SUFFIXES, read_file
 
 LONGEST = 4096
@@ -43,6 +43,14 @@ class Unusable(ValueError):
 def read(photo: Photo) -> np.ndarray:
     """The pixels of a photograph: uint8 RGB ``[H, W, 3]``, upright, no side above ``LONGEST``.
 
+    See :func:`reduced` for what it takes and raises.
+    """
+    return reduced(photo)[0]
+
+
+def reduced(photo: Photo) -> tuple[np.ndarray, float]:
+    """:func:`read`, and how many times larger the photograph is: 1.0 up to ``LONGEST``.
+
     Args:
         photo: a path; a Pillow image of any mode; an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``,
             uint8 or float in 0..1, RGB; a tensor ``[C, H, W]`` like it; or a function that gives
@@ -55,21 +63,28 @@ def read(photo: Photo) -> np.ndarray:
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(read_file(Path(photo)), LONGEST)
-        if callable(photo):
-            return whole(_content(photo), LONGEST)
-        return upright(as_image(photo).copy(), LONGEST)  # turned in place
+            return whole(_file(Path(photo)), LONGEST)
+        return whole(_content(photo) if callable(photo) else as_image(photo), LONGEST)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error
     except UnreadableError as error:
         raise Unusable("unreadable", str(error)) from error
+
+
+def _file(path: Path) -> bytes:
+    try:
+        return read_file(path)
     except OSError as error:
-        raise Unusable("unreadable", error.strerror or str(error)) from error
+        raise UnreadableError(error.strerror or str(error)) from error
+    except ValueError as error:  # a name that no file can have
+        raise UnreadableError(str(error)) from error
 
 
 def _content(get: Callable[[], bytes]) -> bytes:
     try:
         return get()
+    except UnreadableError:
+        raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
         raise UnreadableError(str(error) or type(error).__name__) from error
 
@@ -83,7 +98,7 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
     top = Path(folder)
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
-    found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not os.path.isdir(p))
     return sorted(p for p in found if not any(n[0] == "." for n in p.relative_to(top).parts))
 
 

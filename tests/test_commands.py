@@ -1,0 +1,270 @@
+"""The command line of recognition, on people who do not exist; and its protocols."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import metaface.evaluation as ev
+from metaface.cli import main
+from metaface.recognition import Gallery, Recognizer, Unusable, YuNet
+from metaface.recognition.photos import REASONS
+from metaface.recognition.protocols import Aligned, aligned, held_against_others, pairs_of
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("METAFACE_TEST_DATA", ROOT.parent / "shared" / "data"))
+WEIGHTS = DATA / "weights"
+needs_weights = pytest.mark.skipif(
+    not WEIGHTS.is_dir(), reason=f"no weights at {WEIGHTS} (METAFACE_TEST_DATA)"
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """people/, strangers/ and party.png of the worked example in the docs."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from example_photos import main as write
+
+    folder = tmp_path_factory.mktemp("example")
+    write(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def enrolled(photos, tmp_path_factory):
+    """A gallery of the four people, calibrated."""
+    path = tmp_path_factory.mktemp("gallery") / "four.gallery"
+    given = ["--gallery", str(path), "--models", str(WEIGHTS), "--quiet"]
+    assert main(["enroll", str(photos / "people"), *given]) == 0
+    assert main(["calibrate", "--strangers", str(photos / "strangers"), *given]) == 0
+    return path
+
+
+@pytest.fixture
+def run(enrolled, tmp_path, capsys, monkeypatch):
+    """Run a command on a copy of that gallery: status, standard output, standard error."""
+    path = tmp_path / "copy.gallery"
+    path.write_bytes(enrolled.read_bytes())
+    monkeypatch.setenv("METAFACE_MODELS", str(WEIGHTS))
+
+    def command(*words, gallery=path):
+        capsys.readouterr()
+        status = main([str(w) for w in words] + ["--gallery", str(gallery)])
+        return status, *capsys.readouterr()
+
+    return command
+
+
+@needs_weights
+def test_the_worked_example(photos, run, tmp_path):
+    out = tmp_path / "named.png"
+    status, said, told = run("identify", photos / "party.png", "--draw", out)
+    assert status == 0
+    assert all(f"{name} (0." in said for name in ("Ana", "Bo", "Chidi"))
+    assert said.count("unknown (nearest") == 2
+    assert "FPIR of 1%" in told and "from 200 strangers" in told
+    drawn, photo = Image.open(out), Image.open(photos / "party.png")
+    assert drawn.size == photo.size and drawn.tobytes() != photo.tobytes()
+
+
+@needs_weights
+def test_json_has_the_promised_form(photos, run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a bad,name.jpg").write_text("no picture")
+    Image.open(photos / "party.png").save(tmp_path / "in" / "party.png")
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "in" / "blank.png")
+    status, said, told = run("identify", tmp_path / "in", "--json", "--quiet")
+    found = json.loads(said)
+    assert status == 0 and set(found) == {"photos", "threshold", "fpir"} and found["fpir"] == 0.01
+    bad, blank, party = found["photos"]
+    assert [p["path"] for p in found["photos"]] == sorted(
+        str(p) for p in (tmp_path / "in").iterdir()
+    )
+    assert bad["skipped"] == "unreadable" and bad["faces"] == []
+    assert blank["skipped"] == "no_face" and party["skipped"] is None
+    assert {bad["skipped"], blank["skipped"]} < set(REASONS)
+    by_place = sorted(party["faces"], key=lambda face: face["box"][0])
+    assert [f["name"] for f in by_place] == ["Ana", None, "Chidi", "Bo", None]
+    for face in by_place:
+        assert set(face) == {"box", "name", "score", "nearest", "probability"}
+        assert len(face["box"]) == 4 and face["nearest"] in {"Ana", "Bo", "Chidi", "Dana"}
+        assert (face["name"] is not None) == (face["score"] >= found["threshold"])
+    assert "2 of 3 skipped: 1 unreadable, 1 no_face" in told
+
+    _, said, _ = run("identify", tmp_path / "in", "--csv", "--quiet")
+    rows = list(csv.DictReader(io.StringIO(said)))
+    assert len(rows) == 7 and rows[0]["path"].endswith("a bad,name.jpg")
+    assert [r["name"] for r in rows if r["name"]] == [
+        f["name"] for f in party["faces"] if f["name"]
+    ]
+
+
+@needs_weights
+def test_people_forget_and_enrol_again(photos, run, tmp_path):
+    assert run("people")[1].split() == ["5", "Ana", "5", "Bo", "5", "Chidi", "5", "Dana"]
+    assert run("forget", "Bo")[:2] == (0, "Bo is forgotten (5 photographs)\n")
+    assert "Bo" not in run("identify", photos / "party.png")[1]
+    status, _, told = run("forget", "Bo")
+    assert status == 2 and "nobody is called 'Bo'" in told
+    status, said, _ = run("enroll", "Bo", *sorted((photos / "people" / "Bo").iterdir())[:2])
+    assert status == 0 and "2 photographs enrolled; 4 people" in said
+    assert "Bo (0." in run("identify", photos / "party.png")[1]
+
+
+@needs_weights
+def test_verify_says_who_is_who(photos, run, tmp_path):
+    first, second = sorted((photos / "people" / "Ana").iterdir())[:2]
+    other = photos / "people" / "Bo" / "1.png"
+    assert run("verify", first, second)[1].startswith("the same person: score 0.")
+    assert run("verify", first, other)[1].startswith("different people: score")
+    answer = json.loads(run("verify", first, second, "--json", "--fmr", "0.01")[1])
+    assert answer["same"] and answer["fmr"] == 0.01 and answer["verified"]
+    # without a gallery the threshold is the published one, and none is made
+    nowhere = tmp_path / "none.gallery"
+    _, said, _ = run("verify", first, other, gallery=nowhere)
+    assert "unverified" in said and not nowhere.exists()
+    status, _, told = run("verify", first, photos / "party.png")
+    assert status == 2 and "party.png: 5 faces" in told
+
+
+@needs_weights
+def test_adapt_and_back(photos, run):
+    status, said, _ = run("adapt", "anil", "--option", "inner_steps=5")
+    assert status == 0 and said.startswith("anil: ") and "prototypes 100.0%" in said
+    status, _, told = run("adapt", "maml")
+    assert status == 2 and "--keep-crops" in told
+    assert run("adapt", "prototypes")[1].startswith("prototypes")
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (("identify", "nowhere.jpg"), "no such photograph or folder: nowhere.jpg"),
+        (("enroll", "nowhere"), "no such folder, zip or CSV: nowhere"),
+        (("calibrate", "--fpir", "7"), "fpir=7.0"),
+        (("identify", "nowhere.jpg", "--weights", "nothing"), "no embedder nothing"),
+    ],
+)
+def test_errors_say_what_to_do(run, words, why):
+    status, _, told = run(*words)
+    assert status == 2 and why in told and "Traceback" not in told
+
+
+def test_without_models_or_gallery(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("METAFACE_MODELS", str(tmp_path))
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(photo)
+    gallery = tmp_path / "some.gallery"
+    assert main(["identify", str(photo), "--gallery", str(gallery)]) == 2
+    assert "metaface enroll" in capsys.readouterr().err
+    assert main(["enroll", "Ana", str(photo), "--gallery", str(gallery)]) == 2
+    assert "metaface models fetch" in capsys.readouterr().err
+    assert not gallery.exists()
+    assert main(["models"]) == 0 and "missing" in capsys.readouterr().out
+    assert main(["people", "--gallery", str(gallery)]) == 2
+
+
+@needs_weights
+def test_models_list_check_import(tmp_path, capsys):
+    assert main(["models", "check", "--models", str(WEIGHTS)]) == 0
+    assert "cosine 1.000" in capsys.readouterr().out
+    weights = str(WEIGHTS / "mobilefacenet_casia.ckpt")
+    assert main(["models", "import", weights, "--models", str(tmp_path)]) == 0
+    assert main(["models", "list", "--models", str(tmp_path)]) == 0
+    assert "imported" in capsys.readouterr().out
+    assert main(["models", "import", "--models", str(tmp_path)]) == 2
+
+
+# -- protocols -------------------------------------------------------------------------------
+
+
+@needs_weights
+def test_protocols_on_procedural_people(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = ["--data", str(photos / "people"), "--models", str(WEIGHTS), "--out", str(out)]
+    assert (
+        main(
+            [
+                "protocol",
+                "few-shot",
+                "verification",
+                *given,
+                "--ways",
+                "3",
+                "--shots",
+                "0",
+                "--quiet",
+            ]
+        )
+        == 2
+    )  # zero shots
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["protocol", "nonsense", *given])
+    assert main(["protocol", "detection", "few-shot", *given]) == 2
+    assert "detection has data of its own" in capsys.readouterr().err
+    status = main(["protocol", "verification", *given, "--drawn", "6", "--quiet"])
+    assert status == 2 and "pairs" in capsys.readouterr().err  # ten folds of four people
+
+
+@needs_weights
+def test_aligned_people_and_official_pairs(photos, tmp_path):
+    detector = YuNet(WEIGHTS / "yunet_n_640_640.onnx")
+    people = Recognizer.from_pretrained(models=WEIGHTS)
+    packed = tmp_path / "people.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted((photos / "people").rglob("*.png")):
+            name, number = path.parent.name, int(path.stem)
+            archive.write(path, f"set/{name}/{name}_{number:04d}.jpg")
+        archive.writestr("set/Eve/Eve_0001.jpg", b"no picture")
+    found = aligned(packed, detector, people.embedder, progress=False)
+    assert found.people == ("Ana", "Bo", "Chidi", "Dana") and found.crops.shape == (20, 112, 112, 3)
+    assert [s.path for s in found.skipped] == ["set/Eve/Eve_0001.jpg"]
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("2\t1\nAna\t1\t2\nBo\t1\tEve\t1\nBo\t1\t5\nChidi\t2\tDana\t3\n")
+    pairs, missing = pairs_of(found, listed)
+    assert missing == 1 and pairs.same.tolist() == [True, True, False]
+    named = [[found.paths[r].split("/")[-1] for r in pair] for pair in pairs.rows]
+    assert named[0] == ["Ana_0001.jpg", "Ana_0002.jpg"]
+    assert named[2] == ["Chidi_0002.jpg", "Dana_0003.jpg"]
+    with pytest.raises(FileNotFoundError, match="no such"):
+        aligned(tmp_path / "none", detector, people.embedder)
+
+
+def test_scores_held_against_the_other_folds():
+    random = np.random.default_rng(0)
+    person = np.repeat(np.arange(24), 3)
+    e = random.normal(size=(72, 8)) + 2 * random.normal(size=(24, 8))[person]
+    e = (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)
+    people = Aligned("x", np.empty(0), e, person, tuple(map(str, range(24))), (), ())
+    pairs = ev.draw_pairs(person, 20, 20, folds=4)
+    got = held_against_others(pairs, people)
+    fold_of = {}
+    for (a, b), fold in zip(pairs.rows, pairs.fold, strict=True):
+        fold_of[person[a]] = fold_of[person[b]] = fold
+    for (a, b), fold, score in zip(pairs.rows, pairs.fold, got, strict=True):
+        others = [r for r in range(72) if fold_of.get(person[r], fold) != fold]
+        base = [np.mean(sorted(e[x] @ e[r] for r in others)[-50:]) for x in (a, b)]
+        assert score == pytest.approx(e[a] @ e[b] - np.mean(base), abs=1e-5)
+
+
+@needs_weights
+def test_gallery_of_another_model_is_refused(run, tmp_path):
+    path = tmp_path / "other.gallery"
+    Gallery(path, model="ab" * 32, model_name="mobilefacenet_casia", dim=128).close()
+    status, _, told = run("identify", WEIGHTS / "x.jpg", gallery=path)
+    assert status == 2
+    status, _, told = run("enroll", "Ana", ROOT / "docs" / "images" / "party.png", gallery=path)
+    assert status == 2 and "made by" in told
+    with pytest.raises(Unusable):
+        Recognizer.from_pretrained(models=WEIGHTS).verify(np.zeros((50, 50, 3), np.uint8), "x")
