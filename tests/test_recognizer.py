@@ -234,9 +234,10 @@ def zipped(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
-def test_enrol_everyone(kind, tmp_path):
+def test_enrol_everyone(kind, tmp_path, caplog):
     top = identity_folders(tmp_path / "people")
     (top / "person 2" / "broken.jpg").write_bytes(b"")
+    write(top, [portrait(9)])  # nobody's
     (top / "person 3").mkdir()
     (top / "person 3" / "bad.png").write_bytes(b"x")
     source = top
@@ -247,7 +248,7 @@ def test_enrol_everyone(kind, tmp_path):
                 file.write(one, one.relative_to(tmp_path))
     elif kind == "csv":
         source = tmp_path / "people.csv"
-        rows = [f"{p},{p.parent.name}" for p in sorted(top.rglob("*.*")) if p.is_file()]
+        rows = [f"{p},{p.parent.name}" for p in sorted(top.glob("*/*")) if p.is_file()]
         source.write_text("\n".join(["path,person", *reversed(rows)]), encoding="utf-8")
     people = new()
     done = {}
@@ -258,6 +259,7 @@ def test_enrol_everyone(kind, tmp_path):
         "person 0": 3, "person 1": 1, "person 2": 2, "person 3": 0,
     }  # fmt: skip
     assert people.people() == {"person 0": 3, "person 1": 1, "person 2": 2}
+    assert ("000.png skipped: beside the identity folders" in caplog.text) == (kind != "csv")
     (broken,) = done["person 2"].skipped
     assert "broken.jpg" in broken.path and broken.reason.startswith("unreadable")
     assert "bad.png" in done["person 3"].skipped[0].path
@@ -672,12 +674,13 @@ def test_strangers_that_are_none(tmp_path):
     assert people.calibration() == before
 
 
-def test_unusable_strangers_are_left_out():
+def test_unusable_strangers_are_left_out(caplog):
     people = known(2, fpir=None)
     empty = np.zeros((112, 112, 3), np.uint8)
     given = [empty, *others(60), group(portrait(1), portrait(2)), empty]
     found = people.calibrate(given, 0.05, progress=False)
     assert found.strangers == found.stranger_photos == 60
+    assert "photographs of strangers skipped: 2 no_face, 1 several_faces" in caplog.text
 
 
 def as_casia(monkeypatch, people):

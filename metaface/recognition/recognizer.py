@@ -268,6 +268,8 @@ class Recognizer:
         if not path.exists():
             raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
         with open_source(path) as found:
+            for left in found.skipped:
+                log.warning("%s skipped: %s", left.path, left.reason)
             photos = sorted(found.photos, key=lambda photo: photo.person)
             bar = tqdm(
                 self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
@@ -561,9 +563,11 @@ class Recognizer:
                 else:
                     good.append(one)
                     person.append(whose)
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         if not good:
-            found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             raise ValueError(f"no usable photograph of a stranger: {found}")
+        if reasons:
+            log.warning("photographs of strangers skipped: %s", found)
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
