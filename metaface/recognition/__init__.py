@@ -8,13 +8,8 @@ from metaface.recognition.embed import Embedder, Network, Onnx, Preprocessing
 from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.models import ModelDamaged, ModelMissing
 from metaface.recognition.photos import REASONS, Unusable
-from metaface.recognition.recognizer import (
-    Enrolment,
-    Identified,
-    Match,
-    Recognizer,
-    Verified,
-)
+from metaface.recognition.recognizer import Recognizer
+from metaface.recognition.results import Enrolment, Identified, Match, Verified
 from metaface.recognition.search import Exact, Faiss, Qdrant, Search, recall
 
 __all__ = [

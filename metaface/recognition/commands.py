@@ -26,11 +26,10 @@ from metaface.recognition.recognizer import (
     DEFAULT,
     FMR,
     FPIR,
-    Enrolment,
-    Identified,
     Recognizer,
     default_detector,
 )
+from metaface.recognition.results import Enrolment, Identified
 
 GALLERY = "metaface.gallery"
 _COLUMNS = (

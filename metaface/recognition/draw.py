@@ -8,7 +8,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from metaface.recognition.photos import Photo, reduced
-from metaface.recognition.recognizer import Identified
+from metaface.recognition.results import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
 

@@ -27,93 +27,18 @@ from metaface.recognition.faces import Seen
 from metaface.recognition.gallery import Gallery
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
-from metaface.recognition.photos import Photo, Reason, Unusable, listed, name_of
+from metaface.recognition.photos import Photo, Unusable, listed, name_of
+from metaface.recognition.results import Enrolment, Identified, Match, Verified
 from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
-DEFAULT = "mobilefacenet_casia"
 log = logging.getLogger("metaface.recognition")
 
+DEFAULT = "mobilefacenet_casia"
 FPIR = 0.01
 FMR = 0.001
 _NOBODY = "nobody is enrolled: enrol people first, and then calibrate"
 _COMPARED = 2000  # enrolled photographs whose similarity to other people is looked at
-
-
-@dataclass(frozen=True)
-class Match:
-    """One face of a photograph.
-
-    Attributes:
-        name: who it is, or None: unknown.
-        nearest: the most similar person, whether similar enough or not; None: nobody is enrolled.
-        score: how similar; see :class:`metaface.recognition.scoring.Cohort`. Not a probability.
-        box: left, top, width, height in pixels of the upright photograph.
-        probability: see :meth:`Calibration.probability`.
-    """
-
-    name: str | None
-    nearest: str | None
-    score: float | None
-    box: tuple[float, float, float, float]
-    probability: float | None = None
-
-
-@dataclass(frozen=True)
-class Identified(Sequence[Match]):
-    """A photograph and its faces, the surest first; a sequence of :class:`Match`.
-
-    Attributes:
-        path: of the photograph; None: it was no file.
-        faces: those that were looked at.
-        skipped: why there are none, one of ``metaface.recognition.REASONS``; None: there are.
-        detail: the same for people.
-    """
-
-    path: str | None
-    faces: tuple[Match, ...] = ()
-    skipped: Reason | None = None
-    detail: str = ""
-
-    def __len__(self) -> int:
-        return len(self.faces)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.faces[index]
-
-
-@dataclass(frozen=True)
-class Enrolment:
-    """What became of the photographs of one person.
-
-    Attributes:
-        name: the person.
-        used: how many photographs were enrolled.
-        skipped: the others: path and reason.
-    """
-
-    name: str
-    used: int
-    skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verified:
-    """Whether two photographs show one person.
-
-    Attributes:
-        same: whether ``score`` is ``threshold`` or more.
-        score: how similar they are. Not a probability.
-        threshold: for the false match rate ``fmr``.
-        verified: whether the threshold was made with strangers that the user gave; they must have
-            pairs enough for ``fmr``.
-    """
-
-    same: bool
-    score: float
-    threshold: float
-    fmr: float
-    verified: bool
 
 
 @dataclass(eq=False)
