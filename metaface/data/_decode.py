@@ -6,7 +6,8 @@ import contextlib
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -103,29 +104,34 @@ def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float
         UnreadableError: whatever is wrong with it.
     """
     with _opened(picture) as image:
-        size = image.size  # before the decoder shrinks it
-        mode = "L" if image.getbands() in (("1",), ("L",), ("I",)) else "RGB"  # grey takes a third
-        with _loaded(image, longest, mode) as (pixels, turn):
-            times = max(1.0, max(size) / longest)
+        times = max(1.0, max(image.size) / longest)  # before the decoder shrinks it
+        size = (max(1, round(image.width / times)), max(1, round(image.height / times)))
+
+        def small() -> np.ndarray:
+            grey = image.getbands() in (("1",), ("L",), ("I",))  # which takes a third
+            pixels, turn = _loaded(image, "L" if grey else "RGB")
             if times > 1:
-                size = (max(1, round(size[0] / times)), max(1, round(size[1] / times)))
                 pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-            return np.asarray(_turned(pixels, turn).convert("RGB")), times
+            return np.asarray(_turned(pixels, turn).convert("RGB"))
+
+        return _alone_if_large(image, longest, small), times
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     """Turn a Pillow image of any mode upright, crop, resize: uint8 ``[S, S, C]``."""
     size = geometry.image_size
     share = geometry.share(min(image.size))
-    mode = "L" if geometry.channels == 1 else "RGB"
-    with _loaded(image, 2 * size / share, mode) as (pixels, turn):
-        pixels = _turned(pixels, turn)
+
+    def square() -> np.ndarray:
+        pixels = _turned(*_loaded(image, "L" if geometry.channels == 1 else "RGB"))
         side = max(1.0, share * min(pixels.size))
         left, top = (pixels.width - side) / 2, (pixels.height - side) / 2
         pixels = pixels.resize(
             (size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side)
         )
         return np.asarray(pixels).reshape(size, size, geometry.channels)
+
+    return _alone_if_large(image, 2 * size / share, square)
 
 
 @contextlib.contextmanager
@@ -151,25 +157,33 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-@contextlib.contextmanager
-def _loaded(
-    image: Image.Image, needed: float, mode: str
-) -> Iterator[tuple[Image.Image, Image.Transpose | None]]:
-    """``image`` in ``mode``, and how to turn it upright.
+def _alone_if_large(
+    image: Image.Image, needed: float, work: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """``work()`` on ``image``; of large pictures one at a time, however many threads there are.
 
-    Its sides have at least ``needed`` pixels, if the picture has them. Of large pictures one is in
-    memory at a time, however many threads there are.
+    In a thread made for it: C's allocator keeps much of what a thread frees for that thread, and
+    over many threads that adds up.
+
+    Args:
+        needed: pixels that the sides must have, if the picture has them.
     """
     _check_size(image)
     if image.format in ("JPEG", "MPO"):  # let the JPEG decoder shrink
         image.draft(None, (math.ceil(needed), math.ceil(needed)))
-    large = image.width * image.height > _LARGE
-    with _one_large if large else contextlib.nullcontext():
-        image.load()
-        turn = None
-        with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        yield _plain(image, mode), turn
+    if image.width * image.height <= _LARGE:
+        return work()
+    with _one_large, ThreadPoolExecutor(1) as alone:
+        return alone.submit(work).result()
+
+
+def _loaded(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose | None]:
+    """``image`` in ``mode``, and how to turn it upright."""
+    image.load()
+    turn = None
+    with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return _plain(image, mode), turn
 
 
 def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:

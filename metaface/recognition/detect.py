@@ -20,6 +20,10 @@ _SMALL = 480  # and then at half the size, down to about this: YuNet knows faces
 _MARGIN = 0.15  # of the longer side, around a picture: faces at the border are found, too
 _MULTIPLE = 32  # what YuNet's sides must be multiples of
 _OVERLAP = 0.45  # IoU from which two boxes are one face (as its authors test it)
+_LARGE = (
+    400  # pixels: the height of a face, as it is searched, from which parts are taken for faces
+)
+_INSIDE = 0.6  # share of a box inside a surer one from which it is a part of that face
 _turn = threading.Lock()
 
 
@@ -83,11 +87,12 @@ class YuNet:
     def __call__(self, picture: np.ndarray) -> Faces:
         longest = max(picture.shape[:2])
         scale = min(1.0, LONGEST / longest)
+        large = _LARGE / scale
         found = [self._at(picture, scale)]
         while scale * longest > _SMALL:
             scale /= 2
             found.append(self._at(picture, scale))
-        return fused(found)
+        return without_parts(fused(found), large)
 
     def _at(self, picture: np.ndarray, scale: float) -> Faces:
         height, width = picture.shape[:2]
@@ -206,10 +211,26 @@ def fused(found: Sequence[Faces]) -> Faces:
     )
 
 
+def without_parts(faces: Faces, large: float) -> Faces:
+    """Those that do not lie for the most part inside a surer one higher than ``large`` pixels.
+
+    In a face that is larger than it knows them YuNet finds others: an eye and a nostril will do.
+    """
+    areas = faces.boxes[:, 2:].prod(1)
+    inside = _shared(faces.boxes, faces.boxes) > _INSIDE * areas[:, None]
+    surer = faces.scores[:, None] < faces.scores
+    return faces[~(inside & surer & (faces.boxes[:, 3] > large)).any(1)]
+
+
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union, float ``[n, m]``, of boxes ``[n, 4]`` and ``[m, 4]``."""
-    start = np.maximum(first[:, None, :2], second[None, :, :2])
-    ends = (first[:, None, :2] + first[:, None, 2:], second[None, :, :2] + second[None, :, 2:])
-    both = np.clip(np.minimum(*ends) - start, 0, None).prod(-1)
+    both = _shared(first, second)
     areas = first[:, None, 2:].prod(-1) + second[None, :, 2:].prod(-1) - both
     return both / np.maximum(areas, 1e-12)
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The areas ``[n, m]`` that boxes share."""
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    ends = (first[:, None, :2] + first[:, None, 2:], second[None, :, :2] + second[None, :, 2:])
+    return np.clip(np.minimum(*ends) - start, 0, None).prod(-1)
