@@ -548,7 +548,8 @@ def _main() -> None:
 
 def _peak() -> int:
     """Bytes of memory this process had at most; getrusage's may be those of its parent."""
-    (line,) = (n for n in open("/proc/self/status") if n.startswith("VmHWM:"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (n for n in lines if n.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
