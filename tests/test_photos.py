@@ -361,6 +361,7 @@ def test_a_bomb_warns_nobody(folder, odd, recwarn):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_bounded(tmp_path, models):
     """All of them and 14 photographs of 88 megapixels, read by the pool of one process."""
     odd = odd_photos.everything(tmp_path / "odd")
