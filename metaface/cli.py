@@ -6,6 +6,7 @@ import argparse
 import ast
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -31,7 +32,8 @@ DEFAULTS = Settings()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    1: another process of a distributed job was lost; 2: bad input; 130: interrupted.
+    1: another process of a distributed job was lost; 2: bad input; 130: interrupted;
+    141: nobody reads the output any more.
     """
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except (Interrupted, KeyboardInterrupt) as stop:
         return _failed(str(stop) or "interrupted", 130)
+    except BrokenPipeError:  # who reads our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except distributed.ProcessLost as lost:
         return _failed(str(lost), 1)
     except (
