@@ -212,7 +212,8 @@ class MetaLearner(nn.Module):
     @property
     def sees_single_images(self) -> bool:
         """Whether the embedding of a photograph is its own, whatever it is embedded with."""
-        return self.norm in ("group", "none") or (self.norm == "frozen" and not self.training)
+        alone = ("group", "pinned", "none")
+        return self.norm in alone or (self.norm == "frozen" and not self.training)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -226,7 +227,7 @@ class MetaLearner(nn.Module):
 
     @property
     def norm(self) -> str:
-        """Normalisation mode: batch, frozen, group or none."""
+        """Normalisation mode: batch, frozen, pinned, group or none."""
         return norm_mode(self.embedding)
 
     @property
