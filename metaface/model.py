@@ -10,6 +10,7 @@ import torch
 
 from metaface import checkpoint, learners, nets
 from metaface.learners import MetaLearner
+from metaface.nets.weights import read_checkpoint, read_weights
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ModelSpec:
         image_size: side of the square photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: the centre crop the photographs were given; see ``metaface.data.load``.
+        tune: which part of the embedding learns; see :func:`metaface.nets.tune`.
     """
 
     learner: str
@@ -33,10 +35,20 @@ class ModelSpec:
     image_size: int = 28
     channels: int = 3
     crop: float | None = None
+    tune: str = "full"
 
-    def build(self, seed: int = 0) -> MetaLearner:
+    def build(self, seed: int = 0, start: str | Path | None = None) -> MetaLearner:
         """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
-        different learners of one seed start from the same network."""
+        different learners of one seed start from the same network.
+
+        Args:
+            seed: of the initial weights.
+            start: weights the embedding starts from instead: a file of published weights, or a
+                checkpoint of ``metaface train``.
+
+        Raises:
+            ValueError: weights of another network.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.embedding == "pixels":
@@ -48,7 +60,30 @@ class ModelSpec:
                     self.image_size,
                     self.norm,  # type: ignore[arg-type]
                 )
+            if start is not None:
+                _start(embedding, start, self)
+            if self.tune != "full":
+                embedding = nets.tune(embedding, self.tune, self._features(embedding))
             return learners.build(self.learner, embedding, **self.options)
+
+    @torch.no_grad()
+    def _features(self, embedding: torch.nn.Module) -> int:
+        size = (2, self.channels, self.image_size, self.image_size)
+        return int(embedding.eval()(torch.zeros(size)).shape[1])
+
+
+def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> None:
+    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
+    if isinstance(loaded, dict) and loaded.get("spec"):
+        state = nets.merged(load_model(path)[0].embedding).state_dict()
+    else:
+        state = read_weights(path)[0]
+        if isinstance(embedding, nets.Columns):
+            state = {f"net.{name}": tensor for name, tensor in state.items()}
+    try:
+        embedding.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
 
 
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:

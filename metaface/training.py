@@ -100,6 +100,8 @@ def train(
     val_episodes: int = 100,
     patience: int | None = None,
     augment: Augment | None = Augment(),  # noqa: B008 - frozen
+    support_domain: str | None = None,
+    query_domain: str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     out: str | Path | None = None,
@@ -128,6 +130,8 @@ def train(
         val_ways, val_shots, val_episodes: of the validation tasks.
         patience: stop after so many validations without a new best; None: never.
         augment: changes of the training photographs; None: none.
+        support_domain, query_domain: names of domains that the sides of a task, in training and
+            validation, are drawn from, such as photograph and sketch; None: any.
         seed: of the tasks.
         device: where to train; None: a GPU where there is one (under torchrun, one a process).
         out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
@@ -162,8 +166,9 @@ def train(
     group = distributed.join()
     device = group.device(best_device() if device is None else torch.device(device))
     sampler = EpisodeSampler(
-        faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
-    )
+        faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device,
+        support_domain=support_domain, query_domain=query_domain,
+    )  # fmt: skip
     run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
     path = None if out is None else Path(out) / "checkpoint.pt"
 
@@ -185,8 +190,9 @@ def train(
         run.refresh()
         result = evaluate(
             learner, val, ways=min(val_ways, len(val.person_ids)), shots=val_shots,
-            queries=_val_queries(val, val_shots), episodes=val_episodes, seed=seed,
+            queries=_val_queries(val, val_shots, query_domain), episodes=val_episodes, seed=seed,
             stream="validation", device=device, progress=False,
+            support_domain=support_domain, query_domain=query_domain,
         )  # fmt: skip
         return result.accuracy, result.ci95
 
@@ -421,8 +427,10 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
     return {"data": faces.name, "people": [faces.people[p] for p in ids]}
 
 
-def _val_queries(val: FaceSet, shots: int) -> int:
+def _val_queries(val: FaceSet, shots: int, query_domain: str | None = None) -> int:
     """Up to 5 queries, but no more than most validation people have photographs for."""
+    if query_domain is not None:
+        val, shots = val.of_domains(query_domain), 0
     spare = int(torch.tensor(val.photos()[val.person_ids]).median()) - shots
     return max(1, min(5, spare))
 

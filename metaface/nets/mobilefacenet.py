@@ -65,6 +65,23 @@ class MobileFaceNet(nn.Module):
         return x.flatten(1)
 
 
+class Columns(nn.Module):
+    """The middle columns of an aligned square face through a network that was trained on those.
+
+    Shape:
+        float ``[n, C, H, H]`` -> what ``net`` makes of ``[n, C, H, width]``.
+    """
+
+    def __init__(self, net: nn.Module, width: int) -> None:
+        super().__init__()
+        self.net, self.width = net, width
+
+    def forward(self, images: Tensor) -> Tensor:
+        left = (images.shape[-1] - self.width) // 2
+        features: Tensor = self.net(images[..., left : left + self.width])
+        return features
+
+
 class _ConvNorm(nn.Module):
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -72,6 +74,25 @@ def merged(net: nn.Module) -> nn.Module:
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return net
+
+
+def blended(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
+    """A network part of the way from ``before`` to ``after``, both of one architecture.
+
+    Weights are interpolated (WiSE-FT, Wortsman et al. 2022); low-rank changes are merged first.
+
+    Args:
+        before, after: left as they are.
+        share: 0 is ``before``, 1 is ``after``.
+    """
+    start = merged(copy.deepcopy(before)).state_dict()
+    between = merged(copy.deepcopy(after))
+    ends = between.state_dict()
+    between.load_state_dict({
+        name: torch.lerp(start[name], end, share) if end.is_floating_point() else end
+        for name, end in ends.items()
+    })  # fmt: skip
+    return between
 
 
 class LowRank(nn.Module):
