@@ -70,9 +70,13 @@ def trainable(module: nn.Module) -> int:
 
 def merged(net: nn.Module) -> nn.Module:
     """``net`` with low-rank changes added into its weights, in place: as fast as before them."""
-    for module in net.modules():
+    for module in list(net.modules()):
         if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            # torch's own removal takes the weight from the class, which copies share
+            module.__class__ = type(module).__mro__[1]
+            del module.parametrizations
+            module.register_parameter("weight", nn.Parameter(weight.detach().clone()))
     return net
 
 
