@@ -19,6 +19,7 @@ from tqdm import tqdm
 from metaface import checkpoint, distributed
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.domains import AcrossDomains
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import MetaLearner, Recipe
@@ -108,6 +109,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     progress: bool = True,
     label: str | None = None,
+    across: bool = False,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
@@ -136,6 +138,8 @@ def train(
         checkpoint_seconds: least time between two checkpoints.
         progress: show a progress bar.
         label: name on the progress bar; the learner's class where left out.
+        across: support and query of training tasks come from different domains of ``faces``; see
+            ``metaface.domains.AcrossDomains``.
 
     Returns:
         The learning curve and what was spent.
@@ -161,7 +165,7 @@ def train(
         _refuse_shared_people(faces, val)
     group = distributed.join()
     device = group.device(best_device() if device is None else torch.device(device))
-    sampler = EpisodeSampler(
+    sampler = (AcrossDomains if across else EpisodeSampler)(
         faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
     )
     run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
@@ -240,7 +244,7 @@ class _Run:
         learner: MetaLearner,
         recipe: Recipe,
         budget: Budget,
-        sampler: EpisodeSampler,
+        sampler: EpisodeSampler | AcrossDomains,
         spec: ModelSpec | None,
         seen: dict[str, Any],
         group: distributed.Group,
@@ -344,6 +348,7 @@ class _Run:
             "recipe": asdict(self.recipe), "budget": asdict(self.budget),
             "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
             "seed": self.sampler.seed, "augment": augment and asdict(augment),
+            **({"across": True} if isinstance(self.sampler, AcrossDomains) else {}),
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
