@@ -205,11 +205,12 @@ def run(
     out = Path(out)
     device = best_device() if settings.device is None else torch.device(settings.device)
     settings = settings.checked()
-    claim(out, settings, resume)
+    check_free(out, settings, resume)
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
+    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
         found = finished(out / unit.name)
@@ -443,8 +444,8 @@ def refuse_several_processes(what: str) -> None:
         )
 
 
-def claim(out: Path, settings: Job, resume: bool, what: str = "benchmark") -> None:
-    """Note the settings in ``out``, or check that what is there is the same job.
+def check_free(out: Path, settings: Job, resume: bool, what: str = "benchmark") -> None:
+    """Check that ``out`` holds no job, or this one, to be resumed.
 
     Raises:
         FileExistsError: there is one, and ``resume`` is not set, or it was of other settings.
@@ -464,8 +465,6 @@ def claim(out: Path, settings: Job, resume: bool, what: str = "benchmark") -> No
             raise FileExistsError(
                 f"{out} holds a {what} of other settings ({said}): use those, or another folder"
             )
-    else:
-        write_json(path, mine)
 
 
 def finished(folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from metaface import data, machine, report
-from metaface.benchmark import Job, claim, finished, refuse_several_processes, write_json
+from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
 from metaface.domains import SYNTHETIC, Parts, joined, split_together
 from metaface.episodes import EpisodeSampler
@@ -69,7 +69,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.train}-{self.learner}-seed{self.seed}"
+        return f"{self.train}+{self.learner}-seed{self.seed}"  # no name of a domain has a +
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
@@ -157,12 +157,13 @@ def run(
     device = best_device() if settings.device is None else torch.device(settings.device)
     _check(settings)
     settings = settings.checked()
-    claim(out, settings, resume, "domain matrix")
+    check_free(out, settings, resume, "domain matrix")
     domains = split_together(
         load_domains(settings, progress=progress), settings.seed,
         test_photos=max(settings.shots) + settings.queries,
     )  # fmt: skip
     _check_testable(settings, domains)
+    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units = [
         Unit(train, learner, seed)
         for train in settings.trainings()
