@@ -1,6 +1,6 @@
 """The domain matrix, as a user's own script would do it.
 
-python benchmarks/cross_domain.py att=att_faces.zip frontal=synthetic:frontal [--minutes 1] [--resume]
+python benchmarks/cross_domain.py att=att_faces.zip frontal=synthetic:frontal [--minutes 1]
 """
 
 import argparse
