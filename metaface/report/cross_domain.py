@@ -129,8 +129,9 @@ def _names(rows: Iterable[Row], key: str) -> list[str]:
 
 
 def _fars(rows: Iterable[Row]) -> list[str]:
+    """Those that several domains can have alike: powers of ten."""
     found = {far for row in rows for far in row["tar_at_far"] or ()}
-    return sorted(found, key=float, reverse=True)
+    return sorted((f for f in found if f.strip("0.") == "1"), key=float, reverse=True)
 
 
 def _percent(value: float, half: float) -> str:
