@@ -19,6 +19,7 @@ from tqdm import tqdm
 from metaface import checkpoint, distributed
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.domains import AcrossDomains
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import MetaLearner, Recipe
@@ -110,6 +111,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     progress: bool = True,
     label: str | None = None,
+    across: bool = False,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
@@ -140,6 +142,8 @@ def train(
         checkpoint_seconds: least time between two checkpoints.
         progress: show a progress bar.
         label: name on the progress bar; the learner's class where left out.
+        across: support and query of training tasks come from different domains of ``faces``; see
+            ``metaface.domains.AcrossDomains``.
 
     Returns:
         The learning curve and what was spent.
@@ -165,10 +169,14 @@ def train(
         _refuse_shared_people(faces, val)
     group = distributed.join()
     device = group.device(best_device() if device is None else torch.device(device))
-    sampler = EpisodeSampler(
-        faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device,
-        support_domain=support_domain, query_domain=query_domain,
-    )  # fmt: skip
+    drawn: dict[str, Any] = {"seed": seed, "augment": augment, "device": device}
+    if across and (support_domain or query_domain):
+        raise ValueError("across pairs all domains: leave out support_domain and query_domain")
+    if not across:
+        drawn |= {"support_domain": support_domain, "query_domain": query_domain}
+    sampler = (AcrossDomains if across else EpisodeSampler)(
+        faces, recipe.ways, recipe.shots, recipe.queries, **drawn
+    )
     run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
     path = None if out is None else Path(out) / "checkpoint.pt"
 
@@ -246,7 +254,7 @@ class _Run:
         learner: MetaLearner,
         recipe: Recipe,
         budget: Budget,
-        sampler: EpisodeSampler,
+        sampler: EpisodeSampler | AcrossDomains,
         spec: ModelSpec | None,
         seen: dict[str, Any],
         group: distributed.Group,
@@ -350,6 +358,7 @@ class _Run:
             "recipe": asdict(self.recipe), "budget": asdict(self.budget),
             "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
             "seed": self.sampler.seed, "augment": augment and asdict(augment),
+            **({"across": True} if isinstance(self.sampler, AcrossDomains) else {}),
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:

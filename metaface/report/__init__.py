@@ -1,8 +1,12 @@
 """Results as people look at them: a table, pictures, one page."""
 
+from metaface.report.cross_domain import matrix, write_cross_domain
 from metaface.report.page import write
 from metaface.report.pictures import contact_sheet, episode_picture
 from metaface.report.recognition import write_recognition
 from metaface.report.table import table
 
-__all__ = ["contact_sheet", "episode_picture", "table", "write", "write_recognition"]
+__all__ = [
+    "contact_sheet", "episode_picture", "matrix", "table", "write", "write_cross_domain",
+    "write_recognition",
+]  # fmt: skip
