@@ -38,6 +38,7 @@ class MobileFaceNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.features = features
         self.conv1 = _ConvNorm(in_channels, 64, 3, 2, 1, norm=norm)
         self.dw_conv1 = _ConvNorm(64, 64, 3, 1, 1, groups=64, norm=norm)
         blocks, inputs = [], 64
