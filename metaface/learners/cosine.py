@@ -30,7 +30,7 @@ class CosineClassifier(FeatureLearner):
     recipe = Recipe(ways=20, shots=1, queries=1, meta_batch=1, lr=1e-3)
 
     def __init__(
-        self, embedding: nn.Module, scale: float = 10.0, lr: float = 0.05, steps: int = 20
+        self, embedding: nn.Module, scale: float = 10.0, lr: float = 0.1, steps: int = 100
     ) -> None:
         super().__init__(embedding)
         self.scale = scale

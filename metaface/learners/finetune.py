@@ -85,8 +85,8 @@ class FineTune(LinearHeadLearner):
         for _ in range(self.head_steps):
             with torch.enable_grad():
                 head = {n: w.requires_grad_() for n, w in head.items()}
-                losses = task_losses(self.head_scores(head, features), labels)
-            head = adam(head, gradients(losses.sum(), head, create_graph=False))
+                loss = task_losses(self.head_scores(head, features), labels).sum()
+            head = adam(head, gradients(loss, head, create_graph=False))
         steps = self.steps if self.adapted(theta) else 0
         weights = (self.per_task(theta, len(images)) if steps else theta) | head
         depth = self._depths(ran) | dict.fromkeys(head, 0.0)
@@ -133,9 +133,7 @@ class FineTune(LinearHeadLearner):
         def note(name: str) -> Any:
             return lambda module, inputs: ran.append(name)
 
-        hooks = [
-            m.register_forward_pre_hook(note(n)) for n, m in self.embedding.named_modules()
-        ]
+        hooks = [m.register_forward_pre_hook(note(n)) for n, m in self.embedding.named_modules()]
         try:
             yield ran
         finally:

@@ -32,7 +32,7 @@ class LinearProbe(FeatureLearner):
     recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)
 
     def __init__(
-        self, embedding: nn.Module, strength: float = 10.0, tolerance: float = 1e-6
+        self, embedding: nn.Module, strength: float = 100.0, tolerance: float = 1e-6
     ) -> None:
         super().__init__(embedding)
         if not strength > 0 or not 0 < tolerance < 1:
