@@ -52,11 +52,11 @@ class FineTune(LinearHeadLearner):
     def __init__(
         self,
         embedding: nn.Module,
-        lr: float = 1e-3,
+        lr: float = 1e-4,
         steps: int = 10,
         *,
         head_lr: float = 1e-2,
-        head_steps: int = 10,
+        head_steps: int = 50,
         decay: float = 1.0,
         thaw: float = 0.0,
         classifier: Literal["cosine", "linear"] = "cosine",
