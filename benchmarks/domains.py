@@ -40,8 +40,8 @@ def main() -> None:
     detector = YuNet(models.find("yunet", options.models), 0.3)
     weights = models.find("mobilefacenet_casia", options.models)
     spec = mf.ModelSpec(
-        "prototypical", {"distance": "cosine", "scale": 20.0}, embedding="mobilefacenet-112x96",
-        norm="pinned", image_size=112, tune=options.tune,
+        "prototypical", {"distance": "cosine", "scale": 20.0, "tune": options.tune},
+        embedding="mobilefacenet-112x96", norm="pinned", image_size=112,
     )  # fmt: skip
     before = embedder(spec.build(start=weights).embedding)
     sets = [aligned(source, detector, before) for source in options.data]

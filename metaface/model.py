@@ -19,13 +19,13 @@ class ModelSpec:
 
     Attributes:
         learner: one of ``metaface.learners.LEARNERS``.
-        options: keyword arguments of the learner.
+        options: keyword arguments of the learner; ``tune`` among them says which part of the
+            embedding learns, see :func:`metaface.nets.tune`.
         embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>`` or ``timm:<model>``.
         norm: ``group``, ``frozen`` or ``batch``.
         image_size: side of the square photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: the centre crop the photographs were given; see ``metaface.data.load``.
-        tune: which part of the embedding learns; see :func:`metaface.nets.tune`.
     """
 
     learner: str
@@ -35,7 +35,6 @@ class ModelSpec:
     image_size: int = 28
     channels: int = 3
     crop: float | None = None
-    tune: str = "full"
 
     def build(self, seed: int = 0, start: str | Path | None = None) -> MetaLearner:
         """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
@@ -62,14 +61,7 @@ class ModelSpec:
                 )
             if start is not None:
                 _start(embedding, start, self)
-            if self.tune != "full":
-                embedding = nets.tune(embedding, self.tune, self._features(embedding))
             return learners.build(self.learner, embedding, **self.options)
-
-    @torch.no_grad()
-    def _features(self, embedding: torch.nn.Module) -> int:
-        size = (2, self.channels, self.image_size, self.image_size)
-        return int(embedding.eval()(torch.zeros(size)).shape[1])
 
 
 def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> None:

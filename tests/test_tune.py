@@ -134,7 +134,10 @@ def test_a_spec_starts_from_weights_and_comes_back(tmp_path):
     first = spec.build(3)
     mf.save_model(tmp_path / "first.pt", first, spec)
     tuned = mf.ModelSpec(
-        "prototypical", {"distance": "cosine"}, embedding="conv4-32", image_size=16, tune="lora:2"
+        "prototypical",
+        {"distance": "cosine", "tune": "lora:2"},
+        embedding="conv4-32",
+        image_size=16,
     )
     second = tuned.build(0, start=tmp_path / "first.pt")
     torch.testing.assert_close(second.embedding(IMAGES), first.embedding(IMAGES))

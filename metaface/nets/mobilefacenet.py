@@ -38,6 +38,7 @@ class MobileFaceNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.features = features
         self.conv1 = _ConvNorm(in_channels, 64, 3, 2, 1, norm=norm)
         self.dw_conv1 = _ConvNorm(64, 64, 3, 1, 1, groups=64, norm=norm)
         blocks, inputs = [], 64
@@ -74,7 +75,7 @@ class Columns(nn.Module):
 
     def __init__(self, net: nn.Module, width: int) -> None:
         super().__init__()
-        self.net, self.width = net, width
+        self.net, self.width, self.features = net, width, net.features
 
     def forward(self, images: Tensor) -> Tensor:
         left = (images.shape[-1] - self.width) // 2
