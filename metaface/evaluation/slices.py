@@ -11,13 +11,47 @@ from typing import Any, Literal
 import numpy as np
 
 from metaface.evaluation.verification import FALSE_MATCHES
-from metaface.intervals import Estimate, clopper_pearson
+from metaface.intervals import Estimate, bootstrap, clopper_pearson
 from metaface.recognition.scoring import prototypes
 
 EACH = 10  # matched pairs of a person at most, so that nobody makes up a group
 MOST = 20_000  # mismatched pairs of a group at most
 
+DRAWS = 1000  # of people, for the intervals over them
+
 Rate = Literal["false_positive", "false_negative"]
+RATES: tuple[Rate, Rate] = ("false_positive", "false_negative")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What was counted of one kind of error.
+
+    Attributes:
+        trials, errors: comparisons (or searches), and how many went wrong.
+        over_people: the rate with the interval of the bootstrap that draws people: comparisons
+            that share somebody go wrong together. Too narrow below about 20 people.
+    """
+
+    trials: int
+    errors: int
+    over_people: Estimate
+
+    @property
+    def rate(self) -> Estimate:
+        """Errors a trial, 0..1, with the Clopper-Pearson interval; nan where nothing was counted.
+
+        The interval takes trials for independent: it is about these people, not about others.
+        """
+        if not self.trials:
+            return Estimate(math.nan, math.nan, math.nan)
+        return clopper_pearson(self.errors, self.trials)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """From the lower of both lower ends to the higher of both upper ends."""
+        ends = (self.rate, self.over_people)
+        return float(np.nanmin([e.low for e in ends])), float(np.nanmax([e.high for e in ends]))
 
 
 @dataclass(frozen=True)
@@ -27,28 +61,19 @@ class Group:
     Attributes:
         name: the attribute's value.
         people: how many have it.
-        impostor, false_positives: comparisons (or searches) of two people (or of strangers), and
-            how many of them passed the threshold: FMR (or FPIR) is their ratio.
-        genuine, false_negatives: those of one person (or of enrolled people), and how many
-            failed: FNMR (or FNIR).
+        false_positive: FMR: pairs of two people that pass the threshold. Or FPIR: photographs of
+            strangers for which somebody is named.
+        false_negative: FNMR: pairs of one person that do not. Or FNIR: photographs of enrolled
+            people for which they are not named.
     """
 
     name: str
     people: int
-    impostor: int
-    false_positives: int
-    genuine: int
-    false_negatives: int
+    false_positive: Errors
+    false_negative: Errors
 
-    def rate(self, which: Rate, level: float = 0.95) -> Estimate:
-        """The rate with its Clopper-Pearson interval; nan where nothing was counted.
-
-        The interval takes comparisons for independent. Those that share a person are not quite,
-        so it is somewhat too narrow where a group has few people.
-        """
-        trials = self.impostor if which == "false_positive" else self.genuine
-        hits = self.false_positives if which == "false_positive" else self.false_negatives
-        return clopper_pearson(hits, trials, level) if trials else Estimate(*[math.nan] * 3)
+    def errors(self, which: Rate) -> Errors:
+        return self.false_positive if which == "false_positive" else self.false_negative
 
 
 @dataclass(frozen=True)
@@ -74,29 +99,35 @@ class Slices:
     def ratio(self, which: Rate) -> float:
         """The worst group's rate over the best group's: inf if the best made no error, nan if
         nobody did, or fewer than two groups were measured."""
-        rates = [r for g in self.groups if not math.isnan(r := g.rate(which).value)]
+        rates = [e.rate.value for e in self._measured(which)]
         if len(rates) < 2 or max(rates) == 0:
             return math.nan
         return max(rates) / min(rates) if min(rates) else math.inf
 
     def differs(self, which: Rate) -> bool:
-        """Whether the worst and the best group lie apart: their intervals, each at 95% for all
-        groups together (Bonferroni), do not meet."""
-        level = 1 - 0.05 / max(1, len(self.groups))
-        rates = [r for g in self.groups if not math.isnan((r := g.rate(which, level)).value)]
-        return bool(rates) and max(r.low for r in rates) > min(r.high for r in rates)
+        """Whether some two groups lie apart: neither their Clopper-Pearson intervals nor those
+        over people meet. With many groups, some will by chance."""
+        ends = [e.interval for e in self._measured(which)]
+        return bool(ends) and max(low for low, _ in ends) > min(high for _, high in ends)
 
     def rows(self) -> list[dict[str, Any]]:
         """What goes to ``results.json``; everybody first, whose ``group`` is None."""
-        return [
-            {
-                "kind": self.kind, "by": self.by, "group": None if i == 0 else g.name,
-                "people": g.people, "impostor": g.impostor, "genuine": g.genuine,
-                "false_positive": g.rate("false_positive")._asdict() if g.impostor else None,
-                "false_negative": g.rate("false_negative")._asdict() if g.genuine else None,
-            }
-            for i, g in enumerate((self.overall, *self.groups))
-        ]  # fmt: skip
+        found = []
+        for i, group in enumerate((self.overall, *self.groups)):
+            row: dict[str, Any] = {"kind": self.kind, "by": self.by, "people": group.people}
+            row["group"] = group.name if i else None
+            for which in RATES:
+                errors = group.errors(which)
+                row[which] = {
+                    "trials": errors.trials, "errors": errors.errors,
+                    **(errors.rate._asdict() if errors.trials else {}),
+                    "interval": errors.interval if errors.trials else None,
+                }  # fmt: skip
+            found.append(row)
+        return found
+
+    def _measured(self, which: Rate) -> list[Errors]:
+        return [e for g in self.groups if (e := g.errors(which)).trials]
 
 
 def slice_verification(
@@ -127,17 +158,24 @@ def slice_verification(
             few pairs for ``fmr``.
     """
     person, group = _checked(embeddings, person, group, by)
+    everyone = np.arange(len(person))
     rows, same = draw_within(person, seed)
-    scores = _cosines(embeddings, rows)
-    threshold = _threshold(scores[~same], fmr, "mismatched pairs")
-    everybody = _counted("everybody", len(np.unique(person)), scores, same, threshold)
-    groups = []
-    for name in np.unique(group[group != ""]):
-        mine = np.flatnonzero(group == name)
-        within, alike = draw_within(person[mine], seed)
-        found = _cosines(embeddings, mine[within])
-        groups.append(_counted(str(name), len(np.unique(person[mine])), found, alike, threshold))
-    return Slices("verification", by, fmr, threshold, everybody, tuple(groups))
+    threshold = _threshold(_cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
+
+    def counted(name: str, mine: np.ndarray) -> Group:
+        rows, same = draw_within(person[mine], seed)
+        rows = mine[rows]
+        passed = _cosines(embeddings, rows) >= threshold
+        who = person[rows]
+        return Group(
+            name, len(np.unique(person[mine])),
+            _errors(passed[~same], who[~same]), _errors(~passed[same], who[same, :1]),
+        )  # fmt: skip
+
+    groups = [
+        counted(str(name), np.flatnonzero(group == name)) for name in np.unique(group[group != ""])
+    ]
+    return Slices("verification", by, fmr, threshold, counted("everybody", everyone), tuple(groups))
 
 
 def slice_identification(
@@ -204,10 +242,11 @@ def slice_identification(
 
     def counted(name: str, photographs: np.ndarray) -> Group:
         mine = photographs[row]
+        who = person[row][:, None]
         return Group(
             name, len(np.unique(person[photographs])),
-            int((mine & strange).sum()), int((mine & strange & passed).sum()),
-            int((mine & ~strange).sum()), int((mine & ~strange & ~(passed & named)).sum()),
+            _errors(passed[mine & strange], who[mine & strange]),
+            _errors(~(passed & named)[mine & ~strange], who[mine & ~strange]),
         )  # fmt: skip
 
     groups = tuple(counted(str(name), group == name) for name in np.unique(group[group != ""]))
@@ -331,11 +370,18 @@ def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
     return float(np.nextafter(np.sort(impostor)[::-1][allowed], np.inf, dtype=impostor.dtype))
 
 
-def _counted(
-    name: str, people: int, scores: np.ndarray, same: np.ndarray, threshold: float
-) -> Group:
-    passed = scores >= threshold
-    return Group(
-        name, people, int((~same).sum()), int((~same & passed).sum()),
-        int(same.sum()), int((same & ~passed).sum()),
-    )  # fmt: skip
+def _errors(wrong: np.ndarray, who: np.ndarray) -> Errors:
+    """Of trials ``[n]``, and the one or two people of each ``[n, 1 or 2]``."""
+    if not len(wrong):
+        return Errors(0, 0, Estimate(math.nan, math.nan, math.nan))
+    people, who = np.unique(who, return_inverse=True)
+    who = who.reshape(len(wrong), -1)
+
+    def pooled(weights: np.ndarray) -> np.ndarray:
+        drawn = weights[:, who[:, 0]]
+        if who.shape[1] == 2:
+            drawn = drawn * weights[:, who[:, 1]]
+        total = drawn.sum(1)
+        return np.divide(drawn @ wrong, total, out=np.full(len(total), np.nan), where=total > 0)
+
+    return Errors(len(wrong), int(wrong.sum()), bootstrap(pooled, len(people), draws=DRAWS))

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from metaface.evaluation.robustness import Level
-from metaface.evaluation.slices import Rate, Slices
+from metaface.evaluation.slices import RATES, Rate, Slices
 from metaface.intervals import Estimate
 from metaface.report.page import render
 from metaface.report.plots import COLOURS, chart, svg
@@ -21,7 +21,6 @@ NAMES: dict[tuple[str, Rate], str] = {
     ("identification", "false_positive"): "FPIR",
     ("identification", "false_negative"): "FNIR",
 }
-RATES: tuple[Rate, Rate] = ("false_positive", "false_negative")
 _STYLES = ("-", "--", ":")
 
 
@@ -44,18 +43,18 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
 
 
 def group_rates(slices: Slices, which: Rate) -> Markup:
-    """One error rate: a dot and its 95% interval a group; the line is everybody's."""
+    """One error rate: a dot a group, its Clopper-Pearson interval (thick) and the wider of that and
+    the interval over people (thin); the line is everybody's."""
     name = NAMES[slices.kind, which]
     figure, axes = chart(f"{name} at the shared threshold, %", "")
     for y, group in enumerate(reversed(slices.groups)):
-        rate = group.rate(which)
-        if np.isnan(rate.value):
-            continue
-        axes.errorbar(
-            100 * rate.value, y, fmt="o", color=COLOURS[0], capsize=3,
-            xerr=[[100 * (rate.value - rate.low)], [100 * (rate.high - rate.value)]],
-        )  # fmt: skip
-    everybody = slices.overall.rate(which).value
+        errors = group.errors(which)
+        if errors.trials:
+            rate = errors.rate
+            axes.plot([100 * x for x in errors.interval], [y, y], color=COLOURS[0], linewidth=1)
+            axes.plot([100 * rate.low, 100 * rate.high], [y, y], color=COLOURS[0], linewidth=3)
+            axes.plot(100 * rate.value, y, "o", color=COLOURS[0])
+    everybody = slices.overall.errors(which).rate.value
     if not np.isnan(everybody):
         axes.axvline(100 * everybody, color="#999999", linestyle=":", label="everybody")
         axes.legend(frameon=False)
@@ -104,10 +103,8 @@ def slices_table(slices: Slices) -> str:
     lines = [f"{slices.kind} by {slices.by}, everybody's {names[0]} {slices.asked:g}"]
     for group in (slices.overall, *slices.groups):
         told = [
-            f"{name} {group.rate(which)} of {count}"
-            for name, which, count in zip(
-                names, RATES, (group.impostor, group.genuine), strict=True
-            )
+            f"{name} {group.errors(which).rate} of {group.errors(which).trials}"
+            for name, which in zip(names, RATES, strict=True)
         ]
         lines.append(f"  {group.name.ljust(width)}  {group.people:>5} people  {'  '.join(told)}")
     for name, which in zip(names, RATES, strict=True):
@@ -119,10 +116,10 @@ def slices_table(slices: Slices) -> str:
 def _section(slices: Slices) -> dict[str, Any]:
     names = [NAMES[slices.kind, which] for which in RATES]
     rows = [
-        _row(f"{name}, {group.name} ({count} counted, {group.people} people)", group.rate(which))
+        _row(f"{name}, {group.name} ({e.trials} counted, {group.people} people)", e.rate)
         for name, which in zip(names, RATES, strict=True)
         for group in (slices.overall, *slices.groups)
-        if (count := group.impostor if which == "false_positive" else group.genuine)
+        if (e := group.errors(which)).trials
     ]
     ratios = "; ".join(
         f"{name}: {slices.ratio(which):.2f} times"
