@@ -22,11 +22,10 @@ ASKED = {ev.slice_verification: {"fmr": 0.05}, ev.slice_identification: {"fpir":
 
 
 def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
-    """Unit embeddings; people of the group "b" are ``bias`` alike. Every third photograph of the
-    group "" is unknown."""
+    """Unit embeddings; people of the group "b" are ``bias`` alike."""
     random = np.random.default_rng(seed)
     person = np.repeat(np.arange(people), photos)
-    group = np.array(["a", "b"])[person % 2]
+    group = np.array(["a", "b"], dtype="U8")[person % 2]
     common = random.normal(size=dim)
     centre = random.normal(size=(people, dim))
     centre[1::2] = (1 - bias) * centre[1::2] + bias * common
@@ -101,7 +100,7 @@ def test_a_biased_embedding_is_flagged(measure):
     biased = measure(*crowd(160, 4, bias=0.45, seed=1), by="kind", **ASKED[measure])
     assert not fair.differs("false_positive") and not fair.differs("false_negative")
     assert fair.ratio("false_positive") < 2
-    assert biased.differs("false_positive") and biased.ratio("false_positive") > 4
+    assert biased.differs("false_positive") and biased.ratio("false_positive") > 2
     a, b = biased.groups
     assert b.false_positive.rate.value > biased.asked > a.false_positive.rate.value
     assert "the groups differ" in slices_table(biased)

@@ -238,7 +238,7 @@ def slice_identification(
         rows.append(probes)
     score, named, strange, row = (np.concatenate(p) for p in (best, right, stranger, rows))
     threshold = _threshold(score[strange], fpir, "searches of strangers")
-    passed = score >= threshold
+    passed = score.astype(np.float64) >= threshold
 
     def counted(name: str, photographs: np.ndarray) -> Group:
         mine = photographs[row]
@@ -359,7 +359,7 @@ def _cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
-    """The lowest at which no more than this share of impostors' scores pass (``score >= t``)."""
+    """Halfway between the scores that may just pass (``score >= t``) and may just not."""
     if not 0 < asked < 1 or len(impostor) * asked < FALSE_MATCHES:
         least = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
         raise ValueError(
@@ -367,7 +367,11 @@ def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
             f"{FALSE_MATCHES} errors it is a guess; ask for {least:.2g} or more (below 1)"
         )
     allowed = math.floor(asked * len(impostor) + 1e-9)
-    return float(np.nextafter(np.sort(impostor)[::-1][allowed], np.inf, dtype=impostor.dtype))
+    ordered = np.sort(impostor.astype(np.float64))[::-1]
+    refused = ordered[allowed]
+    above = ordered[ordered > refused]
+    halfway = (above[-1] + refused) / 2 if len(above) else refused
+    return float(halfway if halfway > refused else np.nextafter(refused, np.inf))
 
 
 def _errors(wrong: np.ndarray, who: np.ndarray) -> Errors:
