@@ -22,7 +22,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS
 from metaface.model import load_model
-from metaface.recognition import GalleryError, protocols
+from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
 from metaface.training import Interrupted, train
 
@@ -266,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
 
     people.add(partial(_command, commands), _options)
     protocols.add(partial(_command, commands))
+    weak_spots.add(partial(_command, commands))
     return parser
 
 

@@ -8,5 +8,6 @@ domain. Every image is a pure function of (seed, person, domain, photo, image si
 
 from metaface.data.synthetic._photo import DOMAINS, Dials
 from metaface.data.synthetic._render import Renders, render
+from metaface.data.synthetic._steps import STEPS, render_steps, stepped
 
-__all__ = ["DOMAINS", "Dials", "Renders", "render"]
+__all__ = ["DOMAINS", "STEPS", "Dials", "Renders", "render", "render_steps", "stepped"]

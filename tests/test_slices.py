@@ -1,0 +1,344 @@
+"""Error rates by group, against loops; attributes from a CSV."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from helpers import squares
+
+from metaface import evaluation as ev
+from metaface.cli import main
+from metaface.evaluation.attributes import column
+from metaface.evaluation.slices import MOST, Errors, as_groups, binned, draw_within
+from metaface.recognition.protocols import Aligned
+from metaface.report.robustness import group_rates, slices_table, write_slices
+
+BOTH = pytest.mark.parametrize("measure", [ev.slice_verification, ev.slice_identification])
+ASKED = {ev.slice_verification: {"fmr": 0.05}, ev.slice_identification: {"fpir": 0.1}}
+
+
+def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
+    """Unit embeddings; people of the group "b" are ``bias`` alike."""
+    random = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), photos)
+    group = np.array(["a", "b"], dtype="U8")[person % 2]
+    common = random.normal(size=dim)
+    centre = random.normal(size=(people, dim))
+    centre[1::2] = (1 - bias) * centre[1::2] + bias * common
+    e = centre[person] + spread * random.normal(size=(len(person), dim))
+    order = random.permutation(len(person))
+    e = (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)
+    return e[order], person[order] * 7, group[order]
+
+
+def test_verification_by_loops():
+    e, person, group = crowd(20, 4)
+    group[::9] = ""
+    got = ev.slice_verification(e, person, group, fmr=0.05)
+    assert (got.kind, got.asked, [g.name for g in got.groups]) == ("verification", 0.05, ["a", "b"])
+    for found, name in ((got.overall, None), *((g, g.name) for g in got.groups)):
+        rows = [i for i in range(len(person)) if name in (None, group[i])]
+        # few enough photographs that every pair is drawn
+        counts = {True: [0, 0], False: [0, 0]}
+        for i, j in combinations(rows, 2):
+            same = bool(person[i] == person[j])
+            accepted = float(np.dot(e[i].astype(float), e[j])) >= got.threshold
+            counts[same][0] += 1
+            counts[same][1] += accepted != same
+        assert found.people == len({person[i] for i in rows})
+        assert [found.false_positive.trials, found.false_positive.errors] == counts[False]
+        assert [found.false_negative.trials, found.false_negative.errors] == counts[True]
+        rate = found.false_negative.rate
+        assert rate == ev.clopper_pearson(counts[True][1], counts[True][0])
+        low, high = found.false_negative.interval
+        assert low <= rate.low <= rate.value <= rate.high <= high
+    reached = got.overall.false_positive
+    assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
+
+
+def test_identification_by_loops():
+    e, person, group = crowd(30, 4, spread=0.8)
+    group[::9] = ""
+    got = ev.slice_identification(e, person, group, shots=2, fpir=0.1, seed=3)
+    random = np.random.default_rng(3)
+    people = sorted(set(person.tolist()))
+    first = {people[k] for n, k in enumerate(random.permutation(30)) if n % 2 == 0}
+    place = {}
+    for p in people:
+        mine = np.flatnonzero(person == p)
+        place |= dict(zip(mine.tolist(), random.permutation(len(mine)).tolist(), strict=True))
+    searches = []
+    for enrolled in (first, set(people) - first):
+        means = {}
+        for p in enrolled:
+            mean = sum(e[i].astype(float) for i in np.flatnonzero(person == p) if place[i] < 2)
+            means[p] = mean / np.linalg.norm(mean)
+        for i in range(len(person)):
+            if person[i] in enrolled and place[i] < 2:
+                continue
+            scores = {p: float(mean @ e[i]) for p, mean in means.items()}
+            best = max(scores, key=scores.get)
+            searches.append((i, person[i] in enrolled, best == person[i], scores[best]))
+    for found in (got.overall, *got.groups):
+        mine = [s for s in searches if found is got.overall or group[s[0]] == found.name]
+        strange = [s for s in mine if not s[1]]
+        known = [s for s in mine if s[1]]
+        wrong = sum(s[3] >= got.threshold for s in strange)
+        missed = sum(not (s[2] and s[3] >= got.threshold) for s in known)
+        assert found.false_positive == Errors(len(strange), wrong, found.false_positive.over_people)
+        assert (found.false_negative.trials, found.false_negative.errors) == (len(known), missed)
+    assert got.overall.false_positive.errors == math.floor(0.1 * 120)
+
+
+@BOTH
+def test_a_biased_embedding_is_flagged(measure):
+    fair = measure(*crowd(160, 4, seed=1), **ASKED[measure])
+    biased = measure(*crowd(160, 4, bias=0.45, seed=1), by="kind", **ASKED[measure])
+    assert not fair.differs("false_positive") and not fair.differs("false_negative")
+    assert fair.ratio("false_positive") < 2
+    assert biased.differs("false_positive") and biased.ratio("false_positive") > 2
+    a, b = biased.groups
+    assert b.false_positive.rate.value > biased.asked > a.false_positive.rate.value
+    assert "the groups differ" in slices_table(biased)
+
+
+def test_a_few_alike_people_are_no_proof():
+    """Two people who look alike make many wrong pairs, and say little about their group."""
+    e, person, group = crowd(40, 12, spread=0.2, dim=32)
+    twins = [p for p in np.unique(person) if (p // 7) % 2][:2]
+    e[person == twins[1]] = e[person == twins[0]]
+    got = ev.slice_verification(e, person, group, fmr=0.005)
+    a, b = (g.false_positive for g in got.groups)
+    assert b.rate.low > a.rate.high  # of these very people, it is true
+    assert b.over_people.low < a.rate.high
+    assert not got.differs("false_positive")
+
+
+def test_intervals_over_people_of_matched_pairs_are_the_cluster_bootstraps():
+    e, person, group = crowd(40, 5, spread=0.8)
+    got = ev.slice_verification(e, person, group, fmr=0.05).overall.false_negative
+    rows, same = draw_within(person)
+    scores = np.einsum("nd,nd->n", e[rows[:, 0]], e[rows[:, 1]], dtype=np.float64)
+    cut = ev.slice_verification(e, person, group, fmr=0.05).threshold
+    missed = np.array(
+        [((person[rows[:, 0]] == p) & same & (scores < cut)).sum() for p in np.unique(person)]
+    )
+    spread = (missed / 10).std() / math.sqrt(40)  # everybody has ten pairs
+    half = (got.over_people.high - got.over_people.low) / 2
+    assert half == pytest.approx(1.96 * spread, rel=0.15)
+    assert got.over_people.value == pytest.approx(got.rate.value)
+
+
+@BOTH
+def test_repeatable(measure):
+    e, person, group = crowd()
+    got = measure(e, person, group, seed=2, **ASKED[measure])
+    assert got == measure(e, person, group, seed=2, **ASKED[measure])
+    assert got.overall != measure(e, person, group, seed=4, **ASKED[measure]).overall or (
+        measure is ev.slice_verification
+    )
+
+
+def test_groups_that_cannot_be_measured():
+    e, person, group = crowd(30, 4)
+    group[person == 0] = "lone"
+    got = ev.slice_verification(e, person, group, fmr=0.05)
+    lone = got.groups[-1]
+    assert lone.name == "lone" and lone.people == 1 and lone.false_positive.trials == 0
+    assert math.isnan(lone.false_positive.rate.value)
+    assert got.ratio("false_positive") < 3 and not got.differs("false_positive")
+    rows = json.loads(json.dumps(got.rows()))
+    assert rows[0]["group"] is None and rows[-1]["false_positive"]["interval"] is None
+
+
+def test_ratio_of_errorless_groups():
+    e, person, group = crowd(40, 4, spread=0.01, dim=64)
+    got = ev.slice_verification(e, person, group, fmr=0.05)
+    assert math.isnan(got.ratio("false_negative"))
+    e[person == 7] = np.eye(64, dtype=np.float32)[: (person == 7).sum()]
+    assert ev.slice_verification(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
+
+
+def test_draw_within():
+    person = np.random.default_rng(0).permutation(np.repeat(np.arange(90), [1, 9] * 45))
+    rows, same = draw_within(person)
+    who = person[rows]
+    np.testing.assert_array_equal(who[:, 0] == who[:, 1], same)
+    assert np.bincount(who[same, 0], minlength=90).tolist() == [0, 10] * 45
+    assert (~same).sum() == MOST
+    for each in (rows, draw_within(np.arange(500))[0]):
+        assert len({tuple(sorted(r)) for r in each.tolist()}) == len(each)
+    many, alike = draw_within(np.arange(500) // 2)  # by drawing, not by listing
+    assert len(many) == MOST + 250 and alike.sum() == 250
+    assert np.bincount(many[~alike].ravel(), minlength=500).min() > 40
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        ({"group": ["a"] * 300}, "kind has the values \\['a'\\]: to compare takes two"),
+        ({"group": ["a", "b"]}, "group \\[2\\]: need \\[n, D\\], \\[n\\] and \\[n\\]"),
+        ({"embeddings": np.full((300, 4), np.nan)}, "not a number"),
+        ({"fmr": 1e-5, "fpir": 1e-5}, "a rate of 1e-05 is not measured on .* ask for "),
+        ({"fmr": 1.5, "fpir": 1.5}, "a rate of 1.5"),
+    ],
+)
+def test_slices_refuse(measure, change, message):
+    e, person, group = crowd()
+    given = {"embeddings": e, "person": person, "group": group, "by": "kind", **change}
+    given.pop("fpir" if measure is ev.slice_verification else "fmr", None)
+    with pytest.raises(ValueError, match=message):
+        measure(**given)
+
+
+def test_identification_refuses():
+    e, person, group = crowd(people=20, photos=2)
+    with pytest.raises(ValueError, match="0 people have more than shots=2"):
+        ev.slice_identification(e, person, group, shots=2)
+    with pytest.raises(ValueError, match="shots=0"):
+        ev.slice_identification(e, person, group, shots=0)
+
+
+# ---------------------------------------------------------------- attributes
+
+
+def test_bins():
+    values = np.r_[np.arange(30.0), np.nan]
+    got = binned(values)
+    assert got[-1] == "" and got[0] == "1: 0 to 9.67" and got[29] == "3: 19.3 to 29"
+    assert [int((got == n).sum()) for n in sorted(set(got) - {""})] == [10, 10, 10]
+    assert len(set(binned(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
+    for bins, numbers in ((1, [1, 2]), (3, [2, 2])):
+        with pytest.raises(ValueError, match=f"bins={bins} of "):
+            binned(np.array(numbers, float), bins)
+
+
+def test_as_groups():
+    assert as_groups("cap", np.array([True, False])).tolist() == ["cap", "not cap"]
+    assert as_groups("n", np.array([1.0, 2, math.nan])).tolist() == ["1", "2", ""]
+    assert as_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
+    assert as_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
+    numbers = as_groups("n", [str(i) for i in range(24)] + [""], 2)
+    assert set(numbers) == {"1: 0 to 11.5", "2: 11.5 to 23", ""} and numbers[-1] == ""
+
+
+CSV = "person,sex,age\nAna,f,31\n\nBo , m,\nCy,f,50\n"
+
+
+def written(tmp_path, text):
+    path = tmp_path / "attributes.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("text", [CSV, "\ufeff" + CSV, CSV.replace("\n", "\r\n")])
+def test_read_attributes(tmp_path, text):
+    key, found = ev.read_attributes(written(tmp_path, text))
+    assert key == "person" and list(found) == ["Ana", "Bo", "Cy"]
+    assert found["Bo"] == {"sex": "m", "age": ""}
+    assert column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
+
+
+def test_read_attributes_of_photographs(tmp_path):
+    text = "path,person,light\nAna/1.jpg,Ana,hard\nAna/2.jpg,Ana\n"
+    key, found = ev.read_attributes(written(tmp_path, text))
+    assert key == "path" and found["Ana/1.jpg"] == {"person": "Ana", "light": "hard"}
+    assert found["Ana/2.jpg"]["light"] == ""
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("", "the columns are \\[\\]: give person"),
+        ("name,sex\nAna,f\n", "columns are \\['name', 'sex'\\]: give person \\(or path\\)"),
+        ("person\nAna\n", "at least one attribute"),
+        ("person,sex,sex\nAna,f,m\n", "a column is there twice"),
+        ("person,sex\n", "no row below"),
+        ("person,sex\nAna,f\n,m\n", "line 3 names no person"),
+        ("person,sex\nAna,f\nBo,m\nAna,f\n", "line 4: person 'Ana' is there twice"),
+        (b"person,sex\n\xff\xfe,f\n", "is not a CSV in UTF-8"),
+    ],
+)
+def test_read_attributes_refuses(tmp_path, text, message):
+    with pytest.raises(ValueError, match=f"attributes.csv.*{message}"):
+        ev.read_attributes(written(tmp_path, text))
+
+
+def test_columns_refuse(tmp_path):
+    _, found = ev.read_attributes(written(tmp_path, CSV))
+    with pytest.raises(ValueError, match="no column 'beard': there are sex, age"):
+        column(found, "beard", ["Ana"])
+    with pytest.raises(ValueError, match="no attributes of Di, Ed, Flo and 1 more: of 5 names"):
+        column(found, "sex", ["Ana", "Flo", "Gus", "Di", "Ed", "Di"])
+
+
+# ---------------------------------------------------------------- page and command
+
+
+def test_page(tmp_path):
+    found = [measure(*crowd(), by="<sex>", **ASKED[measure]) for measure in ASKED]
+    write_slices(tmp_path / "page.html", found)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 4 and page.count("<h2>") == 2 and "by &lt;sex&gt;" in page
+    for rate in ("FMR", "FNMR", "FPIR", "FNIR"):
+        assert page.count(f"<td>{rate}, ") == 3
+    value = found[0].groups[1].false_negative.rate.value
+    assert f"<td>{100 * value:.2f}</td>" in page
+    other = ev.slice_verification(*crowd(seed=9), fmr=0.05)
+    assert len(group_rates(found[0], "false_negative")) != len(group_rates(other, "false_positive"))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("metaface.recognition.embed.load", lambda *given: squares())
+
+    def run(*words):
+        capsys.readouterr()
+        status = main(["slices", "--people", "12", "--photos", "4", "--fmr", "0.1", "--fpir",
+                       "0.3", "--quiet", "--out", str(tmp_path / "out"), *words])  # fmt: skip
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_command_on_procedural_faces(command, tmp_path):
+    status, out, _ = command("--by", "female", "skin_tone")
+    assert status == 0 and "verification by female" in out and "not female" in out
+    found = json.loads((tmp_path / "out/results.json").read_text())["slices"]
+    assert [(s["kind"], s["by"]) for s in found] == [
+        ("verification", "female"), ("identification", "female"),
+        ("verification", "skin_tone"), ("identification", "skin_tone"),
+    ]  # fmt: skip
+    assert len(found[2]["rows"]) == 4
+    status, _, error = command("--by", "height")
+    assert status == 2 and "knows nothing of 'height': it has glasses" in error
+
+
+def test_command_with_attributes(command, tmp_path):
+    rows = [f"{p},{'even' if p % 2 == 0 else 'odd'}" for p in range(12)]
+    path = written(tmp_path, "\n".join(["person,parity", *rows]))
+    status, out, _ = command("--by", "parity", "--attributes", str(path))
+    assert status == 0 and "verification by parity" in out and "  odd " in out
+    written(tmp_path, "\n".join(["person,parity", *rows[:-1]]))
+    status, _, error = command("--by", "parity", "--attributes", str(path))
+    assert status == 2 and "attributes.csv: no attributes of 11: of 12 names" in error
+
+
+def test_command_on_photographs(command, tmp_path, monkeypatch):
+    e, person, group = crowd(12, 4)
+    crops = np.random.default_rng(0).integers(0, 256, (48, 112, 112, 3), dtype=np.uint8)
+    paths = tuple(f"{p}/{i}.jpg" for i, p in enumerate(person))
+    names = tuple(map(str, sorted(set(person.tolist()))))
+    made = Aligned("set", crops, e, person // 7, names, paths, ())
+    monkeypatch.setattr("metaface.recognition.weak_spots.aligned", lambda *a, **k: made)
+    monkeypatch.setattr("metaface.recognition.weak_spots.embedder_of", lambda o: (None, squares()))
+    rows = [f"{path},{g}" for path, g in zip(paths, group, strict=True)]
+    path = written(tmp_path, "\n".join(["path,kind", *rows]))
+    status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))
+    assert status == 0 and "verification by kind" in out
+    assert command("--data", "x.zip", "--by", "kind")[2].strip().endswith("FILE.csv")
