@@ -20,7 +20,8 @@ from metaface.intervals import Estimate, bootstrap, clopper_pearson
 __all__ = [
     "CORRUPTIONS", "Annotated", "Confusion", "Detection", "DirAtFpir", "Estimate", "Level",
     "OpenSet", "Pairs", "Result", "Slices", "TarAtFar", "Verification", "average_precision",
-    "bootstrap", "ci95", "clopper_pearson", "cohort", "corrupt", "cross_domain", "dial_robustness", "draw_pairs",
+    "bootstrap", "ci95", "clopper_pearson", "cohort", "corrupt", "cross_domain",
+    "dial_robustness", "draw_pairs",
     "evaluate", "open_set", "prototypes", "read_attributes", "read_pairs", "read_wider",
     "robustness", "slice_identification", "slice_verification", "verification",
 ]  # fmt: skip
