@@ -20,15 +20,17 @@ class Augment:
         crop: shift by up to this share of the side and zoom by up to this factor (0..1).
         light: change contrast by up to this factor and brightness by up to half of it (0..1).
         erase: cover a rectangle of up to half the side with grey, with this probability (0..1).
+        shade: light from one side, that falls by up to this share on the other, and a gamma of
+            1/3 to 3 at 1 (0..1).
     """
 
     flip: bool = True
     crop: float = 0.1
     light: float = 0.2
     erase: float = 0.0
+    shade: float = 0.0
 
-    DRAWS: ClassVar[int] = 11  # uniform numbers a photograph
-    NAMES: ClassVar[tuple[str, ...]] = ("flip", "crop", "light", "erase")
+    NAMES: ClassVar[tuple[str, ...]] = ("flip", "crop", "light", "erase", "shade")
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Augment:
@@ -45,20 +47,28 @@ class Augment:
             crop=0.1 * ("crop" in wanted),
             light=0.2 * ("light" in wanted),
             erase=0.5 * ("erase" in wanted),
+            shade=0.95 * ("shade" in wanted),
         )
 
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers a photograph takes."""
+        return 15 if self.shade else 11
+
     def __post_init__(self) -> None:
-        for name in ("crop", "light", "erase"):
+        for name in ("crop", "light", "erase", "shade"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be in 0..1")
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Change ``images``, float ``[n, C, H, W]`` in 0..1, by ``draws``, float ``[n, DRAWS]``."""
-        u = draws.to(images).T[:, :, None, None, None]  # [DRAWS, n, 1, 1, 1]
+        """Change ``images``, float ``[n, C, H, W]`` in 0..1, by ``draws``, float ``[n, draws]``."""
+        u = draws.to(images).T[:, :, None, None, None]  # [draws, n, 1, 1, 1]
         if self.crop:
             images = self._cropped(images, u)
         elif self.flip:
             images = torch.where(u[0] < 0.5, images.flip(-1), images)
+        if self.shade:
+            images = self._shaded(images, u)
         if self.light:
             gain = 1 + self.light * (2 * u[4] - 1)
             mean = images.mean((1, 2, 3), keepdim=True)
@@ -71,6 +81,16 @@ class Augment:
             inside = inside & ((x - u[8] * width).abs() < u[9] * width / 4)
             images = images.masked_fill(inside & (u[10] < self.erase), 0.5)
         return images
+
+    def _shaded(self, images: Tensor, u: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        y = torch.linspace(-1, 1, height, device=images.device).view(1, 1, -1, 1)
+        x = torch.linspace(-1, 1, width, device=images.device).view(1, 1, 1, -1)
+        angle = 2 * torch.pi * u[11]
+        along = angle.cos() * x + angle.sin() * y
+        fall = torch.sigmoid((2 + 8 * u[14]) * along)  # soft to hard
+        gamma = torch.exp(self.shade * 1.1 * (2 * u[13] - 1))
+        return (images * (1 - self.shade * u[12].sqrt() * fall)).clamp_min(1e-4) ** gamma
 
     def _cropped(self, images: Tensor, u: Tensor) -> Tensor:
         zoom = 1 - self.crop * u[1, :, 0, 0, 0]

@@ -224,7 +224,7 @@ class EpisodeSampler:
     def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
         images = self.images(rows.flatten())
         if self.augment is not None:
-            draws = _uniform(keys[:, None, None], purpose, rows.shape[1], Augment.DRAWS)
+            draws = _uniform(keys[:, None, None], purpose, rows.shape[1], self.augment.draws)
             images = self.augment(images, torch.from_numpy(draws).flatten(0, 1).float())
         return images.unflatten(0, rows.shape)
 

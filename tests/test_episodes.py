@@ -242,7 +242,7 @@ def test_split_errors_name_the_numbers():
 
 # --- augmentation
 
-augments = st.builds(Augment, st.booleans(), *[st.floats(0, 1)] * 3)
+augments = st.builds(Augment, st.booleans(), *[st.floats(0, 1)] * 4)
 
 
 @quick
@@ -260,7 +260,7 @@ def test_augmentation_repeats_and_stays_in_range(augment, seed):
 
 def test_each_change_does_what_it_says():
     torch.manual_seed(0)
-    images, draws = torch.rand(400, 3, 8, 8), torch.rand(400, Augment.DRAWS)
+    images, draws = torch.rand(400, 3, 8, 8), torch.rand(400, 15)
 
     def changed(**options):
         return Augment(**{"flip": False, "crop": 0, "light": 0, **options})(images, draws)
@@ -277,6 +277,11 @@ def test_each_change_does_what_it_says():
     assert covered.float().mean((1, 2, 3)).max() <= 0.5
     brightness = (changed(light=0.5).mean((1, 2, 3)) - images.mean((1, 2, 3))).abs()
     assert brightness.mean() > 0.05 and brightness.max() < 0.3
+    shaded = changed(shade=0.9)
+    assert share(shaded) < 0.05 and shaded.std((1, 2, 3)).mean() < images.std((1, 2, 3)).mean()
+    lit = torch.full_like(images, 0.5)
+    sides = Augment(flip=False, crop=0, light=0, shade=0.9)(lit, draws)
+    assert (sides.amax((1, 2, 3)) / sides.amin((1, 2, 3)).clamp_min(1e-3)).median() > 2
     assert share(changed(crop=0.2)) < 0.05
     still = torch.full_like(draws, 0.5)
     still[:, 1] = 0  # no zoom, no shift
