@@ -6,9 +6,9 @@ python benchmarks/domains.py light yaleb.zip --keep lfw.zip
 The people are halved by seed; the network adapts to one half (a fifth of it validates) by
 Prototypical tasks, photograph against sketch or light against light, and is tested on the other
 half: rank-1 of a sketch among the photographs, or 20-way 1-shot. For light, every other task is of
-people of --keep with 3 or 4 photographs, and all are shaded at random. How far to go from the pretrained
-to the adapted weights is chosen on validation people, of the new domain and of --keep, whose other
-people are tested 20-way 1-shot with the *same* weights.
+people of --keep with 3 or 4 photographs, and all are shaded at random. How far to go from the
+pretrained to the adapted weights is chosen on validation people, of the new domain and of --keep,
+whose other people are tested 20-way 1-shot with the *same* weights.
 """
 
 import argparse
