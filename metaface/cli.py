@@ -101,7 +101,7 @@ def _train(o: argparse.Namespace) -> None:
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
     people = benchmark.load_people(settings, progress=not o.quiet)
     spec = settings.spec(o.learner)
-    learner = spec.build(o.seed)
+    learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
     recipe = benchmark.fitted(learner.recipe, people.train)
     history = train(
@@ -110,6 +110,7 @@ def _train(o: argparse.Namespace) -> None:
         meta_batch=o.meta_batch, lr=o.lr, augment=Augment.of(o.augment), patience=o.patience,
         seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
+        support_domain=o.support_domain, query_domain=o.query_domain,
         resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
     )  # fmt: skip
     if not group.first:
@@ -227,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=int, help=f"{what} of the training tasks; default: the learner's own"
         )
     p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
+    p.add_argument("--start", metavar="FILE", help="weights to start from, or a checkpoint")
+    for side, what in (("support", "known by"), ("query", "asked for")):
+        p.add_argument(f"--{side}-domain", help=f"domain of the photographs that people are {what}")
     p.add_argument("--patience", type=int, help="stop after so many validations without a new best")
     _add_budget(p)
     p.add_argument(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import metaface as mf
 import metaface.evaluation as ev
 from metaface.cli import main
 from metaface.recognition import Gallery, Recognizer, Unusable, YuNet
@@ -239,6 +240,27 @@ def test_aligned_people_and_official_pairs(photos, tmp_path):
     assert named[2] == ["Chidi_0002.jpg", "Dana_0003.jpg"]
     with pytest.raises(FileNotFoundError, match="no such"):
         aligned(tmp_path / "none", detector, people.embedder)
+
+
+@needs_weights
+def test_align_then_train_from_published_weights(photos, tmp_path, capsys):
+    out = tmp_path / "aligned"
+    given = ["--models", str(WEIGHTS), "--quiet"]
+    assert main(["align", str(photos / "people"), "--out", str(out), *given]) == 0
+    assert "20 faces" in capsys.readouterr().out
+    faces = sorted(path.relative_to(out) for path in out.rglob("*.png"))
+    assert len(faces) == 20 and faces[0] == Path("Ana/1.png")
+    people = mf.data.load(out, image_size=112)
+    spec = mf.ModelSpec(
+        "prototypical", {"distance": "cosine", "tune": "bottleneck:8"}, image_size=112,
+        embedding="mobilefacenet-112x96", norm="pinned",
+    )  # fmt: skip
+    learner = spec.build(start=WEIGHTS / "mobilefacenet_casia.ckpt")
+    mf.train(learner, people, ways=2, shots=1, queries=1, iterations=1, progress=False)
+    mf.save_model(tmp_path / "tuned.pt", learner, spec)
+    before = Recognizer.from_pretrained(models=WEIGHTS).embedder(people.images[:2])
+    tuned = Recognizer.from_pretrained(tmp_path / "tuned.pt", models=WEIGHTS).embedder
+    assert tuned.digest and 0.8 < (before * tuned(people.images[:2])).sum(1).min() < 1
 
 
 def test_scores_held_against_the_other_folds():

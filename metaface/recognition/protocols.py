@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,6 +25,7 @@ from metaface.data._sources import open_source, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
 from metaface.recognition import faces, models
+from metaface.recognition.align import align
 from metaface.recognition.commands import add_models, embedder_of
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
@@ -216,6 +219,34 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     p.add_argument("--seed", type=int, default=0, help="of episodes, pairs and galleries")
     p.add_argument("--out", default="protocol", help="folder of the results; default: protocol")
     add_models(p)
+
+    p = command("align", _align, "cut aligned faces out of photographs, to train or test on")
+    p.add_argument("data", metavar="DIR", help="folder or zip of identity folders, or CSV")
+    p.add_argument("--out", required=True, help="folder of the 112x112 faces, in the same folders")
+    add_models(p)
+
+
+def _align(o: argparse.Namespace) -> None:
+    detector, _ = embedder_of(o)
+    out, skipped = Path(o.out), 0
+    taken: set[Path] = set()
+    with open_source(Path(o.data).expanduser()) as found:
+        for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
+            try:
+                picture = read(partial(found.read, photo))
+                crop = align(picture, faces.middle(picture, detector(picture)).points)[0]
+            except Unusable as why:
+                tqdm.write(f"{photo.path} skipped: {why}", sys.stderr)
+                skipped += 1
+                continue
+            name = Path(photo.path)
+            path = out / photo.person / f"{name.stem}.png"
+            if path in taken:  # 1.jpg beside 1.png
+                path = path.with_name(f"{name.name}.png")
+            taken.add(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(crop).save(path)
+    print(f"{len(taken)} faces in {out}, {skipped} photographs skipped")
 
 
 def _protocol(o: argparse.Namespace) -> None:
