@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -22,11 +22,12 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec
-from metaface.training import Budget, best_device, seen_people, train
+from metaface.training import Budget, History, best_device, seen_people, train
 
 log = logging.getLogger("metaface.benchmark")
 
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
+RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Settings.options
 T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 
 
@@ -49,7 +50,8 @@ class Settings:
         iterations, images, minutes: the training budget of each learner; one of them.
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
-        options: keyword arguments of learners, by name.
+        options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
+            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`.
         weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
         device: None: a GPU where there is one.
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
@@ -81,10 +83,15 @@ class Settings:
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this benchmark."""
+        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
         return ModelSpec(
-            learner, self.options.get(learner, {}), self.embedding, self.norm, self.image_size,
-            self.channels, self.crop,
+            learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
+
+    def recipe(self, learner: str, own: Recipe, faces: FaceSet) -> Recipe:
+        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here."""
+        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
+        return fitted(replace(own, **given), faces)
 
 
 @dataclass(frozen=True)
@@ -219,16 +226,9 @@ def _measure(
     test = people.test
     found: dict[str, Any] = {"learner": unit.learner, "seed": unit.seed, "curve": []}
     if unit.trained:
-        spec = settings.spec(unit.learner)
-        learner = spec.build(unit.seed)
-        recipe = fitted(learner.recipe, people.train)
-        learner.task_chunk = settings.task_chunk
-        history = train(
-            learner, people.train, people.val, ways=recipe.ways, shots=recipe.shots,
-            queries=recipe.queries, iterations=settings.iterations, images=settings.images,
-            minutes=settings.minutes, val_ways=min(settings.ways), val_shots=1, seed=unit.seed,
-            augment=Augment.of(settings.augment), device=device, out=folder, resume=True, spec=spec,
-            progress=progress, label=unit.name,
+        learner, recipe, history = train_one(
+            settings, unit.learner, people.train, people.val, seed=unit.seed, device=device,
+            out=folder, progress=progress, label=unit.name,
         )  # fmt: skip
         found |= {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
@@ -255,6 +255,36 @@ def _measure(
     }
     write_json(folder / "result.json", found)
     return found
+
+
+def train_one(
+    settings: Settings,
+    name: str,
+    faces: FaceSet,
+    val: FaceSet,
+    *,
+    seed: int,
+    device: torch.device,
+    out: Path | None,
+    progress: bool,
+    label: str,
+    val_episodes: int = 100,
+    on_validation: Callable[[dict[str, float]], object] | None = None,
+) -> tuple[MetaLearner, Recipe, History]:
+    """Train the learner ``name`` as ``settings`` say; see :func:`metaface.train`."""
+    spec = settings.spec(name)
+    learner = spec.build(seed)
+    recipe = settings.recipe(name, learner.recipe, faces)
+    learner.task_chunk = settings.task_chunk
+    history = train(
+        learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
+        meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=settings.iterations,
+        images=settings.images, minutes=settings.minutes, val_ways=min(settings.ways),
+        val_shots=1, val_episodes=val_episodes, seed=seed, augment=Augment.of(settings.augment),
+        device=device, out=out, resume=True, spec=spec, progress=progress, label=label,
+        on_validation=on_validation,
+    )  # fmt: skip
+    return learner, recipe, history
 
 
 def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner, FaceSet]:

@@ -3,6 +3,15 @@
 from metaface.report.page import write
 from metaface.report.pictures import contact_sheet, episode_picture
 from metaface.report.recognition import write_recognition
+from metaface.report.sweep import sweep_lines, write_sweep
 from metaface.report.table import table
 
-__all__ = ["contact_sheet", "episode_picture", "table", "write", "write_recognition"]
+__all__ = [
+    "contact_sheet",
+    "episode_picture",
+    "sweep_lines",
+    "table",
+    "write",
+    "write_recognition",
+    "write_sweep",
+]
