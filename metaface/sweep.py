@@ -46,7 +46,7 @@ def sweep(
     resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Search each learner's hyper-parameters; writes ``sweep.json`` and ``sweep.html`` into ``out``.
+    """Search learners' hyper-parameters; writes ``sweep.json`` and ``sweep.html`` into ``out``.
 
     A trial trains a learner as the benchmark would, for the budget in ``settings``, and is worth
     the best accuracy on the *validation* people; the median of earlier trials ends hopeless ones
@@ -161,15 +161,18 @@ def _spaces(
             if parameters is not None and name not in parameters:
                 continue
             if isinstance(values, Range) and name in ("ways", "shots"):
-                own = replace(settings.spec(learner).build().recipe, **{name: int(values.high)})
+                recipe = settings.spec(learner).build().recipe
+                changed: dict[str, Any] = {name: int(values.high)}
+                own = replace(recipe, **changed)
                 most = getattr(benchmark.fitted(own, faces), name)
                 values = replace(values, high=min(values.high, most))
                 if values.low >= values.high:
                     continue
             if isinstance(values, Choice) and settings.norm not in values.values:
                 raise ValueError(
-                    f"norm={settings.norm} is not one that is searched ({', '.join(values.values)}): "
-                    "start from one of these, or name the parameters to search without norm"
+                    f"norm={settings.norm} is not one that is searched "
+                    f"({', '.join(values.values)}): start from one of these, or "
+                    "name the parameters to search without norm"
                 )
             spaces[learner][name] = values
         if not spaces[learner]:
@@ -440,11 +443,11 @@ def _results(
     searches: Sequence[_Search], settings: Settings, people: _People, device: torch.device
 ) -> dict[str, Any]:
     trials = [row for search in searches for row in _rows(search)]
-    best = {}
+    best: dict[str, dict[str, Any]] = {}
     for search in searches:
         complete = [r for r in trials if (r["learner"], r["state"]) == (search.learner, "complete")]
         if complete:
-            top = max(complete, key=lambda r: (r["accuracy"], -r["number"]))
+            top: dict[str, Any] = max(complete, key=lambda r: (r["accuracy"], -r["number"]))
             tuned = _tuned(settings, search.learner, top["parameters"])
             best[search.learner] = top | {
                 "options": tuned.options[search.learner], "norm": tuned.norm,

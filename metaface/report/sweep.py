@@ -116,6 +116,7 @@ def slices(rows: Rows, space: Mapping[str, Any]) -> Markup:
             axes.set_xlim(-0.5, len(names) - 0.5)
         elif values["log"]:
             axes.set_xscale("log")
+            axes.set_xlim(values["low"] / 1.2, values["high"] * 1.2)
             if values["high"] / values["low"] <= 64:  # too few decades for powers of ten
                 ticks = np.geomspace(values["low"], values["high"], 4)
                 ticks = ticks.round() if isinstance(values["low"], int) else ticks
