@@ -447,7 +447,7 @@ def _results(
     for search in searches:
         complete = [r for r in trials if (r["learner"], r["state"]) == (search.learner, "complete")]
         if complete:
-            top: dict[str, Any] = max(complete, key=lambda r: (r["accuracy"], -r["number"]))
+            top = max(complete, key=lambda r: (r["accuracy"], -r["number"]))
             tuned = _tuned(settings, search.learner, top["parameters"])
             best[search.learner] = top | {
                 "options": tuned.options[search.learner], "norm": tuned.norm,
@@ -478,7 +478,7 @@ def _rows(search: _Search) -> Iterator[dict[str, Any]]:
         if trial.state not in states or said.get("surplus"):
             continue
         curve = said.get("curve", [])
-        top = max(curve, key=lambda row: row["val_accuracy"], default={})
+        top: dict[str, Any] = max(curve, key=lambda row: row["val_accuracy"], default={})
         parameters = _rounded(trial.params)
         yield {
             "learner": search.learner,

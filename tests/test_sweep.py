@@ -166,13 +166,13 @@ def test_test_people_are_never_looked_at(faces, tmp_path):
 def test_only_training_and_validation_people_reach_a_learner(faces, tmp_path, monkeypatch):
     _, _, test = faces[0].split(SMALL.seed, test_photos=max(SMALL.shots) + SMALL.queries)
     drawn = set()
-    real = metaface.EpisodeSampler.tasks
+    real = metaface.EpisodeSampler.rows
 
-    def tasks(self, *args, **kwargs):
+    def rows(self, *args, **kwargs):
         drawn.update(self.faces.person_ids)
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(metaface.EpisodeSampler, "tasks", tasks)
+    monkeypatch.setattr(metaface.EpisodeSampler, "rows", rows)
     run(tmp_path, trials=2)
     assert len(drawn) == 32 and not drawn & set(test.person_ids)
 
@@ -296,9 +296,9 @@ def test_the_median_stops_hopeless_trials(faces, tmp_path, monkeypatch):
                            "val_accuracy": level + 0.01 * k})  # fmt: skip
 
     monkeypatch.setattr(benchmark, "train", train)
-    rows = run(tmp_path, trials=7)["trials"]
+    rows = run(tmp_path, replace(SMALL, iterations=5), trials=7)["trials"]
     assert [r["state"] for r in rows] == ["complete"] * 5 + ["pruned"] * 2
-    assert [len(r["curve"]) for r in rows] == [5] * 5 + [2] * 2  # never by the first validation
+    assert [len(r["curve"]) for r in rows] == [5] * 5 + [2] * 2  # never in the first fifth
     assert rows[0]["accuracy"] == 0.85
 
 
@@ -360,4 +360,4 @@ def test_ranges_that_are_whole_are_searched_in_whole_steps():
     study = optuna.create_study()
     for values, kind in ((Range(1, 10), int), (Range(0.1, 10.0), float)):
         for _ in range(5):
-            assert type(sweeping._suggest(study.ask(), "x", values)) is kind
+            assert type(sweeping._suggest(study.ask(), kind.__name__, values)) is kind
