@@ -299,7 +299,7 @@ def test_the_median_stops_hopeless_trials(faces, tmp_path, monkeypatch):
     rows = run(tmp_path, replace(SMALL, iterations=5), trials=7)["trials"]
     assert [r["state"] for r in rows] == ["complete"] * 5 + ["pruned"] * 2
     assert [len(r["curve"]) for r in rows] == [5] * 5 + [2] * 2  # never in the first fifth
-    assert rows[0]["accuracy"] == 0.85
+    assert rows[0]["accuracy"] == pytest.approx(0.85)
 
 
 def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(faces, tmp_path, monkeypatch):
