@@ -1,6 +1,15 @@
 """MetaFace: few-shot meta-learning for face identities."""
 
-from metaface import benchmark, data, distributed, evaluation, learners, nets, recognition
+from metaface import (
+    benchmark,
+    cross_domain,
+    data,
+    distributed,
+    evaluation,
+    learners,
+    nets,
+    recognition,
+)
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.episodes import Episodes, EpisodeSampler
@@ -20,6 +29,7 @@ __all__ = [
     "ModelSpec",
     "Recognizer",
     "benchmark",
+    "cross_domain",
     "data",
     "distributed",
     "evaluate",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,27 +18,28 @@ import torch
 from metaface import data, distributed, machine, nets, report
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.domains import partners
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
-from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.intervals import interval
+from metaface.learners import LEARNERS, MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec
-from metaface.training import Budget, History, best_device, seen_people, train
+from metaface.training import Budget, best_device, seen_people, train
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger("metaface.benchmark")
 
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
-RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Settings.options
-T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
+RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Job.options
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Everything that decides the figures of a benchmark.
+class Job:
+    """What decides the figures of every job that trains learners and tests them.
 
     Attributes:
-        data: source to train and test on, split by person; see ``metaface.data.load``.
-        train_data, test_data: two sources instead; all people of ``test_data`` are tested, but for
-            those seen in training where both are domains of one source.
         crop: centre crop of the photographs; see ``metaface.data.load``.
         image_size: side of the photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
@@ -51,15 +52,12 @@ class Settings:
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
         options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
-            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`.
-        weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
+            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`, unless the learner
+            has an argument of that name (the ``lr`` of ``finetune``).
         device: None: a GPU where there is one.
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
 
-    data: str | None = "synthetic"
-    train_data: str | None = None
-    test_data: str | None = None
     crop: float | None = None
     image_size: int = 28
     channels: int = 3
@@ -77,21 +75,90 @@ class Settings:
     seed: int = 0
     seeds: int = 1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    weights: str | None = None
     device: str | None = None
     task_chunk: int | None = None
 
     def spec(self, learner: str) -> ModelSpec:
-        """What ``learner`` is made of in this benchmark."""
-        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
+        """What ``learner`` is made of in this job."""
+        outer = recipe_options(learner)
+        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in outer}
         return ModelSpec(
             learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
 
-    def recipe(self, learner: str, own: Recipe, faces: FaceSet) -> Recipe:
-        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here."""
-        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
-        return fitted(replace(own, **given), faces)
+    def recipe(self, learner: str, own: Recipe, faces: FaceSet, *, across: bool = False) -> Recipe:
+        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
+
+        Args:
+            across: as in ``metaface.train``.
+        """
+        outer = recipe_options(learner)
+        given = {n: v for n, v in self.options.get(learner, {}).items() if n in outer}
+        return (fitted_across if across else fitted)(replace(own, **given), faces)
+
+    def checked(self) -> Self:
+        """The same, with a budget; bad settings fail now, not in an hour."""
+        timed = self.iterations is self.images is self.minutes is None
+        job = replace(self, minutes=MINUTES) if timed else self
+        Budget(job.iterations, job.images, job.minutes)
+        for name in job.learners:
+            job.spec(name).build()
+        return job
+
+    def train(
+        self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path | None, *,
+        device: torch.device, progress: bool, across: bool = False, label: str | None = None,
+        val_episodes: int = 100, on_validation: Callable[[dict[str, float]], object] | None = None,
+    ) -> tuple[MetaLearner, dict[str, Any]]:  # fmt: skip
+        """Train one learner in the folder ``out``, going on with what is there.
+
+        Args:
+            out: None: nothing is kept.
+            label: name on the progress bar; that of the folder where left out.
+            across, val_episodes, on_validation: as in ``metaface.train``.
+
+        Returns:
+            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
+        """
+        spec = self.spec(name)
+        learner = spec.build(seed)
+        recipe = self.recipe(name, learner.recipe, faces, across=across)
+        learner.task_chunk = self.task_chunk
+        history = train(
+            learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
+            meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=self.iterations,
+            images=self.images, minutes=self.minutes, val_ways=min(self.ways), val_shots=1,
+            val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
+            out=out, resume=True, spec=spec, progress=progress, across=across,
+            label=label or (out.name if out else name), on_validation=on_validation,
+        )  # fmt: skip
+        return learner, {
+            "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
+            "iterations": history.iterations, "recipe": asdict(recipe),
+        }  # fmt: skip
+
+
+def recipe_options(learner: str) -> tuple[str, ...]:
+    """Names in ``Job.options`` that are the :class:`Recipe`'s: not those of the learner itself."""
+    arguments = inspect.signature(LEARNERS[learner]).parameters if learner in LEARNERS else {}
+    return tuple(n for n in RECIPE if n not in arguments)
+
+
+@dataclass(frozen=True)
+class Settings(Job):
+    """Everything that decides the figures of a benchmark; see also :class:`Job`.
+
+    Attributes:
+        data: source to train and test on, split by person; see ``metaface.data.load``.
+        train_data, test_data: two sources instead; all people of ``test_data`` are tested, but for
+            those seen in training where both are domains of one source.
+        weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
+    """
+
+    data: str | None = "synthetic"
+    train_data: str | None = None
+    test_data: str | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,26 +226,19 @@ def run(
         FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
             settings.
     """
-    if distributed.launched():
-        raise ValueError(
-            "the benchmark runs in one process, and this is one of several: start it without "
-            "torchrun (metaface train is what several can share)"
-        )
+    refuse_several_processes("the benchmark")
     out = Path(out)
     device = best_device() if settings.device is None else torch.device(settings.device)
-    if settings.iterations is settings.images is settings.minutes is None:
-        settings = replace(settings, minutes=MINUTES)
-    Budget(settings.iterations, settings.images, settings.minutes)  # bad settings fail now,
-    for name in settings.learners:  # not in an hour
-        settings.spec(name).build()
-    _claim(out, settings, resume)
+    settings = settings.checked()
+    check_free(out, settings, resume)
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
+    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
-        found = _finished(out / unit.name)
+        found = finished(out / unit.name)
         units.append(found or _measure(unit, settings, people, out, device, progress))
     results = {
         "settings": asdict(settings),
@@ -226,14 +286,11 @@ def _measure(
     test = people.test
     found: dict[str, Any] = {"learner": unit.learner, "seed": unit.seed, "curve": []}
     if unit.trained:
-        learner, recipe, history = train_one(
-            settings, unit.learner, people.train, people.val, seed=unit.seed, device=device,
-            out=folder, progress=progress, label=unit.name,
+        learner, trained = settings.train(
+            unit.learner, unit.seed, people.train, people.val, folder, device=device,
+            progress=progress,
         )  # fmt: skip
-        found |= {
-            "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
-            "iterations": history.iterations, "recipe": asdict(recipe),
-        }  # fmt: skip
+        found |= trained
     else:
         learner, test = _floor(unit, settings, people)
         learner.to(device)
@@ -246,7 +303,7 @@ def _measure(
                 episodes=settings.episodes, seed=settings.seed, device=device, progress=progress,
             )  # fmt: skip
             log.info("%s, %d-way %d-shot: %s", unit.name, ways, shots, result)
-            found["tests"].append(_as_json(result))
+            found["tests"].append(as_json(result))
     found |= {
         "parameters": sum(p.numel() for p in learner.parameters()),
         "norm": learner.norm,
@@ -255,36 +312,6 @@ def _measure(
     }
     write_json(folder / "result.json", found)
     return found
-
-
-def train_one(
-    settings: Settings,
-    name: str,
-    faces: FaceSet,
-    val: FaceSet,
-    *,
-    seed: int,
-    device: torch.device,
-    out: Path | None,
-    progress: bool,
-    label: str,
-    val_episodes: int = 100,
-    on_validation: Callable[[dict[str, float]], object] | None = None,
-) -> tuple[MetaLearner, Recipe, History]:
-    """Train the learner ``name`` as ``settings`` say; see :func:`metaface.train`."""
-    spec = settings.spec(name)
-    learner = spec.build(seed)
-    recipe = settings.recipe(name, learner.recipe, faces)
-    learner.task_chunk = settings.task_chunk
-    history = train(
-        learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-        meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=settings.iterations,
-        images=settings.images, minutes=settings.minutes, val_ways=min(settings.ways),
-        val_shots=1, val_episodes=val_episodes, seed=seed, augment=Augment.of(settings.augment),
-        device=device, out=out, resume=True, spec=spec, progress=progress, label=label,
-        on_validation=on_validation,
-    )  # fmt: skip
-    return learner, recipe, history
 
 
 def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner, FaceSet]:
@@ -328,6 +355,26 @@ def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
     return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
 
 
+def fitted_across(recipe: Recipe, faces: FaceSet) -> Recipe:
+    """``recipe`` fitted to tasks of ``AcrossDomains``: each side to its own domain.
+
+    Raises:
+        ValueError: as of :func:`fitted`, in a domain that shares its people with no other.
+    """
+    recipe = fitted(recipe, faces)
+    for name, others in partners(faces).items():
+        view = faces.of_domains(name)
+        if others:
+            counts = np.sort(view.photos()[view.person_ids])
+            most = int(counts[int(0.8 * len(counts))])
+            shots, queries = min(recipe.shots, most), min(recipe.queries, most)
+        else:
+            alone = fitted(recipe, view)
+            shots, queries = alone.shots, alone.queries
+        recipe = replace(recipe, shots=shots, queries=queries)
+    return recipe
+
+
 def _check_testable(settings: Settings, test: FaceSet) -> None:
     """Fail before training where a test could not be drawn after it."""
     for ways in settings.ways:
@@ -338,7 +385,8 @@ def _check_testable(settings: Settings, test: FaceSet) -> None:
 # -- results ------------------------------------------------------------------------------------
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def as_json(result: Result) -> dict[str, Any]:
+    """What is kept of a test: everything, every episode's accuracy included."""
     values = {f.name: getattr(result, f.name) for f in fields(result)}
     values["accuracies"] = [round(float(a), 6) for a in result.accuracies]
     values["confusions"] = [asdict(c) for c in result.confusions]
@@ -355,20 +403,6 @@ def _by_learner(units: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any
 def _accuracies(units: Sequence[dict[str, Any]], test: int) -> np.ndarray:
     """float64 ``[seeds, episodes]``."""
     return np.array([u["tests"][test]["accuracies"] for u in units])
-
-
-def interval(values: np.ndarray) -> float:
-    """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
-
-    Two sources, added in squares: episodes (normal, of the seeds' mean) and, with more than one
-    seed, training seeds (Student's t).
-    """
-    seeds, episodes = values.shape
-    episode = 1.96**2 * values.mean(0).var(ddof=1) / episodes if episodes > 1 else math.nan
-    if seeds == 1:
-        return math.sqrt(episode)
-    t = T95[seeds - 1] if seeds <= len(T95) else 1.96
-    return math.sqrt(episode + t**2 * values.mean(1).var(ddof=1) / seeds)
 
 
 def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
@@ -426,14 +460,27 @@ def _differences(units: Sequence[dict[str, Any]], settings: Settings) -> Iterato
 # -- files ---------------------------------------------------------------------------------------
 
 
-def _claim(out: Path, settings: Settings, resume: bool) -> None:
-    """Note the settings in ``out``, or check that what is there is the same benchmark."""
+def refuse_several_processes(what: str) -> None:
+    """Say that the job is not for torchrun, where it was started by it."""
+    if distributed.launched():
+        raise ValueError(
+            f"{what} runs in one process, and this is one of several: start it without "
+            "torchrun (metaface train is what several can share)"
+        )
+
+
+def check_free(out: Path, settings: Job, resume: bool, what: str = "benchmark") -> None:
+    """Check that ``out`` holds no job, or this one, to be resumed.
+
+    Raises:
+        FileExistsError: there is one, and ``resume`` is not set, or it was of other settings.
+    """
     path = out / "settings.json"
     mine = json.loads(json.dumps(asdict(settings)))
     if path.is_file():
         if not resume:
             raise FileExistsError(
-                f"{out} holds a benchmark already: go on with it (--resume), or choose another "
+                f"{out} holds a {what} already: go on with it (--resume), or choose another "
                 "folder (--out)"
             )
         theirs = json.loads(path.read_text())
@@ -441,13 +488,12 @@ def _claim(out: Path, settings: Settings, resume: bool) -> None:
         if changed:
             said = ", ".join(f"{k} was {theirs.get(k)!r}, is {mine[k]!r}" for k in changed)
             raise FileExistsError(
-                f"{out} holds a benchmark of other settings ({said}): use those, or another folder"
+                f"{out} holds a {what} of other settings ({said}): use those, or another folder"
             )
-    else:
-        write_json(path, mine)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> dict[str, Any] | None:
+    """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""The command line: ``benchmark | train | sweep | evaluate | preview``, and recognition's."""
+"""The command line: ``metaface benchmark | cross-domain | train | ...``, and recognition's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import metaface
-from metaface import benchmark, checkpoint, data, distributed, nets, report
+from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
@@ -75,6 +75,22 @@ def _benchmark(o: argparse.Namespace) -> None:
         print(f"{part:>5}: {text}")
     print(f"\n{report.table(results['rows'])}\n")
     print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
+    print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
+
+
+def _cross_domain(o: argparse.Namespace) -> None:
+    settings = cross_domain.Settings(
+        domains=cross_domain.parse_domains(o.domains), protocols=tuple(o.protocols),
+        across=o.across, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots),
+        queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
+        **_shared(o),
+    )  # fmt: skip
+    results = cross_domain.run(settings, o.out, resume=o.resume, progress=not o.quiet)
+    for name, parts in results["data"].items():
+        print(f"{name}: tested on {parts['test']}")
+    print(f"\n{report.matrix(results['rows'])}\n")
+    print("trained in the domain of the row, tested in that of the column: accuracy % ± half of")
+    print(f"the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
 
 
@@ -182,25 +198,39 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, "benchmark", _benchmark, "compare learners on the same people")
     _add_training_data(p)
     _add_network(p)
-    p.add_argument(
-        "--learners",
-        nargs="+",
-        default=DEFAULTS.learners,
-        metavar="NAME",
-        help=f"of {', '.join(LEARNERS)}; default: {' '.join(DEFAULTS.learners)}",
-    )
+    _add_learners(p, DEFAULTS.learners)
     _add_test_tasks(p, DEFAULTS.shots)
     _add_budget(p)
-    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
-    p.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="LEARNER.NAME=VALUE",
-        help="a learner's setting, such as reptile.test_steps=50; may be repeated",
-    )
     p.add_argument("--weights", help="checkpoint of a pretrained MobileFaceNet to test beside them")
     p.add_argument("--out", default="results", help="folder of the results; default: results")
+
+    p = _command(commands, "cross-domain", _cross_domain, "train in some domains, test in others")
+    p.add_argument(
+        "--domains",
+        nargs="+",
+        required=True,
+        metavar="NAME=SOURCE[:DOMAIN,...]",
+        help="photographs, such as att=att_faces.zip or profile=synthetic:profile",
+    )
+    p.add_argument(
+        "--protocols",
+        nargs="+",
+        default=("pairs",),
+        choices=cross_domain.PROTOCOLS,
+        help="pairs: trained in each domain alone; leave-one-out: in all but the one of the test; "
+        "all: in all; default: pairs",
+    )
+    p.add_argument(
+        "--across",
+        action="store_true",
+        help="with many training domains: support of a task from one, queries from another",
+    )
+    _add_crop(p)
+    _add_network(p)
+    _add_learners(p, ("prototypical", "reptile"))
+    _add_test_tasks(p, (1,))
+    _add_budget(p)
+    p.add_argument("--out", default="matrix", help="folder of the results; default: matrix")
 
     p = _command(commands, "train", _train, "train one learner")
     _add_training_data(p)
@@ -315,8 +345,30 @@ def _add_training_data(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--train-data", help="train on these people instead")
     p.add_argument("--test-data", help="and test on all of these")
+    _add_crop(p)
+
+
+def _add_crop(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--crop", type=float, help="centre crop: a share of the shorter side (<= 1), or pixels"
+    )
+
+
+def _add_learners(p: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+    p.add_argument(
+        "--learners",
+        nargs="+",
+        default=default,
+        metavar="NAME",
+        help=f"of {', '.join(LEARNERS)}; default: {' '.join(default)}",
+    )
+    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="LEARNER.NAME=VALUE",
+        help="a learner's setting, such as reptile.test_steps=50; may be repeated",
     )
 
 
@@ -398,12 +450,18 @@ def _settings(o: argparse.Namespace, **given: Any) -> Settings:
     if o.data and (o.train_data or o.test_data):
         raise ValueError("--data splits one set by person; leave out --train-data and --test-data")
     return Settings(
-        data=source, train_data=o.train_data, test_data=o.test_data, crop=o.crop,
-        image_size=o.image_size, channels=o.channels, embedding=o.embedding, norm=o.norm,
-        augment=tuple(o.augment), iterations=o.iterations, images=o.images, minutes=_minutes(o),
-        seed=o.seed,
-        device=o.device, task_chunk=o.task_chunk, **given,
-    )  # fmt: skip
+        data=source, train_data=o.train_data, test_data=o.test_data, **_shared(o), **given
+    )
+
+
+def _shared(o: argparse.Namespace) -> dict[str, Any]:
+    """The settings that every job has, and that every command of one asks for alike."""
+    return {
+        "crop": o.crop, "image_size": o.image_size, "channels": o.channels,
+        "embedding": o.embedding, "norm": o.norm, "augment": tuple(o.augment),
+        "iterations": o.iterations, "images": o.images, "minutes": _minutes(o), "seed": o.seed,
+        "device": o.device, "task_chunk": o.task_chunk,
+    }  # fmt: skip
 
 
 def _minutes(o: argparse.Namespace) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 BLOCK = 64  # resamples at once
+T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 
 
 class Estimate(NamedTuple):
@@ -97,3 +99,17 @@ def share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
         return np.divide(weights @ hits, total, out=np.full(len(total), np.nan), where=total > 0)
 
     return bootstrap(pooled, len(trials), seed=seed)
+
+
+def interval(values: np.ndarray) -> float:
+    """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
+
+    Two sources, added in squares: episodes (normal, of the seeds' mean) and, with more than one
+    seed, training seeds (Student's t).
+    """
+    seeds, episodes = values.shape
+    episode = 1.96**2 * values.mean(0).var(ddof=1) / episodes if episodes > 1 else math.nan
+    if seeds == 1:
+        return math.sqrt(episode)
+    t = T95[seeds - 1] if seeds <= len(T95) else 1.96
+    return math.sqrt(episode + t**2 * values.mean(1).var(ddof=1) / seeds)

@@ -10,6 +10,7 @@ import torch
 
 from metaface import checkpoint, learners, nets
 from metaface.learners import MetaLearner
+from metaface.nets.weights import read_checkpoint, read_weights
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class ModelSpec:
 
     Attributes:
         learner: one of ``metaface.learners.LEARNERS``.
-        options: keyword arguments of the learner.
+        options: keyword arguments of the learner; ``tune`` among them says which part of the
+            embedding learns, see :func:`metaface.nets.tune`.
         embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>`` or ``timm:<model>``.
         norm: ``group``, ``frozen`` or ``batch``.
         image_size: side of the square photographs, pixels.
@@ -34,9 +36,18 @@ class ModelSpec:
     channels: int = 3
     crop: float | None = None
 
-    def build(self, seed: int = 0) -> MetaLearner:
+    def build(self, seed: int = 0, start: str | Path | None = None) -> MetaLearner:
         """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
-        different learners of one seed start from the same network."""
+        different learners of one seed start from the same network.
+
+        Args:
+            seed: of the initial weights.
+            start: weights the embedding starts from instead: a file of published weights, or a
+                checkpoint of ``metaface train``.
+
+        Raises:
+            ValueError: weights of another network.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.embedding == "pixels":
@@ -48,7 +59,23 @@ class ModelSpec:
                     self.image_size,
                     self.norm,  # type: ignore[arg-type]
                 )
+            if start is not None:
+                _start(embedding, start, self)
             return learners.build(self.learner, embedding, **self.options)
+
+
+def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> None:
+    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
+    if isinstance(loaded, dict) and loaded.get("spec"):
+        state = nets.merged(load_model(path)[0].embedding).state_dict()
+    else:
+        state = read_weights(path)[0]
+        if isinstance(embedding, nets.Columns):
+            state = {f"net.{name}": tensor for name, tensor in state.items()}
+    try:
+        embedding.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
 
 
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:

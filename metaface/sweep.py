@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from metaface import benchmark, distributed, machine, report
-from metaface.benchmark import RECIPE, Settings
+from metaface.benchmark import Settings, recipe_options
 from metaface.data import FaceSet
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Choice, Range, Space
@@ -91,11 +91,7 @@ def sweep(
         )
     if trials < 1:
         raise ValueError(f"trials={trials}: must be at least 1")
-    if settings.iterations is settings.images is settings.minutes is None:
-        settings = replace(settings, minutes=benchmark.MINUTES)
-    Budget(settings.iterations, settings.images, settings.minutes)
-    for name in settings.learners:
-        settings.spec(name).build()
+    settings = settings.checked()
     out = Path(out)
     people = _people(settings, progress)
     device = best_device() if settings.device is None else torch.device(settings.device)
@@ -187,12 +183,13 @@ def _defaults(learner: str, space: Space, settings: Settings) -> dict[str, Any]:
     """Where the search starts: what is given, else the learner's own, moved into the space."""
     given, own = settings.options.get(learner, {}), settings.spec(learner).build().recipe
     arguments = inspect.signature(LEARNERS[learner]).parameters
+    outer = recipe_options(learner)
     found: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, Choice):
             found[name] = settings.norm
             continue
-        value = getattr(own, name) if name in RECIPE else arguments[name].default
+        value = getattr(own, name) if name in outer else arguments[name].default
         found[name] = min(max(given.get(name, value), values.low), values.high)
     return found
 
@@ -420,9 +417,9 @@ class _Search:
                 if spent < 1 and trial.should_prune():
                     raise _Pruned
 
-        benchmark.train_one(
-            settings, self.learner, self.people.train, self.people.val, seed=settings.seed,
-            device=self.device, out=None, progress=self.progress, val_episodes=EPISODES,
+        settings.train(
+            self.learner, settings.seed, self.people.train, self.people.val, None,
+            device=self.device, progress=self.progress, val_episodes=EPISODES,
             label=f"{self.learner}, trial {trial.number}", on_validation=validated,
         )  # fmt: skip
         return curve

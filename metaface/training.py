@@ -19,6 +19,7 @@ from tqdm import tqdm
 from metaface import checkpoint, distributed
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.domains import AcrossDomains
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import MetaLearner, Recipe
@@ -100,6 +101,8 @@ def train(
     val_episodes: int = 100,
     patience: int | None = None,
     augment: Augment | None = Augment(),  # noqa: B008 - frozen
+    support_domain: str | None = None,
+    query_domain: str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     out: str | Path | None = None,
@@ -109,6 +112,7 @@ def train(
     progress: bool = True,
     label: str | None = None,
     on_validation: Callable[[dict[str, float]], object] | None = None,
+    across: bool = False,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
@@ -129,6 +133,8 @@ def train(
         val_ways, val_shots, val_episodes: of the validation tasks.
         patience: stop after so many validations without a new best; None: never.
         augment: changes of the training photographs; None: none.
+        support_domain, query_domain: names of domains that the sides of a task, in training and
+            validation, are drawn from, such as photograph and sketch; None: any.
         seed: of the tasks.
         device: where to train; None: a GPU where there is one (under torchrun, one a process).
         out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
@@ -139,6 +145,8 @@ def train(
         label: name on the progress bar; the learner's class where left out.
         on_validation: called with each validated row of the curve (see :class:`History`); what it
             raises ends training.
+        across: support and query of training tasks come from different domains of ``faces``; see
+            ``metaface.domains.AcrossDomains``.
 
     Returns:
         The learning curve and what was spent.
@@ -164,8 +172,13 @@ def train(
         _refuse_shared_people(faces, val)
     group = distributed.join()
     device = group.device(best_device() if device is None else torch.device(device))
-    sampler = EpisodeSampler(
-        faces, recipe.ways, recipe.shots, recipe.queries, seed=seed, augment=augment, device=device
+    drawn: dict[str, Any] = {"seed": seed, "augment": augment, "device": device}
+    if across and (support_domain or query_domain):
+        raise ValueError("across pairs all domains: leave out support_domain and query_domain")
+    if not across:
+        drawn |= {"support_domain": support_domain, "query_domain": query_domain}
+    sampler = (AcrossDomains if across else EpisodeSampler)(
+        faces, recipe.ways, recipe.shots, recipe.queries, **drawn
     )
     run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
     path = None if out is None else Path(out) / "checkpoint.pt"
@@ -188,8 +201,9 @@ def train(
         run.refresh()
         result = evaluate(
             learner, val, ways=min(val_ways, len(val.person_ids)), shots=val_shots,
-            queries=_val_queries(val, val_shots), episodes=val_episodes, seed=seed,
+            queries=_val_queries(val, val_shots, query_domain), episodes=val_episodes, seed=seed,
             stream="validation", device=device, progress=False,
+            support_domain=support_domain, query_domain=query_domain,
         )  # fmt: skip
         return result.accuracy, result.ci95
 
@@ -245,7 +259,7 @@ class _Run:
         learner: MetaLearner,
         recipe: Recipe,
         budget: Budget,
-        sampler: EpisodeSampler,
+        sampler: EpisodeSampler | AcrossDomains,
         spec: ModelSpec | None,
         seen: dict[str, Any],
         group: distributed.Group,
@@ -349,6 +363,7 @@ class _Run:
             "recipe": asdict(self.recipe), "budget": asdict(self.budget),
             "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
             "seed": self.sampler.seed, "augment": augment and asdict(augment),
+            **({"across": True} if isinstance(self.sampler, AcrossDomains) else {}),
         }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -426,8 +441,10 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
     return {"data": faces.name, "people": [faces.people[p] for p in ids]}
 
 
-def _val_queries(val: FaceSet, shots: int) -> int:
+def _val_queries(val: FaceSet, shots: int, query_domain: str | None = None) -> int:
     """Up to 5 queries, but no more than most validation people have photographs for."""
+    if query_domain is not None:
+        val, shots = val.of_domains(query_domain), 0
     spare = int(torch.tensor(val.photos()[val.person_ids]).median()) - shots
     return max(1, min(5, spare))
 

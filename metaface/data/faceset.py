@@ -169,14 +169,16 @@ class FaceSet:
         """The view without people already seen in the set called ``data``.
 
         Domains of one source (``synthetic`` and ``synthetic:profile``) show the same people; people
-        of another source are other people, whatever their names.
+        of another source are other people, whatever their names. ``data`` may be the name of a
+        joined set, whose people may be called ``source/name``.
 
         Raises:
             ValueError: nobody is left.
         """
-        if data.split(":")[0] != self.name.split(":")[0]:
+        mine = self.name.split(":")[0]
+        if mine not in {part.split(":")[0] for part in data.split(" + ")}:
             return self
-        seen = set(people)
+        seen = {name.removeprefix(f"{mine}/") for name in people}
         ids = [p for p in self.person_ids if self.people[p] not in seen]
         if not ids:
             raise ValueError(f"{self.name}: everybody in it was seen in training: test on others")

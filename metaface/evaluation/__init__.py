@@ -4,6 +4,7 @@ The protocols of recognition (:func:`verification`, :func:`open_set`, :func:`ave
 work on arrays of scores, embeddings and boxes, wherever those come from.
 """
 
+from metaface.evaluation.cross_domain import cross_domain
 from metaface.evaluation.detection import Detection, average_precision
 from metaface.evaluation.episodic import Confusion, Result, ci95, evaluate
 from metaface.evaluation.open_set import DirAtFpir, OpenSet, cohort, open_set, prototypes
@@ -15,7 +16,7 @@ from metaface.intervals import Estimate, bootstrap, clopper_pearson
 __all__ = [
     "Annotated", "Confusion", "Detection", "DirAtFpir", "Estimate", "OpenSet", "Pairs", "Result",
     "TarAtFar", "Verification", "average_precision", "bootstrap", "ci95", "clopper_pearson",
-    "cohort",
+    "cohort", "cross_domain",
     "draw_pairs", "evaluate", "open_set", "prototypes", "read_pairs",
     "read_wider", "verification",
 ]  # fmt: skip

@@ -121,7 +121,8 @@ class Learn2Learn(LinearHeadLearner):
 
     Raises:
         ImportError: learn2learn is not installed, with the remedy.
-        ValueError: an unknown algorithm, or no inner step.
+        ValueError: an unknown algorithm, no inner step, or a frozen weight, which learn2learn
+            would adapt.
     """
 
     recipe = MAML.recipe
@@ -138,6 +139,12 @@ class Learn2Learn(LinearHeadLearner):
         super().__init__(embedding)
         if inner_steps < 1:
             raise ValueError(f"inner_steps={inner_steps}: must be at least 1")
+        frozen = [n for n, p in embedding.named_parameters() if not p.requires_grad]
+        if frozen:
+            raise ValueError(
+                f"learn2learn adapts every weight, and {frozen[0]} is frozen: use maml or fomaml, "
+                "which leave frozen ones alone, or tune='full'"
+            )
         make = _named(algorithm) if isinstance(algorithm, str) else algorithm
         self.inner_steps = inner_steps
         self.algorithm: Any = make(_network(embedding), lr=inner_lr, first_order=first_order)

@@ -11,21 +11,30 @@ from torch import nn
 from metaface.interop.learn2learn import Learn2Learn
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
+from metaface.learners.coral import coral
+from metaface.learners.cosine import CosineClassifier
+from metaface.learners.finetune import FineTune
+from metaface.learners.linear_probe import LinearProbe
 from metaface.learners.maml import MAML
 from metaface.learners.prototypical import Prototypical
 from metaface.learners.reptile import Reptile
+from metaface.nets.tune import tune as tuned
 
 __all__ = [
     "ANIL",
     "LEARNERS",
     "MAML",
     "Classifier",
+    "CosineClassifier",
     "FeatureLearner",
+    "FineTune",
+    "LinearProbe",
     "MetaLearner",
     "Prototypical",
     "Recipe",
     "Reptile",
     "build",
+    "coral",
 ]
 
 LEARNERS: dict[str, Callable[..., MetaLearner]] = {
@@ -36,18 +45,46 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
     "maml++": partial(MAML, learn_rates="layer", multi_step=500),
     "reptile": Reptile,
     "prototypical": Prototypical,
+    "linear-probe": LinearProbe,
+    "cosine-classifier": CosineClassifier,
+    "imprinting": partial(CosineClassifier, steps=0),
+    "finetune": FineTune,
     "l2l-maml": Learn2Learn,
     "l2l-metasgd": partial(Learn2Learn, algorithm="MetaSGD"),
     "l2l-gbml": partial(Learn2Learn, algorithm="GBML"),
 }
 
 
-def build(name: str, embedding: nn.Module, **options: Any) -> MetaLearner:
+def build(
+    name: str,
+    embedding: nn.Module,
+    *,
+    tune: str | None = None,
+    features: int | None = None,
+    **options: Any,
+) -> MetaLearner:
     """A learner by name: one of ``LEARNERS``, around ``embedding``.
 
+    Args:
+        tune: which part of ``embedding`` learns and adapts, such as ``norm`` or ``lora:8``; see
+            :func:`metaface.nets.tune.tune`, which changes it in place. None: what does already.
+        features: length of the embedding, for ``tune="bottleneck"``; None: its attribute
+            ``features``.
+        options: of the learner.
+
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or way of tuning, or a length that is needed and not known.
     """
     if name not in LEARNERS:
         raise ValueError(f"no learner {name!r}: choose one of {', '.join(LEARNERS)}")
+    if tune is not None:
+        length = getattr(embedding, "features", None) if features is None else features
+        if not isinstance(length, int):
+            if tune.startswith("bottleneck"):
+                raise ValueError(
+                    f"tune={tune!r} needs the length of the embedding, which "
+                    f"{type(embedding).__name__} does not say: give features="
+                )
+            length = 0  # no other way looks at it
+        embedding = tuned(embedding, tune, length)
     return LEARNERS[name](embedding, **options)

@@ -119,7 +119,7 @@ class MetaLearner(nn.Module):
         logits = self.score(state, episodes.query)
         loss = task_losses(logits, episodes.query_y).sum()
         learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+        slopes = _slopes(loss, list(learned.values()))
         found = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
         return found, logits.detach()
 
@@ -183,7 +183,11 @@ class MetaLearner(nn.Module):
         return Classifier(score, frozen, ways)
 
     def theta(self) -> Weights:
-        """The weights that adaptation starts from, by their names as the learner's parameters."""
+        """The weights that adaptation starts from, by their names as the learner's parameters.
+
+        Those that are frozen (``requires_grad`` is False, see :func:`metaface.nets.tune.tune`) are
+        among them, and stay as they are, shared by the tasks.
+        """
         return {f"embedding.{n}": p for n, p in self.embedding.named_parameters()}
 
     def embed(self, theta: Weights, images: Tensor) -> Tensor:
@@ -212,7 +216,8 @@ class MetaLearner(nn.Module):
     @property
     def sees_single_images(self) -> bool:
         """Whether the embedding of a photograph is its own, whatever it is embedded with."""
-        return self.norm in ("group", "none") or (self.norm == "frozen" and not self.training)
+        alone = ("group", "pinned", "none")
+        return self.norm in alone or (self.norm == "frozen" and not self.training)
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
@@ -226,7 +231,7 @@ class MetaLearner(nn.Module):
 
     @property
     def norm(self) -> str:
-        """Normalisation mode: batch, frozen, group or none."""
+        """Normalisation mode: batch, frozen, pinned, group or none."""
         return norm_mode(self.embedding)
 
     @property
@@ -255,6 +260,12 @@ class FeatureLearner(MetaLearner):
 
     def score(self, state: State, images: Tensor) -> Tensor:
         return self.score_head(state, self.embed(state["theta"], images))
+
+
+def _slopes(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+    if not weights or not loss.requires_grad:  # everything is frozen
+        return (None,) * len(weights)
+    return torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 def task_losses(logits: Tensor, labels: Tensor) -> Tensor:

@@ -42,10 +42,16 @@ class LinearHeadLearner(MetaLearner):
                 "train at that way, or leave the head out, and it takes any number"
             )
 
-    def per_task(self, weights: Weights, tasks: int) -> Weights:
-        """Every weight with a leading T, whether it was shared or not."""
+    def adapted(self, weights: Weights) -> Weights:
+        """Those of ``weights`` that adaptation moves: all that are not frozen."""
         own = dict(self.named_parameters())
-        shared = {n: w for n, w in weights.items() if n in own and w.ndim == own[n].ndim}
+        return {n: w for n, w in weights.items() if n not in own or own[n].requires_grad}
+
+    def per_task(self, weights: Weights, tasks: int) -> Weights:
+        """Every weight that adaptation moves with a leading T, whether it was shared or not."""
+        own = dict(self.named_parameters())
+        moving = self.adapted(weights)
+        shared = {n: w for n, w in moving.items() if n in own and w.ndim == own[n].ndim}
         laid_out = {n: channels_last(w) if w.ndim == 4 else w for n, w in shared.items()}
         return weights | {n: w.expand(tasks, *w.shape) for n, w in laid_out.items()}
 

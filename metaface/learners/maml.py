@@ -81,7 +81,8 @@ class MAML(LinearHeadLearner):
         self.rates: nn.ParameterDict | None = None
         if learn_rates:
             steps = max(self.inner_steps, self.test_steps)
-            body = {n: p for n, p in self.theta().items() if not n.startswith("head.")}
+            moving = self.adapted(self.theta())
+            body = {n: p for n, p in moving.items() if not n.startswith("head.")}
             shapes = {n: p.shape if learn_rates == "weight" else (steps,) for n, p in body.items()}
             self.rates = nn.ParameterDict(
                 {_key(n): nn.Parameter(torch.full(s, inner_lr)) for n, s in shapes.items()}
@@ -116,7 +117,8 @@ class MAML(LinearHeadLearner):
                 moving = _slopes_wanted(self.zero_head(features, ways))
                 losses = task_losses(self.head_scores(moving, features), labels)
             else:
-                weights = moving = _slopes_wanted(self.per_task(weights, len(images)))
+                moving = _slopes_wanted(self.adapted(self.per_task(weights, len(images))))
+                weights = weights | moving
                 losses = self.losses(weights, images, labels)
             slopes = gradients(losses.sum(), moving, create_graph=record)
         with torch.set_grad_enabled(record):
@@ -159,7 +161,7 @@ class MAML(LinearHeadLearner):
         for weights, share in zip(path, shares, strict=True):
             logits = self.score({"theta": weights}, episodes.query)
             total = total + share * task_losses(logits, episodes.query_y).sum()
-        parameters: Weights = dict(self.named_parameters())
+        parameters: Weights = {n: p for n, p in self.named_parameters() if p.requires_grad}
         return gradients(total, parameters, create_graph=False), logits.detach()
 
     def _sweep(self, episodes: Episodes) -> tuple[Weights, Tensor]:
@@ -172,16 +174,19 @@ class MAML(LinearHeadLearner):
         given = episodes.support, episodes.support_y, episodes.ways
         with torch.no_grad():
             path = self._path(self.theta(), *given)
-        last = _leaves(path.pop())
-        logits = self.score({"theta": last}, episodes.query)
+        last = _leaves(self.adapted(path[-1]))
+        logits = self.score({"theta": path.pop() | last}, episodes.query)
         loss = task_losses(logits, episodes.query_y).sum()
         back = gradients(loss, last, create_graph=False)
         own = dict(self.named_parameters())
         rates = {n: p for n, p in own.items() if n.startswith("rates.")}
         total = {n: torch.zeros_like(p) for n, p in rates.items()}
         while path and not self.first_order:
-            weights = _leaves(path.pop())
-            moved = self._step(weights, *given, len(path))
+            weights = _leaves(self.adapted(path[-1]))
+            if not weights and not rates:  # the head alone adapts, and starts from zero
+                back = {}
+                break
+            moved = self.adapted(self._step(path.pop() | weights, *given, len(path)))
             found = torch.autograd.grad(
                 list(moved.values()),
                 [*weights.values(), *rates.values()],

@@ -67,16 +67,17 @@ class Reptile(LinearHeadLearner):
         start = self.per_task(theta, len(images))
         if self.head is None:
             start |= self.zero_head(self.embed(theta, images[:, :1]), ways)
-        weights = {name: w.clone().requires_grad_() for name, w in start.items()}
-        second = [torch.zeros_like(w) for w in weights.values()]
-        rates = [self.head_lr if n.startswith("head.") else self.inner_lr for n in weights]
+        moving = {n: w.clone().requires_grad_() for n, w in self.adapted(start).items()}
+        weights = start | moving
+        second = [torch.zeros_like(w) for w in moving.values()]
+        rates = [self.head_lr if n.startswith("head.") else self.inner_lr for n in moving]
         steps = self.inner_steps if self.training else self.test_steps
         for step, index in enumerate(self._batches(images.shape[1], steps), start=1):
             with torch.enable_grad():
                 loss = self.losses(weights, images[:, index], labels[:, index]).sum()
-            slopes = gradients(loss, weights, create_graph=False)
+            slopes = gradients(loss, moving, create_graph=False)
             for w, g, square, rate in zip(
-                weights.values(), slopes.values(), second, rates, strict=True
+                moving.values(), slopes.values(), second, rates, strict=True
             ):
                 if self.inner_optimizer == "adam":
                     square.mul_(0.999).addcmul_(g, g, value=0.001)
@@ -92,7 +93,7 @@ class Reptile(LinearHeadLearner):
         images = torch.cat([episodes.support, episodes.query], 1)  # Reptile needs no split
         labels = torch.cat([episodes.support_y, episodes.query_y], 1)
         fast = self.fit(theta, images, labels, episodes.ways)
-        moved = {name: (w - fast["theta"][name]).sum(0) for name, w in theta.items()}
+        moved = {name: (w - fast["theta"][name]).sum(0) for name, w in self.adapted(theta).items()}
         return moved, self.score(fast, episodes.query)
 
     def _batches(self, count: int, steps: int) -> list[Tensor]:

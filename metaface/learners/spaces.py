@@ -45,6 +45,8 @@ _REPTILE: Space = {
     "meta_batch": Range(1, 8),
     "lr": Range(0.1, 1.0),
 }
+_WAYS: Space = {"ways": Range(5, 60), **OUTER}
+_COSINE: Space = {"scale": Range(1.0, 50.0), **_WAYS}
 _L2L: Space = {"inner_lr": Range(1e-2, 1.0), "inner_steps": Range(1, 10), **OUTER}
 
 SPACES: dict[str, Space] = {
@@ -54,7 +56,19 @@ SPACES: dict[str, Space] = {
     "metasgd": _MAML,
     "maml++": _MAML,
     "reptile": _REPTILE,
-    "prototypical": {"ways": Range(5, 60), **OUTER},
+    "prototypical": _WAYS,
+    "linear-probe": {"strength": Range(1.0, 1000.0), **_WAYS},
+    # lr of the next three is the learner's own argument, which goes before the recipe's
+    "cosine-classifier": {**_COSINE, "lr": Range(1e-2, 1.0), "steps": Range(10, 300)},
+    "imprinting": {n: v for n, v in _COSINE.items() if n != "lr"},  # no step is taken
+    "finetune": {
+        **_COSINE,
+        "lr": Range(1e-5, 1e-2),
+        "steps": Range(1, 50),
+        "head_lr": Range(1e-3, 0.1),
+        "head_steps": Range(1, 200),
+        "decay": Range(0.1, 1.0),
+    },
     "l2l-maml": _L2L,
     "l2l-metasgd": _L2L,
     "l2l-gbml": _L2L,

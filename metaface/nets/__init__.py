@@ -10,31 +10,42 @@ from torch import nn
 
 from metaface.nets.backbones import Backbone
 from metaface.nets.conv4 import Conv4
-from metaface.nets.mobilefacenet import MobileFaceNet
+from metaface.nets.mobilefacenet import Columns, MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
 from metaface.nets.pixels import Pixels
 from metaface.nets.resnet12 import ResNet12
+from metaface.nets.tune import blended, merged, trainable, tune
 from metaface.nets.weights import pretrained
 
 __all__ = [
     "MODES",
     "NETS",
     "Backbone",
+    "Columns",
     "Conv4",
     "MobileFaceNet",
     "Norm2d",
     "NormMode",
     "Pixels",
     "ResNet12",
+    "blended",
     "build",
+    "merged",
     "norm_mode",
     "pretrained",
     "refresh_statistics",
+    "trainable",
+    "tune",
 ]
 
 
 def _mobilefacenet(in_channels: int, image_size: int, norm: NormMode) -> nn.Module:
     return MobileFaceNet(in_channels, (image_size, image_size), norm=norm)
+
+
+def _published(in_channels: int, image_size: int, norm: NormMode) -> nn.Module:
+    width = image_size * 96 // 112
+    return Columns(MobileFaceNet(in_channels, (image_size, width), norm=norm), width)
 
 
 def _conv4(in_channels: int, image_size: int, norm: NormMode, **options: Any) -> nn.Module:
@@ -51,6 +62,7 @@ NETS: dict[str, Callable[[int, int, NormMode], nn.Module]] = {
     "conv4-stride": partial(_conv4, down="stride"),
     "resnet12": _resnet12,
     "mobilefacenet": _mobilefacenet,
+    "mobilefacenet-112x96": _published,
 }
 
 

@@ -130,8 +130,8 @@ class _Mean(nn.Module):
 def _converted(old: nn.BatchNorm2d, mode: NormMode) -> nn.Module:
     new = Norm2d(old.num_features, mode, affine=old.affine)
     state = old.state_dict() if old.affine else old.state_dict() | {"bias": new.bias.detach()}
-    new.load_state_dict(state, strict=mode == "frozen")
-    if mode == "frozen":
+    new.load_state_dict(state, strict=mode in ("frozen", "pinned"))
+    if mode in ("frozen", "pinned"):
         new.running_var += old.eps - 1e-5  # the one eps of ours: the same number under the root
     act = getattr(old, "act", None)  # timm's normalisation with an activation in it
     return new if act is None else nn.Sequential(new, act)

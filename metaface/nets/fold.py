@@ -43,7 +43,7 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
             hooks.append(
                 module.register_forward_hook(lambda m, i, output, n=name: note_conv(n, output))
             )
-        elif isinstance(module, Norm2d) and module.mode == "frozen":
+        elif isinstance(module, Norm2d) and module.mode in ("frozen", "pinned"):
             hooks.append(
                 module.register_forward_pre_hook(
                     lambda m, given, options, n=name: note_norm(n, given, options),

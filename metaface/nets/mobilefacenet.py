@@ -38,6 +38,7 @@ class MobileFaceNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.features = features
         self.conv1 = _ConvNorm(in_channels, 64, 3, 2, 1, norm=norm)
         self.dw_conv1 = _ConvNorm(64, 64, 3, 1, 1, groups=64, norm=norm)
         blocks, inputs = [], 64
@@ -63,6 +64,23 @@ class MobileFaceNet(nn.Module):
         x = self.conv2(self.blocks(self.dw_conv1(self.conv1(x))))
         x = self.linear1(self.linear7(x))
         return x.flatten(1)
+
+
+class Columns(nn.Module):
+    """The middle columns of an aligned square face through a network that was trained on those.
+
+    Shape:
+        float ``[n, C, H, H]`` -> what ``net`` makes of ``[n, C, H, width]``.
+    """
+
+    def __init__(self, net: nn.Module, width: int) -> None:
+        super().__init__()
+        self.net, self.width, self.features = net, width, net.features
+
+    def forward(self, images: Tensor) -> Tensor:
+        left = (images.shape[-1] - self.width) // 2
+        features: Tensor = self.net(images[..., left : left + self.width])
+        return features
 
 
 class _ConvNorm(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metaface.nets.conv import channels_last
 
-NormMode = Literal["batch", "frozen", "group"]
+NormMode = Literal["batch", "frozen", "pinned", "group"]
 MODES: tuple[str, ...] = get_args(NormMode)
 
 
@@ -25,6 +25,8 @@ class Norm2d(nn.Module):
             batch; a single photograph cannot be identified.
         ``frozen``: statistics of the images at hand while training; the population's, set by
             :func:`refresh_statistics`, when adapting and predicting.
+        ``pinned``: the population's that were loaded, always: for pretrained networks, whose few
+            new photographs are no population. Every photograph by itself.
 
     Gamma and beta are applied outside the normalising call: under ``torch.func.vmap`` the fused
     call with a gamma that differs by task gives wrong second-order gradients, silently
@@ -48,7 +50,7 @@ class Norm2d(nn.Module):
         self.collecting = False
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels))
-        if mode == "frozen":
+        if mode in ("frozen", "pinned"):
             # named as nn.BatchNorm2d names them, so that published weights load as they are
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
@@ -58,7 +60,8 @@ class Norm2d(nn.Module):
         up = None  # +1 or -1: whether a channel rises or falls with gamma
         if pool and self.weight is not None:
             up = torch.where(self.weight.detach() < 0, -1.0, 1.0).to(x).view(-1, 1, 1)
-        if self.mode == "frozen" and not self.training and not self.collecting:
+        stored = self.mode == "frozen" and not self.training and not self.collecting
+        if stored or self.mode == "pinned":
             x = F.batch_norm(x, self.running_mean, self.running_var, training=False)
             x = _pool(x, up) if pool else x
         else:
@@ -107,10 +110,10 @@ def refresh_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def norm_mode(module: nn.Module) -> str:
-    """The mode of ``module``'s normalisation: ``batch``, ``frozen``, ``group`` or ``none``.
+    """The mode of a network: ``batch``, ``frozen``, ``pinned``, ``group`` or ``none``.
 
-    A network that mixes modes goes by the one that leaks most: batch, then frozen, then group.
-    Plain ``nn.BatchNorm2d`` layers (of pretrained networks, always in eval mode) count as frozen.
+    A network that mixes modes goes by the one that leaks most, in that order. Plain
+    ``nn.BatchNorm2d`` layers (of pretrained networks, always in eval mode) count as frozen.
     """
     found = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
     if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface.nets import norm_mode
+from metaface.nets import merged, norm_mode
 from metaface.nets.fold import folded
 from metaface.nets.weights import weights_digest
 from metaface.recognition.embedder import CropEmbedder
@@ -46,7 +46,7 @@ class Network(CropEmbedder):
             )
         super().__init__(name, preprocessing, weights_digest(architecture, net.state_dict()))
         self.device = torch.device("cpu")
-        net = copy.deepcopy(net).cpu().eval()
+        net = merged(copy.deepcopy(net).cpu().eval())
         self.network = net
         noise = np.random.default_rng(0).integers(0, 256, (2, CROP, CROP, 3), np.uint8)
         pictures = preprocessing(noise)

@@ -1,5 +1,6 @@
 """Results as people look at them: a table, pictures, one page."""
 
+from metaface.report.cross_domain import matrix, write_cross_domain
 from metaface.report.page import write
 from metaface.report.pictures import contact_sheet, episode_picture
 from metaface.report.recognition import write_recognition
@@ -7,11 +8,6 @@ from metaface.report.sweep import sweep_lines, write_sweep
 from metaface.report.table import table
 
 __all__ = [
-    "contact_sheet",
-    "episode_picture",
-    "sweep_lines",
-    "table",
-    "write",
-    "write_recognition",
-    "write_sweep",
-]
+    "contact_sheet", "episode_picture", "matrix", "sweep_lines", "table", "write",
+    "write_cross_domain", "write_recognition", "write_sweep",
+]  # fmt: skip

@@ -48,9 +48,9 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
             ("Accuracy by shot", plots.by_shot(rows)),
             ("Accuracy against cost", plots.cost(first)),
         ],
-        episode=_inline(episode_picture(sampler.batch(0), test)),
+        episode=inline(episode_picture(sampler.batch(0), test)),
         best=best,
-        confusions=[(c, _inline(_pair(c, test))) for c in confusions[:6]],
+        confusions=[(c, inline(_pair(c, test))) for c in confusions[:6]],
     )
     Path(path).write_text(page, encoding="utf-8")
 
@@ -97,7 +97,8 @@ def _pair(confusion: Mapping[str, Any], faces: FaceSet) -> Image.Image:
     return grid(rows)
 
 
-def _inline(picture: Image.Image) -> str:
+def inline(picture: Image.Image) -> str:
+    """A picture as the address of itself."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,254 @@
+"""The domain matrix: train in some domains, test in others, with several learners."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaface import data, machine, report
+from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
+from metaface.data import FaceSet
+from metaface.domains import SYNTHETIC, Parts, joined, split_together
+from metaface.episodes import EpisodeSampler
+from metaface.evaluation.cross_domain import measure, rows, trainable
+from metaface.training import best_device
+
+log = logging.getLogger("metaface.cross_domain")
+
+PROTOCOLS = ("pairs", "leave-one-out", "all")
+ALL, ALL_BUT = "all", "all-but-"  # train domains of the protocols of many
+
+
+@dataclass(frozen=True)
+class Settings(Job):
+    """Everything that decides the figures of a domain matrix; see also ``benchmark.Job``.
+
+    Attributes:
+        domains: ``SOURCE`` or ``SOURCE:DOMAIN,...`` by a name of one's own; a source as
+            ``metaface.data.load`` takes it, and domains inside it (all, if none is named).
+        protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
+            (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
+            Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
+            tested in each).
+        across: with many training domains, support and query of a training task come from
+            different domains; see ``metaface.domains.AcrossDomains``.
+    """
+
+    domains: dict[str, str] = field(default_factory=dict)
+    protocols: tuple[str, ...] = ("pairs",)
+    across: bool = False
+
+    def trainings(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The domains to train in, and those to test in, by what the training is called."""
+        names = tuple(self.domains)
+        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        if "pairs" in self.protocols:
+            found |= {name: ((name,), names) for name in names}
+        if "leave-one-out" in self.protocols:
+            for name in names:
+                found[ALL_BUT + name] = (tuple(n for n in names if n != name), (name,))
+        if "all" in self.protocols:
+            found[ALL] = (names, names)
+        return found
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One learner, trained once."""
+
+    train: str
+    learner: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.train}+{self.learner}-seed{self.seed}"  # no name of a domain has a +
+
+
+def parse_domains(texts: Sequence[str]) -> dict[str, str]:
+    """``NAME=SOURCE[:DOMAIN,...]`` texts, by name.
+
+    Raises:
+        ValueError: a text of another form, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, source = text.partition("=")
+        if not (equals and name and source):
+            raise ValueError(
+                f"domain {text!r}: write it as NAME=SOURCE or NAME=SOURCE:DOMAIN,..., such as "
+                "lfw=lfw.zip or profile=synthetic:profile"
+            )
+        if name in found:
+            raise ValueError(f"domain {name!r} is given twice: each needs a name of its own")
+        found[name] = source
+    return found
+
+
+def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, FaceSet]:
+    """The photographs of every domain, at one size.
+
+    Raises:
+        ValueError, FileNotFoundError: no such source, or no such domain in it; names the domain.
+    """
+
+    @cache  # domains of one file are views of one set
+    def loaded(source: str) -> FaceSet:
+        return data.load(
+            source, image_size=settings.image_size, channels=settings.channels,
+            crop=settings.crop, progress=progress,
+        )  # fmt: skip
+
+    found = {}
+    for name, text in settings.domains.items():
+        try:
+            source, inside = _source(text)
+            faces = loaded(source)
+            found[name] = faces.of_domains(*inside) if inside else faces
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"domain {name}={text}: {error}") from error
+    return found
+
+
+def _source(text: str) -> tuple[str, tuple[str, ...]]:
+    """A source, and the domains inside it that are wanted; none: as it is."""
+    if text.split(":")[0] == SYNTHETIC or Path(text).expanduser().exists():
+        return text, ()
+    source, colon, inside = text.rpartition(":")
+    if not colon:
+        return text, ()
+    return source, tuple(name.strip() for name in inside.split(",") if name.strip())
+
+
+def run(
+    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train, test and report; writes ``results.json`` and ``report.html`` into ``out``.
+
+    Each training has a folder in ``out`` with its checkpoint, TensorBoard scalars and results, so
+    that an interrupted matrix goes on where it was. People are disjoint: whoever is tested in any
+    domain was trained on in none; see ``metaface.domains.split_together``. All trainings meet the
+    same test episodes of a domain.
+
+    Args:
+        settings: what to compare, and how.
+        out: folder for the results.
+        resume: go on with what is in ``out``; else a folder that holds a job is refused.
+        progress: show progress bars.
+
+    Returns:
+        What ``results.json`` holds: ``settings``, ``machine``, ``data`` (people of each part, by
+        domain) and ``rows``, as ``metaface.evaluation.cross_domain`` makes them.
+
+    Raises:
+        ValueError: settings that cannot be met by the data, or several processes.
+        FileExistsError: ``out`` holds a job, and ``resume`` is not set, or it was of other
+            settings.
+    """
+    refuse_several_processes("the domain matrix")
+    out = Path(out)
+    device = best_device() if settings.device is None else torch.device(settings.device)
+    _check(settings)
+    settings = settings.checked()
+    check_free(out, settings, resume, "domain matrix")
+    domains = split_together(
+        load_domains(settings, progress=progress), settings.seed,
+        test_photos=max(settings.shots) + settings.queries,
+    )  # fmt: skip
+    _check_testable(settings, domains)
+    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
+    units = [
+        Unit(train, learner, seed)
+        for train in settings.trainings()
+        for learner in settings.learners
+        for seed in range(settings.seed, settings.seed + settings.seeds)
+    ]
+    if all((out / unit.name / "result.json").is_file() for unit in units):
+        log.warning("%s holds the finished matrix: showing it; remove it to start afresh", out)
+    measured = [
+        finished(out / unit.name) or _measure(unit, settings, domains, out, device, progress)
+        for unit in units
+    ]
+    results = {
+        "settings": asdict(settings),
+        "machine": machine.describe(device),
+        "data": {
+            name: {part: getattr(parts, part).describe() for part in ("train", "val", "test")}
+            for name, parts in domains.items()
+        },
+        "rows": list(rows(measured)),
+    }
+    write_json(out / "results.json", results)
+    report.write_cross_domain(
+        out / "report.html", results, {name: parts.test for name, parts in domains.items()}
+    )
+    return results
+
+
+def _measure(
+    unit: Unit, settings: Settings, domains: Mapping[str, Parts], out: Path,
+    device: torch.device, progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Train and test one unit; write and return its results."""
+    inside, tested = settings.trainings()[unit.train]
+    faces = joined({name: domains[name].train for name in inside})
+    val = joined({name: domains[name].val for name in inside})
+    learner, trained = settings.train(
+        unit.learner, unit.seed, faces, val, out / unit.name, device=device, progress=progress,
+        across=settings.across and len(inside) > 1,
+    )  # fmt: skip
+    tests = {}
+    for name in tested:
+        tests[name] = measure(
+            learner, domains[name].test, ways=settings.ways, shots=settings.shots,
+            queries=settings.queries, episodes=settings.episodes, seed=settings.seed,
+            device=device, progress=progress,
+        )  # fmt: skip
+        log.info("%s tested in %s", unit.name, name)
+    found = {
+        "train": unit.train, "learner": unit.learner, "seed": unit.seed, **trained,
+        "trainable_parameters": trainable(learner), "tests": tests,
+    }  # fmt: skip
+    write_json(out / unit.name / "result.json", found)
+    return found
+
+
+def _check(settings: Settings) -> None:
+    """Refuse settings that mean nothing, before anything is loaded."""
+    for name in settings.domains:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"domain {name!r}: a name is of letters, digits and . _ - alone")
+        if name == ALL or name.startswith(ALL_BUT):
+            raise ValueError(f"domain {name!r}: choose a name other than {ALL} and {ALL_BUT}...")
+    for protocol in settings.protocols:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"no protocol {protocol!r}: choose of {', '.join(PROTOCOLS)}")
+    many = settings.across or "leave-one-out" in settings.protocols
+    if len(settings.domains) < (2 if many else 1) or not settings.protocols:
+        raise ValueError(
+            f"{len(settings.domains)} domains ({', '.join(settings.domains)}) and protocols "
+            f"{settings.protocols}: give at least one of each, and two domains to leave one out "
+            "or to train across"
+        )
+    if settings.across and set(settings.protocols) == {"pairs"}:
+        raise ValueError(
+            "training across domains needs several of them: use the protocols leave-one-out or all"
+        )
+
+
+def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> None:
+    """Fail before training where a test could not be drawn after it."""
+    for name, parts in domains.items():
+        for ways in settings.ways:
+            for shots in settings.shots:
+                try:
+                    EpisodeSampler(parts.test, ways, shots, settings.queries)
+                except ValueError as error:
+                    raise ValueError(f"domain {name}: {error}") from error

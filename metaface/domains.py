@@ -1,0 +1,197 @@
+"""People of several domains: one split for all of them, and tasks that cross from one to another.
+
+A person is known by name: people of equal names in two sets are one person, but procedural people
+are nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from metaface.augment import Augment
+from metaface.data import FaceSet
+from metaface.episodes import Episodes, EpisodeSampler
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The training, validation and test people of one domain."""
+
+    train: FaceSet
+    val: FaceSet
+    test: FaceSet
+
+
+def identities(faces: FaceSet) -> tuple[str, ...]:
+    """What each of ``faces.people`` is called among the people of other sets."""
+    if faces.name.split(":")[0] != SYNTHETIC:
+        return faces.people
+    return tuple(f"{SYNTHETIC}/{name}" for name in faces.people)
+
+
+def split_together(
+    domains: Mapping[str, FaceSet], seed: int = 0, *, test_photos: int = 1,
+    val: float = 0.1, test: float = 0.2,
+) -> dict[str, Parts]:  # fmt: skip
+    """Split every domain by person, so that nobody is in two parts, whatever the domain.
+
+    Domains are filled up one after the other: who is in an earlier one stays in the part they have
+    there, the others are drawn by seed. So each domain has its shares, and a test person of one
+    was never trained on in another, be they domains of one source or of several.
+
+    Args:
+        domains: photographs, by the name of the domain.
+        seed: the same seed gives the same people.
+        test_photos: people with fewer photographs in a domain of theirs are tested last.
+        val, test: share of each domain's people, 0..1.
+
+    Raises:
+        ValueError: a part of a domain that would have fewer than two people.
+    """
+    named = {name: _photos_by_identity(faces) for name, faces in domains.items()}
+    fewest: dict[str, int] = {}
+    for photos in named.values():
+        for person, count in photos.items():
+            fewest[person] = min(count, fewest.get(person, count))
+    part_of: dict[str, str] = {}
+    found = {}
+    for name, photos in named.items():
+        people: list[str] = np.random.default_rng(seed).permutation(sorted(photos)).tolist()
+        first = {p: (photos[p] < test_photos, fewest[p] < test_photos) for p in people}
+        by_photos = sorted(people, key=first.__getitem__)  # stable
+        for part, share, order in (("test", test, by_photos), ("val", val, people)):
+            held = sum(part_of.get(p) == part for p in people)
+            free = [p for p in order if p not in part_of]
+            wanted = max(2, round(share * len(people))) - held
+            part_of |= dict.fromkeys(free[: max(0, wanted)], part)
+        part_of |= {p: "train" for p in people if p not in part_of}
+        found[name] = _parts(name, domains[name], part_of)
+    return found
+
+
+def _photos_by_identity(faces: FaceSet) -> dict[str, int]:
+    called, photos = identities(faces), faces.photos()
+    return {called[p]: int(photos[p]) for p in faces.person_ids}
+
+
+def _parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
+    called = identities(faces)
+    ids: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for person in faces.person_ids:
+        ids[part_of[called[person]]].append(int(person))
+    for part, members in ids.items():
+        if len(members) < 2:
+            raise ValueError(
+                f"domain {name!r} ({faces.name}): {len(faces.person_ids)} people leave "
+                f"{len(members)} for {part}, which needs 2: use more people, or leave it out"
+            )
+    return Parts(**{part: faces.of_people(members) for part, members in ids.items()})
+
+
+def joined(parts: Mapping[str, FaceSet]) -> FaceSet:
+    """``FaceSet.join``, procedural people called ``synthetic/0`` and so on; one part as it is."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return FaceSet.join({n: replace(part, people=identities(part)) for n, part in parts.items()})
+
+
+def partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:
+    """Of each domain that has photographs: the others that show at least two people of it."""
+    people = {
+        name: set(faces.person[faces.domain == d].tolist()) for d, name in enumerate(faces.domains)
+    }
+    return {
+        a: tuple(b for b in people if b != a and len(people[a] & people[b]) > 1)
+        for a in people
+        if people[a]
+    }
+
+
+class AcrossDomains:
+    """Tasks for training on many domains: support from one, query from another.
+
+    So the outer loop asks for what the inner loop's domain did not show, as a new domain will
+    (Guo et al., "Learning Meta Face Recognition in Unseen Domains", CVPR 2020, whose meta-train
+    and meta-test domains differ likewise).
+
+    All tasks of a batch are of one support and one query domain. Batch k takes the support domain
+    in turns; of each, the query domain takes turns over those that show the same people. A domain
+    that shares its people with no other has tasks of its own, both sides from it: nobody's
+    photographs could be its query. Batch k is a pure function of (seed, stream, k).
+
+    Args:
+        faces: people of several domains.
+        ways, shots, queries, seed, stream, augment, device: as of ``EpisodeSampler``; where two
+            domains have fewer people in common than ``ways``, all of them are in each task.
+
+    Attributes:
+        people: int64 ``[P]``, people who are in some task.
+        turns: the (support, query) domains, in turns, by support domain.
+
+    Raises:
+        ValueError: a domain without two people of enough photographs, by name.
+    """
+
+    def __init__(
+        self,
+        faces: FaceSet,
+        ways: int | tuple[int, int] = 5,
+        shots: int | tuple[int, int] = 1,
+        queries: int = 5,
+        *,
+        seed: int = 0,
+        stream: str = "train",
+        augment: Augment | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.faces, self.seed, self.augment = faces, seed, augment
+        most = shots if isinstance(shots, int) else shots[1]
+        self._samplers: list[list[EpisodeSampler]] = []
+        for support, others in partners(faces).items():
+            mine = []
+            for query in others or (support,):
+                able = _able(faces, support, query, most, queries)
+                if able < 2 and others:
+                    continue
+                mine.append(
+                    EpisodeSampler(
+                        faces, _at_most(ways, max(2, able)), shots, queries, seed=seed,
+                        stream=stream, support_domain=support, query_domain=query,
+                        augment=augment, device=device,
+                    )
+                )  # fmt: skip
+            if not mine:
+                raise ValueError(
+                    f"domain {support!r} of {faces.name}: no two people of it have {most} "
+                    f"photographs there and {queries} in one of {', '.join(others)}: use fewer "
+                    "shots or queries, or leave it out"
+                )
+            self._samplers.append(mine)
+        everybody = [sampler.people for mine in self._samplers for sampler in mine]
+        self.people = np.unique(np.concatenate(everybody))
+        self.turns = [[(s.support_domain, s.query_domain) for s in mine] for mine in self._samplers]
+
+    def batch(self, k: int, size: int = 1, part: slice = slice(None)) -> Episodes:
+        """Batch ``k``, or a ``part`` of it."""
+        turn, which = divmod(k, len(self._samplers))
+        mine = self._samplers[which]
+        return mine[turn % len(mine)].batch(k, size, part)
+
+
+def _able(faces: FaceSet, support: str, query: str, shots: int, queries: int) -> int:
+    """How many people have the photographs for a task of these domains."""
+    left = faces.of_domains(support).photos()
+    if support == query:
+        return int((left >= shots + queries).sum())
+    return int(((left >= shots) & (faces.of_domains(query).photos() >= queries)).sum())
+
+
+def _at_most(ways: int | tuple[int, int], able: int) -> tuple[int, int]:
+    low, high = (ways, ways) if isinstance(ways, int) else ways
+    return min(low, able), min(high, able)

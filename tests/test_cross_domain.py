@@ -1,0 +1,411 @@
+"""The domain matrix: who is tested where, tasks across domains, rows, resuming, the page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from helpers import patterns, tiny
+from PIL import Image
+
+import metaface as mf
+from metaface import FaceSet, cross_domain
+from metaface.checkpoint import CheckpointError
+from metaface.cli import main
+from metaface.cross_domain import Settings, load_domains, parse_domains
+from metaface.domains import AcrossDomains, identities, joined, partners, split_together
+from metaface.evaluation.cross_domain import measure, rank1, rows, tar_at_far, unit_features
+from metaface.learners import MAML, Prototypical
+
+REQUIRED = {
+    "train", "test", "learner", "ways", "shots", "accuracy", "ci95", "rank1", "tar_at_far", "drop",
+    "seconds", "trainable_parameters",
+}  # fmt: skip
+PARTS = ("train", "val", "test")
+
+
+def named(names: list[str], name: str, photos: int = 4, seed: int = 0, **given) -> FaceSet:
+    """People of these names; photographs are noise."""
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (len(names) * photos, 8, 8, 3)).astype(np.uint8)
+    who = np.repeat(np.arange(len(names)), photos)
+    return FaceSet.from_arrays(images, who, people=names, name=name, **given)
+
+
+def people_of(faces: FaceSet) -> set[str]:
+    called = identities(faces)
+    return {called[p] for p in faces.person_ids}
+
+
+def in_light(dark: bool) -> FaceSet:
+    """The same people in two lights, as two domains of one set."""
+    faces = patterns(20, 16)
+    return FaceSet.from_arrays(
+        (faces.store * (0.5 if dark else 1)).astype(np.uint8), faces.person, name="lights"
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """``--domains``: the two lights of one CSV, and a folder of other people, some the same."""
+    root = tmp_path_factory.mktemp("sources")
+    lines = ["path,person,domain"]
+    for light, factor in (("day", 1.0), ("night", 0.6)):
+        faces = patterns(20, 6)
+        for row, person in zip(faces.rows, faces.person, strict=True):
+            path = root / f"{light}-{row}.png"
+            Image.fromarray((faces.store[row] * factor).astype(np.uint8)).save(path)
+            lines.append(f"{path.name},p{person},{light}")
+    (root / "lights.csv").write_text("\n".join(lines))
+    others = patterns(20, 6, seed=5)
+    for row, person in zip(others.rows, others.person, strict=True):
+        folder = root / "others" / f"p{person + 15}"  # p15 to p19 are in the CSV, too
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(others.store[row]).save(folder / f"{row}.png")
+    csv = root / "lights.csv"
+    return [f"day={csv}:day", f"night={csv}:night", f"others={root / 'others'}"]
+
+
+def small(sources: list[str], **given) -> Settings:
+    settings = {
+        "learners": ("prototypical", "fomaml"), "image_size": 16, "ways": (3,), "shots": (1,),
+        "queries": 2, "episodes": 20, "iterations": 2, "embedding": "conv4-32",
+    }  # fmt: skip
+    return Settings(domains=parse_domains(sources), **settings | given)
+
+
+@pytest.fixture(scope="module")
+def results(sources, tmp_path_factory):
+    """A small matrix by every protocol, and its folder."""
+    out = tmp_path_factory.mktemp("matrix") / "all"
+    settings = small(sources, protocols=cross_domain.PROTOCOLS, across=True)
+    return cross_domain.run(settings, out, progress=False), out
+
+
+# -- who is tested -----------------------------------------------------------------------------
+
+
+def test_nobody_tested_anywhere_was_trained_on_anywhere(sources):
+    settings = small(sources)
+    domains = split_together(load_domains(settings, progress=False), seed=3, test_photos=3)
+    assert set(domains) == {"day", "night", "others"}
+    everywhere = {p: [people_of(getattr(d, p)) for d in domains.values()] for p in PARTS}
+    together = {part: set.union(*found) for part, found in everywhere.items()}
+    for a, b in pairwise([*PARTS, "train"]):
+        assert not together[a] & together[b]
+    assert set.union(*together.values()) == {f"p{n}" for n in range(35)}  # nobody is lost
+    for part, (day, night, others) in everywhere.items():
+        assert day == night
+        assert len(others) == {"train": 14, "val": 2, "test": 4}[part] == len(day)
+
+
+def test_a_split_by_source_alone_would_not_have_been_disjoint(sources):
+    """The test above can fail: split one by one, five shared people end up on both sides."""
+    loaded = load_domains(small(sources), progress=False)
+    overlaps = [
+        people_of(loaded["day"].split(seed)[0]) & people_of(loaded["others"].split(seed)[2])
+        for seed in range(10)
+    ]
+    assert any(overlaps)
+
+
+def test_procedural_people_are_nobody_elses():
+    numbers = [str(n) for n in range(20)]
+    sets = {
+        "a": named(numbers, "synthetic:frontal"),
+        "b": named(numbers, "synthetic:profile", seed=1),
+        "real": named(numbers, "numbered", seed=2),
+    }
+    parts = split_together(sets, seed=0)
+    assert people_of(parts["a"].test) == people_of(parts["b"].test)
+    assert not people_of(parts["a"].test) & people_of(parts["real"].test)
+    both = joined({n: parts[n].train for n in sets})
+    assert len(both.person_ids) == 28  # 14 procedural people, in two domains, and 14 others
+    assert partners(both) == {"a": ("b",), "b": ("a",), "real": ()}
+    # a checkpoint trained on them says whom evaluate must leave out
+    seen = {"data": both.name, "people": list(both.people)}
+    left = sets["b"].unseen(**seen)
+    assert people_of(left) == people_of(sets["b"]) - people_of(parts["b"].train)
+
+
+def test_people_with_enough_photographs_are_tested_first():
+    plenty = named([f"n{n}" for n in range(10)], "set", photos=6)
+    scarce = named([f"m{n}" for n in range(20)], "set", photos=2)
+    both = FaceSet.join({"plenty": plenty, "scarce": scarce})
+    tested = split_together({"one": both}, test_photos=6)["one"].test
+    assert people_of(tested) <= people_of(plenty) and len(tested.person_ids) == 6
+
+
+def test_too_few_people_are_named():
+    with pytest.raises(ValueError, match="domain 'few'.*3 people leave 0 for train"):
+        split_together({"few": named(["a", "b", "c"], "small")})
+
+
+# -- tasks across domains ------------------------------------------------------------------------
+
+
+def test_tasks_cross_domains_where_people_are_shared():
+    day, night = in_light(False), in_light(True)
+    alone = named([f"x{n}" for n in range(4)], "alone", photos=8)
+    alone = FaceSet.from_arrays(
+        alone.images.repeat(2, 1).repeat(2, 2), alone.person, people=alone.people
+    )
+    faces = joined({"day": day, "night": night, "alone": alone})
+    sampler = AcrossDomains(faces, ways=6, shots=2, queries=3, seed=1)
+    assert sampler.turns == [[("day", "night")], [("night", "day")], [("alone", "alone")]]
+    for k in range(9):
+        tasks = sampler.batch(k, 4)
+        wanted = sampler.turns[k % 3][0]
+        assert (tasks.support_domain, tasks.query_domain) == wanted
+        for side, rows_of in zip(wanted, (tasks.support_rows, tasks.query_rows), strict=True):
+            assert (faces.domain[rows_of] == faces.domains.index(side)).all()
+            shown = faces.person[rows_of].reshape(4, tasks.ways, -1)
+            assert (shown == tasks.people.numpy()[..., None]).all()
+        assert tasks.ways == (4 if k % 3 == 2 else 6)  # only four people there
+        for left, right in zip(tasks.support_rows, tasks.query_rows, strict=True):
+            assert not set(left.tolist()) & set(right.tolist())
+        again = AcrossDomains(faces, ways=6, shots=2, queries=3, seed=1).batch(k, 4, slice(1, 3))
+        assert torch.equal(again.support, tasks.support[1:3])
+
+
+def test_partners_take_turns():
+    names = [f"n{n}" for n in range(6)]
+    faces = joined({d: named(names, "set", seed=i) for i, d in enumerate("abc")})
+    sampler = AcrossDomains(faces, ways=3, shots=1, queries=1)
+    met = {(e.support_domain, e.query_domain) for e in (sampler.batch(k) for k in range(6))}
+    assert len(met) == 6 and all(s != q for s, q in met)
+
+
+def test_a_domain_that_makes_no_task_is_named():
+    faces = joined({d: named(["x", "y", "z"], "set", photos=2, seed=i) for i, d in enumerate("ab")})
+    with pytest.raises(ValueError, match="domain 'a'.*fewer shots or queries"):
+        AcrossDomains(faces, ways=2, shots=3, queries=1)
+
+
+def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
+    faces = joined({"day": in_light(False), "night": in_light(True)})
+    options = {"iterations": 4, "ways": 4, "queries": 2, "out": tmp_path, "progress": False}
+
+    def learner() -> Prototypical:
+        return Prototypical(tiny())
+
+    whole, plain = learner(), learner()
+    mf.train(whole, faces, across=True, **options | {"out": None})
+    mf.train(plain, faces, **options | {"out": None})
+    differ = [not torch.equal(a, b) for a, b in
+              zip(whole.parameters(), plain.parameters(), strict=True)]  # fmt: skip
+    assert any(differ)
+    mf.train(learner(), faces, across=True, **options)
+    with pytest.raises(CheckpointError, match="across"):
+        mf.train(learner(), faces, resume=True, **options)
+
+
+# -- what is measured ----------------------------------------------------------------------------
+
+
+def test_rank1_against_a_loop():
+    random = np.random.default_rng(0)
+    person = np.repeat([3, 5, 9, 11], [4, 3, 5, 1])
+    centres = random.normal(size=(12, 6))
+    features = centres[person] + random.normal(size=(13, 6))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    found = rank1(features, person, galleries=2000)
+    right = []  # every choice of a gallery of one photograph each
+    ids = [np.flatnonzero(person == p) for p in (3, 5, 9, 11)]
+    for gallery in np.array(np.meshgrid(*ids)).reshape(4, -1).T:
+        for probe in set(range(13)) - set(gallery):
+            nearest = max(gallery, key=lambda g: features[g] @ features[probe])
+            right.append(person[nearest] == person[probe])
+    assert 0.5 < np.mean(right) < 1
+    assert found == pytest.approx(np.mean(right), abs=0.01)
+    assert rank1(np.eye(3), np.arange(3)) is None  # nobody has a second photograph
+
+
+def test_tar_at_far_of_features_that_tell_all_or_nothing():
+    person = np.repeat(np.arange(40), 10)
+    perfect = np.eye(40)[person]
+    assert set(tar_at_far(perfect, person)) == {"0.1", "0.01", "0.001"}
+    assert set(tar_at_far(perfect, person).values()) == {1.0}
+    random = np.random.default_rng(0).normal(size=(400, 8))
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    for far, tar in tar_at_far(random, person).items():
+        assert tar == pytest.approx(float(far), abs=0.03)
+    assert tar_at_far(np.eye(3), np.arange(3)) is None
+
+
+def test_features_only_where_nothing_below_the_head_adapts():
+    faces = patterns(6, 5)
+    options = {"ways": (3,), "queries": 2, "episodes": 5, "progress": False}
+    found = measure(Prototypical(tiny()), faces, **options)
+    assert found["rank1"] is not None and found["tar_at_far"]
+    for learner in (MAML(tiny()), Prototypical(tiny("batch"))):
+        found = measure(learner, faces, **options)
+        assert found["rank1"] is None and found["tar_at_far"] is None
+    features = unit_features(Prototypical(tiny()), faces)
+    alone = tiny()(torch.from_numpy(faces.store[7]).permute(2, 0, 1)[None] / 255)[0].detach()
+    assert np.allclose(features[7], alone / alone.norm(), atol=1e-5)
+
+
+def test_drops_are_paired():
+    def unit(train: str, accuracies: dict[str, list[float]]) -> dict:
+        task = {"ways": 5, "shots": 1, "norm": "group", "transductive": False}
+        tests = {
+            test: {"episodes": [task | {"accuracies": a}], "rank1": None, "tar_at_far": None,
+                   "seconds": 1.0}
+            for test, a in accuracies.items()
+        }  # fmt: skip
+        return {"train": train, "learner": "x", "seed": 0, "trainable_parameters": 7,
+                "train_seconds": 2.0, "tests": tests}  # fmt: skip
+
+    first = unit("a", {"a": [0.9, 0.7, 0.8], "b": [0.5, 0.4, 0.6]})
+    second = unit("b", {"a": [0.7, 0.5, 0.6], "b": [0.8, 0.8, 0.8]})
+    many = unit("all-but-a", {"a": [0.8, 0.7, 0.7]})
+    found = {(r["train"], r["test"]): r for r in rows([first, second, many])}
+    assert found["a", "a"]["drop"] == 0
+    assert found["b", "a"]["drop"] == pytest.approx(0.2)
+    assert found["b", "a"]["drop_ci95"] == pytest.approx(0)  # 0.2 in each episode
+    assert found["a", "b"]["drop"] == pytest.approx(0.3)
+    assert found["all-but-a", "a"]["drop"] == pytest.approx(0.2 / 3)
+    assert all(r["drop"] is None for r in rows([many]))
+
+
+def test_learners_or_what_makes_them():
+    tests = {"one": patterns(8, 5), "two": patterns(8, 5, seed=1)}
+    options = {"ways": (3,), "queries": 2, "episodes": 10, "progress": False}
+    learner = Prototypical(tiny())
+    found = mf.evaluation.cross_domain(
+        {"one": {"p": learner, "q": lambda: learner}}, tests, **options
+    )
+    assert [(r["train"], r["test"], r["learner"]) for r in found] == [
+        ("one", "one", "p"), ("one", "two", "p"), ("one", "one", "q"), ("one", "two", "q")
+    ]  # fmt: skip
+    plain = mf.evaluate(learner, tests["two"], ways=3, queries=2, episodes=10, progress=False)
+    assert found[1]["accuracy"] == found[3]["accuracy"] == pytest.approx(plain.accuracy, abs=1e-6)
+
+
+# -- the job ---------------------------------------------------------------------------------------
+
+
+def test_rows_are_complete(results):
+    found, out = results
+    names = ("day", "night", "others")
+    wanted = {(a, b) for a in names for b in names}
+    wanted |= {(f"all-but-{n}", n) for n in names} | {("all", n) for n in names}
+    for learner in ("prototypical", "fomaml"):
+        mine = {(r["train"], r["test"]): r for r in found["rows"] if r["learner"] == learner}
+        assert set(mine) == wanted
+        for (train, test), row in mine.items():
+            assert set(row) >= REQUIRED
+            assert 0 <= row["accuracy"] <= 1 and 0 <= row["ci95"] < 1 and row["seconds"] > 0
+            assert row["trainable_parameters"] > 1000
+            inside = mine[test, test]["accuracy"]
+            assert row["drop"] == pytest.approx(inside - row["accuracy"], abs=1e-9)
+            assert (row["rank1"] is None) == (row["tar_at_far"] is None) == (learner == "fomaml")
+            assert train != test or row["drop"] == 0
+    assert len(found["rows"]) == 2 * 15
+    assert json.loads((out / "results.json").read_text())["rows"] == found["rows"]
+
+
+def test_the_page_is_one_self_contained_file(results):
+    found, out = results
+    page = (out / "report.html").read_text()
+    fetched = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            fetched.extend(v for k, v in attributes if k in ("src", "href") and tag != "use")
+
+    Reader().feed(page)
+    assert fetched and all(s.startswith(("data:", "#")) for s in fetched)
+    assert page.count("<svg") == 2 and page.count("in domain") == 6
+    for row in found["rows"]:
+        assert f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}" in page
+
+
+def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeypatch):
+    settings = small(sources[1:], learners=("prototypical",), protocols=("pairs", "all"))
+    whole = cross_domain.run(settings, tmp_path / "whole", progress=False)
+    real, calls = cross_domain.measure, []
+
+    def stop_at_fourth(*args, **given):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **given)
+
+    monkeypatch.setattr(cross_domain, "measure", stop_at_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        cross_domain.run(settings, tmp_path / "cut", progress=False)
+    with pytest.raises(FileExistsError, match="--resume"):
+        cross_domain.run(settings, tmp_path / "cut", progress=False)
+    monkeypatch.setattr(cross_domain, "measure", real)
+    calls.clear()
+    resumed = cross_domain.run(settings, tmp_path / "cut", resume=True, progress=False)
+    timed = {"seconds", "test_seconds"}
+    kept = [[{k: v for k, v in r.items() if k not in timed} for r in found["rows"]]
+            for found in (whole, resumed)]  # fmt: skip
+    assert kept[0] == kept[1]
+
+
+def test_a_finished_matrix_is_shown_and_others_are_refused(results, sources, caplog):
+    found, out = results
+    settings = small(sources, protocols=cross_domain.PROTOCOLS, across=True)
+    with caplog.at_level(logging.WARNING):
+        again = cross_domain.run(settings, out, resume=True, progress=False)
+    assert again["rows"] == found["rows"] and "finished matrix" in caplog.text
+    with pytest.raises(FileExistsError, match="across was True"):
+        cross_domain.run(small(sources, protocols=cross_domain.PROTOCOLS), out, resume=True)
+
+
+def test_the_command_prints_the_matrix(sources, tmp_path, capsys):
+    command = ["cross-domain", "--domains", *sources[:2], "--learners", "prototypical",
+               "--iterations", "1", "--ways", "3", "--queries", "2", "--episodes", "10",
+               "--image-size", "16", "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "m")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    header = next(i for i, line in enumerate(said) if line.startswith("prototypical, 3-way 1-shot"))
+    assert said[header].split()[-2:] == ["day", "night"]
+    assert [line.split()[0] for line in said[header + 1 : header + 3]] == ["day", "night"]
+    assert (tmp_path / "m" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("domains", "extra", "said"),
+    [
+        (["lfw.zip"], [], "domain 'lfw.zip': write it as NAME=SOURCE"),
+        (["a=x.zip", "a=y.zip"], [], "domain 'a' is given twice"),
+        (["a=nowhere.zip"], [], "domain a=nowhere.zip: no such folder"),
+        (["a=nowhere.zip:dark"], [], "domain a=nowhere.zip:dark: no such folder"),
+        (["a=synthetic:dusk"], [], "domain a=synthetic:dusk: unknown domain 'dusk'"),
+        (["a/b=synthetic"], [], "domain 'a/b'"),
+        (["all=synthetic"], [], "domain 'all'"),
+        (["a=synthetic"], ["--protocols", "leave-one-out"], "two domains"),
+        (["a=synthetic", "b=synthetic"], ["--across"], "protocols leave-one-out or all"),
+    ],
+)
+def test_bad_input_is_one_clear_line(domains, extra, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["cross-domain", "--domains", *domains, "--quiet", *extra]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error and len(error.splitlines()) == 1
+
+
+def test_an_unknown_domain_of_a_file_is_named(sources, tmp_path, capsys):
+    wrong = sources[0].replace(":day", ":dusk")
+    out = str(tmp_path / "m")
+    assert main(["cross-domain", "--domains", wrong, "--quiet", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "no domain 'dusk'" in error and "'day', 'night'" in error
+
+
+def test_too_few_test_people_is_said_before_training(sources, tmp_path, capsys):
+    out = tmp_path / "m"
+    command = ["cross-domain", "--domains", *sources, "--ways", "15", "--queries", "2", "--quiet"]
+    assert main([*command, "--out", str(out)]) == 2
+    assert "domain day: " in capsys.readouterr().err
+    assert not out.exists()  # and the folder is free for a better attempt
