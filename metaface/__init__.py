@@ -16,6 +16,7 @@ from metaface.episodes import Episodes, EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.model import ModelSpec, load_model, save_model
 from metaface.recognition import Recognizer
+from metaface.sweep import sweep
 from metaface.training import train
 
 __version__ = "0.1.0"
@@ -38,5 +39,6 @@ __all__ = [
     "nets",
     "recognition",
     "save_model",
+    "sweep",
     "train",
 ]

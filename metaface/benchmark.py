@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +22,7 @@ from metaface.domains import partners
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.intervals import interval
-from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.learners import LEARNERS, MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec
 from metaface.training import Budget, best_device, seen_people, train
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("metaface.benchmark")
 
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
+RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Job.options
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Job:
         iterations, images, minutes: the training budget of each learner; one of them.
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
-        options: keyword arguments of learners, by name.
+        options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
+            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`, unless the learner
+            has an argument of that name (the ``lr`` of ``finetune``).
         device: None: a GPU where there is one.
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
@@ -76,10 +80,21 @@ class Job:
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this job."""
+        outer = recipe_options(learner)
+        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in outer}
         return ModelSpec(
-            learner, self.options.get(learner, {}), self.embedding, self.norm, self.image_size,
-            self.channels, self.crop,
+            learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
+
+    def recipe(self, learner: str, own: Recipe, faces: FaceSet, *, across: bool = False) -> Recipe:
+        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
+
+        Args:
+            across: as in ``metaface.train``.
+        """
+        outer = recipe_options(learner)
+        given = {n: v for n, v in self.options.get(learner, {}).items() if n in outer}
+        return (fitted_across if across else fitted)(replace(own, **given), faces)
 
     def checked(self) -> Self:
         """The same, with a budget; bad settings fail now, not in an hour."""
@@ -91,32 +106,42 @@ class Job:
         return job
 
     def train(
-        self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path, *,
-        device: torch.device, progress: bool, across: bool = False,
+        self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path | None, *,
+        device: torch.device, progress: bool, across: bool = False, label: str | None = None,
+        val_episodes: int = 100, on_validation: Callable[[dict[str, float]], object] | None = None,
     ) -> tuple[MetaLearner, dict[str, Any]]:  # fmt: skip
         """Train one learner in the folder ``out``, going on with what is there.
 
         Args:
-            across: as in ``metaface.train``.
+            out: None: nothing is kept.
+            label: name on the progress bar; that of the folder where left out.
+            across, val_episodes, on_validation: as in ``metaface.train``.
 
         Returns:
             The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
         """
         spec = self.spec(name)
         learner = spec.build(seed)
-        recipe = (fitted_across if across else fitted)(learner.recipe, faces)
+        recipe = self.recipe(name, learner.recipe, faces, across=across)
         learner.task_chunk = self.task_chunk
         history = train(
             learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-            iterations=self.iterations, images=self.images, minutes=self.minutes,
-            val_ways=min(self.ways), val_shots=1, seed=seed, augment=Augment.of(self.augment),
-            device=device, out=out, resume=True, spec=spec, progress=progress, label=out.name,
-            across=across,
+            meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=self.iterations,
+            images=self.images, minutes=self.minutes, val_ways=min(self.ways), val_shots=1,
+            val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
+            out=out, resume=True, spec=spec, progress=progress, across=across,
+            label=label or (out.name if out else name), on_validation=on_validation,
         )  # fmt: skip
         return learner, {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
             "iterations": history.iterations, "recipe": asdict(recipe),
         }  # fmt: skip
+
+
+def recipe_options(learner: str) -> tuple[str, ...]:
+    """Names in ``Job.options`` that are the :class:`Recipe`'s: not those of the learner itself."""
+    arguments = inspect.signature(LEARNERS[learner]).parameters if learner in LEARNERS else {}
+    return tuple(n for n in RECIPE if n not in arguments)
 
 
 @dataclass(frozen=True)

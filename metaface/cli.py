@@ -24,6 +24,7 @@ from metaface.learners import LEARNERS
 from metaface.model import load_model
 from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
+from metaface.sweep import sweep
 from metaface.training import Interrupted, train
 
 DEFAULTS = Settings()
@@ -103,12 +104,12 @@ def _train(o: argparse.Namespace) -> None:
     spec = settings.spec(o.learner)
     learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
-    recipe = benchmark.fitted(learner.recipe, people.train)
+    recipe = settings.recipe(o.learner, learner.recipe, people.train)
     history = train(
         learner, people.train, people.val, ways=o.ways or recipe.ways,
         shots=o.shots or recipe.shots, queries=o.queries or recipe.queries,
-        meta_batch=o.meta_batch, lr=o.lr, augment=Augment.of(o.augment), patience=o.patience,
-        seed=o.seed, device=o.device,
+        meta_batch=o.meta_batch or recipe.meta_batch, lr=o.lr or recipe.lr,
+        augment=Augment.of(o.augment), patience=o.patience, seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         support_domain=o.support_domain, query_domain=o.query_domain,
         resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
@@ -121,6 +122,22 @@ def _train(o: argparse.Namespace) -> None:
         f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at "
         f"step {history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
     )
+
+
+def _sweep(o: argparse.Namespace) -> None:
+    settings = _settings(
+        o, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots), queries=o.queries,
+        options=_learner_options(o.option),
+    )  # fmt: skip
+    results = sweep(
+        settings, o.out, trials=o.trials, total_minutes=o.total_minutes, parameters=o.parameters,
+        storage=o.storage, resume=o.resume, progress=not o.quiet,
+    )  # fmt: skip
+    for line in report.sweep_lines(results):
+        print(f"{line[0]}: {line[2]} on validation people, {line[3]} by default; {line[4]} trials")
+    for command in results["commands"]:
+        print(f"\n{command}")
+    print(f"\n{Path(o.out) / 'sweep.json'}\n{Path(o.out) / 'sweep.html'}")
 
 
 def _evaluate(o: argparse.Namespace) -> None:
@@ -241,6 +258,49 @@ def _parser() -> argparse.ArgumentParser:
         help="a setting of the learner, such as inner_lr=0.01; may be repeated",
     )
     p.add_argument("--out", default="trained", help="folder of the checkpoint; default: trained")
+
+    p = _command(commands, "sweep", _sweep, "search learners' settings on validation people")
+    _add_training_data(p)
+    _add_network(p)
+    p.add_argument(
+        "--learners",
+        nargs="+",
+        default=DEFAULTS.learners,
+        metavar="NAME",
+        help=f"of {', '.join(LEARNERS)}; default: {' '.join(DEFAULTS.learners)}",
+    )
+    p.add_argument(
+        "--parameters",
+        nargs="+",
+        metavar="NAME",
+        help="to search over, such as inner_lr shots; default: all that a learner's table has",
+    )
+    p.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        help="of each learner, those of all processes together; default: 20",
+    )
+    p.add_argument("--total-minutes", type=float, help="begin no trial after so many")
+    p.add_argument(
+        "--storage",
+        metavar="FILE|URL",
+        help="what processes share: a journal file or sqlite:///...; default: journal.log in --out",
+    )
+    for name, tasks, what in (("ways", DEFAULTS.ways, "5"), ("shots", DEFAULTS.shots, "1 5")):
+        p.add_argument(f"--{name}", type=int, nargs="+", default=tasks,
+                       help=f"of the benchmark to come, which splits people alike; default: {what}"
+        )  # fmt: skip
+    p.add_argument("--queries", type=int, default=DEFAULTS.queries, help="as --shots; default: 5")
+    _add_budget(p)
+    p.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="LEARNER.NAME=VALUE",
+        help="where a parameter's search starts, or what another one is; may be repeated",
+    )
+    p.add_argument("--out", default="sweep", help="folder of the results; default: sweep")
 
     p = _command(commands, "evaluate", _evaluate, "test a checkpoint on people it has not seen")
     p.add_argument("checkpoint", help="checkpoint.pt of metaface train or metaface benchmark")

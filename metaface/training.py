@@ -111,6 +111,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     progress: bool = True,
     label: str | None = None,
+    on_validation: Callable[[dict[str, float]], object] | None = None,
     across: bool = False,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
@@ -142,6 +143,8 @@ def train(
         checkpoint_seconds: least time between two checkpoints.
         progress: show a progress bar.
         label: name on the progress bar; the learner's class where left out.
+        on_validation: called with each validated row of the curve (see :class:`History`); what it
+            raises ends training.
         across: support and query of training tasks come from different domains of ``faces``; see
             ``metaface.domains.AcrossDomains``.
 
@@ -226,6 +229,8 @@ def train(
                 if row is not None:
                     if val is not None and run.validation_due():
                         run.validated(*group.from_first(validate))
+                        if on_validation is not None:
+                            on_validation(row)
                     log(row)
                     bar.set_postfix_str(run.summary())
                 bar.update(round(100 * run.spent) - bar.n)

@@ -4,9 +4,10 @@ from metaface.report.cross_domain import matrix, write_cross_domain
 from metaface.report.page import write
 from metaface.report.pictures import contact_sheet, episode_picture
 from metaface.report.recognition import write_recognition
+from metaface.report.sweep import sweep_lines, write_sweep
 from metaface.report.table import table
 
 __all__ = [
-    "contact_sheet", "episode_picture", "matrix", "table", "write", "write_cross_domain",
-    "write_recognition",
+    "contact_sheet", "episode_picture", "matrix", "sweep_lines", "table", "write",
+    "write_cross_domain", "write_recognition", "write_sweep",
 ]  # fmt: skip
