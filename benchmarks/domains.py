@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5, help="random halves; default: 5")
     parser.add_argument("--out", default="domains.json", help="default: domains.json")
     options = parser.parse_args()
-    detector = YuNet(models.find("yunet", options.models), 0.3)
+    detector = YuNet(models.find("yunet", options.models))
     weights = models.find("mobilefacenet_casia", options.models)
     spec = mf.ModelSpec(
         "prototypical", {"distance": "cosine", "scale": 20.0, "tune": options.tune},
