@@ -137,9 +137,9 @@ def few_shot(net: Network, faces: mf.FaceSet, ways: int = 20, episodes: int = 10
 
 
 def chosen(table: dict[float, tuple[float, float]]) -> float:
-    """The share that is best on the new domain among those that keep the old within a point; of
-    equal ones the smallest."""
-    floor = table[0.0][1] - 0.01
+    """The share that is best on the new domain among those that keep the old within half a
+    point; of equal ones the smallest."""
+    floor = table[0.0][1] - 0.005
     allowed = [share for share, (_, kept) in table.items() if kept >= floor]
     return max(allowed, key=lambda share: (table[share][0], -share))
 
