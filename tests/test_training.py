@@ -313,7 +313,11 @@ def test_learners_of_one_seed_start_from_the_same_embedding(embedding):
 
 @every_learner
 def test_a_saved_model_is_rebuilt(name, tmp_path):
-    options = {"inner_steps": 2} if name not in ("prototypical",) else {"distance": "cosine"}
+    given = {
+        "prototypical": {"distance": "cosine"}, "linear-probe": {"strength": 10.0},
+        "cosine-classifier": {"steps": 2}, "imprinting": {"scale": 5.0}, "finetune": {"steps": 2},
+    }  # fmt: skip
+    options = given.get(name, {"inner_steps": 2})
     spec = ModelSpec(name, options, embedding="conv4-32", norm="frozen", image_size=16)
     learner = spec.build(seed=3)
     short(learner=learner, iterations=1, ways=4, shots=2, meta_batch=1)
