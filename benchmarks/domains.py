@@ -22,7 +22,7 @@ import torch
 import metaface as mf
 from metaface import nets
 from metaface.recognition import Network, Preprocessing, YuNet, models
-from metaface.recognition.protocols import Aligned, aligned
+from metaface.recognition.protocols import Aligned, AsNetwork, aligned
 
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 
@@ -122,18 +122,13 @@ def rank1(net: Network, faces: mf.FaceSet) -> float:
     return float((photos.person[best] == sketches.person).mean())
 
 
-def few_shot(net: Network, faces: mf.FaceSet, ways: int = 20, episodes: int = 1000) -> float:
-    """Accuracy of the nearest photograph by cosine; 5 queries a person where there are."""
-    ways = min(ways, len(faces.person_ids))
-    found = embedded(net, faces)
+def few_shot(net: Network, faces: mf.FaceSet) -> float:
+    """20-way (or as many people as there are) 1-shot, by the nearest photograph's cosine."""
     queries = min(5, int(np.median(faces.photos()[faces.person_ids])) - 1)
-    place = np.full(len(faces.store), -1)
-    place[faces.rows] = np.arange(len(faces.rows))
-    sampler = mf.EpisodeSampler(faces, ways, 1, queries, stream="test")
-    _, support, query = sampler.rows(np.arange(episodes))
-    gallery, probes = found[place[support.numpy()]], found[place[query.numpy()]]
-    best = (probes @ gallery.transpose(0, 2, 1)).argmax(-1)
-    return float((best == np.repeat(np.arange(ways), queries)).mean())
+    nearest = mf.learners.Prototypical(AsNetwork(net), "cosine")
+    return mf.evaluate(
+        nearest, faces, ways=min(20, len(faces.person_ids)), queries=queries, progress=False
+    ).accuracy
 
 
 def chosen(table: dict[float, tuple[float, float]]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from metaface import data, distributed, machine, nets, report
+from metaface._atomic import replacing
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import partners
@@ -500,7 +500,5 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` whole or not at all, in a folder that is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n")
-    os.replace(fresh, path)
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=1, allow_nan=True) + "\n").encode())

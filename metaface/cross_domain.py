@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from metaface import data, machine, report
+from metaface import data, machine, nets, report
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
 from metaface.domains import SYNTHETIC, Parts, joined, split_together
 from metaface.episodes import EpisodeSampler
-from metaface.evaluation.cross_domain import measure, rows, trainable
+from metaface.evaluation.cross_domain import measure, rows
 from metaface.training import best_device
 
 log = logging.getLogger("metaface.cross_domain")
@@ -214,7 +214,7 @@ def _measure(
         log.info("%s tested in %s", unit.name, name)
     found = {
         "train": unit.train, "learner": unit.learner, "seed": unit.seed, **trained,
-        "trainable_parameters": trainable(learner), "tests": tests,
+        "trainable_parameters": nets.trainable(learner), "tests": tests,
     }  # fmt: skip
     write_json(out / unit.name / "result.json", found)
     return found

@@ -218,8 +218,7 @@ class EpisodeSampler:
     def images(self, rows: Tensor) -> Tensor:
         """The photographs of rows ``[n]`` of the store: float32 ``[n, C, H, W]`` in 0..1."""
         flat = self._store.index_select(0, rows.to(self._store.device))
-        # [n, H, W, C] bytes seen as [n, C, H, W]: already the layout convolutions are fastest in
-        return flat.float().mul_(1 / 255).permute(0, 3, 1, 2)
+        return pictures(flat)
 
     def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
         images = self.images(rows.flatten())
@@ -269,6 +268,12 @@ def _mix(z: np.ndarray) -> np.ndarray:
 def _stream_key(seed: int, stream: str) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
     return np.frombuffer(digest, dtype=np.uint64)
+
+
+def pictures(stored: Tensor) -> Tensor:
+    """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``, as a FaceSet stores them."""
+    # the bytes seen as [n, C, H, W]: already the layout convolutions are fastest in
+    return stored.float().mul_(1 / 255).permute(0, 3, 1, 2)
 
 
 def _uniform(keys: np.ndarray, purpose: int, *shape: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.evaluation.detection import _overlap
 from metaface.intervals import share
 from metaface.recognition.calibrate import calibrate
+from metaface.recognition.detect import overlaps
 from metaface.report import recognition, write_recognition
 
 # ---------------------------------------------------------------- intervals
@@ -515,7 +515,7 @@ def test_overlap_by_counting_pixels(a, b):
 
     arrays = [np.array(boxes, dtype=float).reshape(-1, 4) for boxes in (a, b)]
     want = [[len(pixels(p) & pixels(q)) / max(1, len(pixels(p) | pixels(q))) for q in b] for p in a]
-    np.testing.assert_allclose(_overlap(*arrays), np.reshape(want, (len(a), len(b))))
+    np.testing.assert_allclose(overlaps(*arrays), np.reshape(want, (len(a), len(b))))
 
 
 def scene(seed, photos=12):
@@ -548,7 +548,7 @@ def naive(detected, truth, ignore, iou=0.5):
                 if scores[i] < t:
                     continue
                 over = [
-                    float(_overlap(boxes[i : i + 1], true[j : j + 1])[0, 0])
+                    float(overlaps(boxes[i : i + 1], true[j : j + 1])[0, 0])
                     for j in range(len(true))
                 ]
                 able = [

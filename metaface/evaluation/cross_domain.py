@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from metaface import nets
 from metaface.data import FaceSet
-from metaface.evaluation.episodic import EMBED_PIXELS, evaluate
+from metaface.episodes import pictures
+from metaface.evaluation.episodic import embedded, evaluate
 from metaface.evaluation.pairs import draw_pairs
 from metaface.evaluation.verification import verification
 from metaface.intervals import interval
@@ -62,7 +63,7 @@ def cross_domain(
                 for domain, faces in tests.items()
             }  # fmt: skip
             measured.append({"train": train, "learner": name, "seed": seed, "tests": found})
-            measured[-1]["trainable_parameters"] = trainable(learner)
+            measured[-1]["trainable_parameters"] = nets.trainable(learner)
     return list(rows(measured))
 
 
@@ -104,24 +105,17 @@ def measure(
     return found | {"seconds": time.perf_counter() - began}
 
 
-def trainable(learner: MetaLearner) -> int:
-    """How many parameters training may change."""
-    return sum(p.numel() for p in learner.parameters() if p.requires_grad)
-
-
 @torch.no_grad()
 def unit_features(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
     """Embeddings of all photographs of ``faces``: float32 ``[M, D]``, unit length."""
     device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    size = max(1, EMBED_PIXELS // math.prod(faces.image_shape[1:]))
-    parts = []
     with learner.predicting():
-        theta = learner.theta()
-        for start in range(0, len(faces), size):
-            pixels = torch.from_numpy(faces.store[faces.rows[start : start + size]]).to(device)
-            images = pixels.float().mul_(1 / 255).permute(0, 3, 1, 2)
-            parts.append(learner.embed(theta, images[None])[0].cpu())
-    return torch.nn.functional.normalize(torch.cat(parts), dim=-1).numpy()
+        features = embedded(
+            learner,
+            lambda rows: pictures(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
+            torch.from_numpy(faces.rows),
+        ).cpu()
+    return torch.nn.functional.normalize(features, dim=-1).numpy()
 
 
 def rank1(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaface.intervals import Estimate, bootstrap
+from metaface.recognition.detect import overlaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ def _match(
     boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, skip: np.ndarray, iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the detections that are not dropped, by score; whether each found a face."""
-    overlap = _overlap(boxes, truth)
+    overlap = overlaps(boxes, truth)
     free = ~skip
     kept, right = [], []
     for row in np.argsort(-scores, kind="stable"):
@@ -136,12 +137,3 @@ def _match(
         kept.append(row)
         right.append(found)
     return np.array(kept, dtype=np.int64), np.array(right, dtype=np.float64)
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union ``[n, m]`` of boxes ``[n, 4]`` and ``[m, 4]``."""
-    low = np.maximum(a[:, None, :2], b[:, :2])
-    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[:, :2] + b[:, 2:])
-    both = (high - low).clip(min=0).prod(2)
-    either = a[:, None, 2:].prod(2) + b[:, 2:].prod(1) - both
-    return np.divide(both, either, out=np.zeros_like(both), where=either > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -163,6 +163,18 @@ def evaluate(
     )
 
 
+def embedded(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """Features ``[n, D]`` of the photographs of rows ``[n]``, a few at a time.
+
+    Args:
+        learner: predicting, and without batch statistics: a photograph's features are its own.
+        images: float ``[k, C, H, W]`` in 0..1 of rows ``[k]``.
+    """
+    theta = learner.theta()
+    size = max(1, EMBED_PIXELS // math.prod(images(rows[:1]).shape[2:]))
+    return torch.cat([learner.embed(theta, images(part)[None])[0] for part in rows.split(size)])
+
+
 class _FromPhotographs:
     """People, true and predicted labels of tasks, and the seconds it took to predict."""
 
@@ -182,11 +194,8 @@ class _FromFeatures:
     def __init__(self, learner: FeatureLearner, sampler: EpisodeSampler) -> None:
         self.learner, self.sampler = learner, sampler
         rows = torch.from_numpy(np.unique(sampler.faces.all_rows))
-        size = max(1, EMBED_PIXELS // math.prod(sampler.faces.image_shape[1:]))
-        theta = learner.theta()
         began = time.perf_counter()
-        parts = [learner.embed(theta, sampler.images(part)[None])[0] for part in rows.split(size)]
-        features = torch.cat(parts)
+        features = embedded(learner, sampler.images, rows)
         self.seconds = _since(began, features) / len(rows)
         self.place = torch.zeros(len(sampler.faces.store), dtype=torch.long)
         self.place[rows] = torch.arange(len(rows))

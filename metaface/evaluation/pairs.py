@@ -28,8 +28,13 @@ class Pairs:
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine of every pair, float64 ``[n]``, from unit embeddings ``[photographs, D]``."""
-        left, right = self.rows.T
-        return np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64)
+        return cosines(embeddings, self.rows)
+
+
+def cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Cosine of pairs ``[n, 2]`` of rows, float64 ``[n]``, from unit embeddings."""
+    left, right = rows.T
+    return np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64)
 
 
 def read_pairs(path: str | Path) -> tuple[tuple[str, ...], Pairs]:

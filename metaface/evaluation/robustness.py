@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders, render_steps
-from metaface.episodes import EpisodeSampler
+from metaface.episodes import EpisodeSampler, pictures
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from metaface.evaluation.episodic import BATCH_PIXELS, EMBED_PIXELS, ci95
+from metaface.evaluation.episodic import BATCH_PIXELS, ci95, embedded
 from metaface.learners import FeatureLearner, MetaLearner
 
 UNSEEN = 10**6  # procedural people from this id on are in no training set
@@ -252,13 +252,13 @@ class _Run:
 
     def _pictures(self, some: Tensor) -> Tensor:
         """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``."""
-        return some.to(self.device).float().mul_(1 / 255).permute(0, 3, 1, 2)
+        return pictures(some.to(self.device))
 
     def _embedded(self, images: np.ndarray) -> Tensor:
-        size = max(1, EMBED_PIXELS // math.prod(images.shape[1:3]))
-        theta = self.learner.theta()
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(size)
-        return torch.cat([self.learner.embed(theta, self._pictures(p)[None])[0] for p in parts])
+        stored = torch.from_numpy(np.ascontiguousarray(images))
+        return embedded(
+            self.learner, lambda rows: self._pictures(stored[rows]), torch.arange(len(stored))
+        )
 
 
 def _right(logits: Tensor, truth: Tensor) -> Tensor:

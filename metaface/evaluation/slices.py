@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metaface.evaluation.pairs import cosines
 from metaface.evaluation.verification import FALSE_MATCHES
 from metaface.intervals import Estimate, bootstrap, clopper_pearson
 from metaface.recognition.scoring import prototypes
@@ -160,12 +161,12 @@ def slice_verification(
     person, group = _checked(embeddings, person, group, by)
     everyone = np.arange(len(person))
     rows, same = draw_within(person, seed)
-    threshold = _threshold(_cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
+    threshold = _threshold(cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
 
     def counted(name: str, mine: np.ndarray) -> Group:
         rows, same = draw_within(person[mine], seed)
         rows = mine[rows]
-        passed = _cosines(embeddings, rows) >= threshold
+        passed = cosines(embeddings, rows) >= threshold
         who = person[rows]
         return Group(
             name, len(np.unique(person[mine])),
@@ -351,11 +352,6 @@ def _checked(
     if len(names) < 2:
         raise ValueError(f"{by} has the values {names.tolist()}: to compare takes two groups")
     return person, group
-
-
-def _cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    left, right = rows.T
-    return np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64)
 
 
 def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from metaface._atomic import replacing
 from metaface.nets.weights import read_weights
-from metaface.recognition._atomic import replacing
 from metaface.recognition.describe import KEY, Description
 from metaface.recognition.embed import Network, Onnx, described
 from metaface.recognition.known import check_known_answer

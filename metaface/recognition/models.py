@@ -19,8 +19,8 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from metaface._atomic import replacing
 from metaface.nets.weights import read_weights, weights_digest
-from metaface.recognition._atomic import replacing
 from metaface.recognition.preprocess import Preprocessing
 
 log = logging.getLogger("metaface.recognition")

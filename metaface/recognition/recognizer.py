@@ -272,7 +272,7 @@ class Recognizer:
         if not known.names:
             yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
             return
-        calibration = self.calibration()
+        calibration = self._calibrated(known)
         scores, persons = known.matcher(Faces(seen.embeddings, seen.crops))
         for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
             nearest = known.names[person]
@@ -343,9 +343,7 @@ class Recognizer:
         known = self._known()
         if not known.names:
             raise ValueError(_NOBODY)
-        if known.calibration is None:
-            known.calibration = self._calibrated(known)
-        return known.calibration
+        return self._calibrated(known)
 
     def adapt(self, learner: str | None, **options: Any) -> Adaptation | None:
         """Have a meta-learner, rather than prototypes, tell the enrolled people apart.
@@ -367,7 +365,8 @@ class Recognizer:
         if learner is not None:
             if not self.people():
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
-            if not len(self._cohort()):
+            cohort = self._cohort()
+            if not len(cohort):
                 raise ValueError(
                     "no strangers to judge an adapted classifier by: calibrate with photographs "
                     "of people who are not enrolled first"
@@ -377,7 +376,12 @@ class Recognizer:
                 raise ValueError(reason)
             _, held, person = self._enrolled_faces(crops)
             tried = adaptation.judged(
-                learner, options, make, (held, person), self._cohort_faces(crops), self._fpir()
+                learner,
+                options,
+                make,
+                (held, person),
+                self._strange_faces(cohort, crops),
+                self._fpir(),
             )
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._state = None
@@ -429,7 +433,9 @@ class Recognizer:
                 return enrolled.names, Faces(enrolled.embeddings, pictures), enrolled.person
 
     def _calibrated(self, known: _Known) -> Calibration:
-        held, person = self._cohort_faces(known.faces.crops is not None)
+        if known.calibration is not None:
+            return known.calibration
+        held, person = self._strange_faces(known.cohort, known.faces.crops is not None)
         best, _ = known.matcher(held, person)
         calibration = calibrate(best, person, self._fpir())
         given = len(known.cohort) > 0
@@ -438,7 +444,9 @@ class Recognizer:
             calibration = replace(
                 calibration, threshold=max(calibration.threshold, least), verified=given
             )
-        return with_genuine(calibration, *left_out(known.make, known.faces, known.person), best)
+        genuine = left_out(known.make, known.faces, known.person)
+        known.calibration = with_genuine(calibration, *genuine, best)
+        return known.calibration
 
     def _cautious(self, known: _Known, fpir: float) -> float:
         """A threshold for want of strangers: where the model's published false match rates put it,
@@ -463,11 +471,11 @@ class Recognizer:
     def _cohort(self) -> Cohort:
         return Cohort(*self.gallery.strangers())
 
-    def _cohort_faces(self, crops: bool) -> tuple[Faces, np.ndarray]:
+    def _strange_faces(self, cohort: Cohort, crops: bool) -> tuple[Faces, np.ndarray]:
         """The strangers given or, failing those, procedural ones; and who is who."""
-        embeddings, person = self.gallery.strangers()
-        if len(embeddings):
-            return Faces(embeddings, self.gallery.stranger_crops() if crops else None), person
+        if len(cohort):
+            pictures = self.gallery.stranger_crops() if crops else None
+            return Faces(cohort.embeddings, pictures), cohort.person
         if self._procedural is None:
             self._procedural = strangers.procedural(self.embedder)
         return self._procedural, np.arange(len(self._procedural))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from metaface import checkpoint, data
 from metaface.benchmark import write_json
@@ -16,6 +15,7 @@ from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
 from metaface.evaluation.attributes import column, read_attributes
 from metaface.evaluation.corruptions import CORRUPTIONS
+from metaface.evaluation.cross_domain import unit_features
 from metaface.evaluation.robustness import Level, dial_robustness, robustness
 from metaface.evaluation.slices import (
     Slices,
@@ -30,7 +30,6 @@ from metaface.recognition.align import align
 from metaface.recognition.commands import add_models, embedder_of
 from metaface.recognition.protocols import AsNetwork, aligned
 from metaface.recognition.recognizer import DEFAULT
-from metaface.recognition.scoring import unit
 from metaface.report.robustness import slices_table, write_robustness, write_slices
 
 _RENDER = 160  # pixels of a render that is aligned: more than the crop shows
@@ -54,18 +53,14 @@ class People:
         Raises:
             ValueError: a network whose embeddings depend on the batch.
         """
-        parts = []
-        with torch.no_grad(), self.learner.predicting():
-            if not self.learner.sees_single_images:
-                raise ValueError(
-                    "the checkpoint's norm is 'batch': its embeddings depend on what they are "
-                    "computed with; train with --norm group or frozen"
-                )
-            theta = self.learner.theta()
-            for some in np.array_split(self.faces.images, -(-len(self.faces) // 64)):
-                images = torch.from_numpy(some).float().mul_(1 / 255).permute(0, 3, 1, 2)
-                parts.append(self.learner.embed(theta, images[None])[0].numpy())
-        return unit(np.concatenate(parts))
+        with self.learner.predicting():
+            alone = self.learner.sees_single_images
+        if not alone:
+            raise ValueError(
+                "the checkpoint's norm is 'batch': its embeddings depend on what they are "
+                "computed with; train with --norm group or frozen"
+            )
+        return unit_features(self.learner, self.faces)
 
 
 def upright(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
