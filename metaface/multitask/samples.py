@@ -1,0 +1,162 @@
+"""Pictures, and what is known of the faces in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+UNKNOWN = 255  # of a mask's pixel
+_OUTSIDE = 0.5  # pixels that a box may stick out by rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """n pictures of one size with F faces in them; a label that is not known is never made up.
+
+    Attributes:
+        images: uint8 ``[n, H, W, 3]`` RGB.
+        image: int64 ``[F]``, ascending: the picture that each face is in.
+        boxes: float32 ``[F, 4]`` left, top, width, height, pixels, in the picture; NaN: unknown.
+        points: float32 ``[F, 5, 2]`` x, y in pixels of eye, eye, nose, mouth corner, mouth corner,
+            each pair from left to right in the picture (as YuNet); NaN: unknown.
+        pose: float32 ``[F, 3]`` yaw (> 0: to the picture's right), pitch, roll, degrees; NaN:
+            unknown.
+        person: int64 ``[F]``, an index into ``people``; -1: unknown.
+        expression: int64 ``[F]``, an index into ``expressions``; -1: unknown.
+        attributes: float32 ``[F, A]`` of 0 and 1, columns as ``attribute_names``; NaN: unknown.
+        masks: uint8 ``[n, H, W]``: 1 face, 0 none, 255 unknown.
+        complete: bool ``[n]``: every face of the picture has its box here, so that what is outside
+            the boxes is known to be no face.
+        people, expressions, attribute_names: names.
+        name: of the set.
+
+    Raises:
+        ValueError: arrays that do not fit together; a picture without any label, a box that is
+            empty or outside its picture, or a number of landmarks other than five, by number.
+    """
+
+    images: np.ndarray
+    image: np.ndarray
+    boxes: np.ndarray
+    points: np.ndarray
+    pose: np.ndarray
+    person: np.ndarray
+    expression: np.ndarray
+    attributes: np.ndarray
+    masks: np.ndarray
+    complete: np.ndarray
+    people: tuple[str, ...] = ()
+    expressions: tuple[str, ...] = ()
+    attribute_names: tuple[str, ...] = ()
+    name: str = "pictures"
+
+    def __post_init__(self) -> None:
+        n, height, width = self.images.shape[:3]
+        faces = len(self.image)
+        if self.points.ndim != 3 or self.points.shape[1:] != (5, 2):
+            raise ValueError(
+                f"{self.name}: landmarks are {list(self.points.shape)}, must be [{faces}, 5, 2]: "
+                "eye, eye, nose, mouth corner, mouth corner; use NaN for one that is not known"
+            )
+        wanted = {
+            "images": (n, height, width, 3), "image": (faces,), "boxes": (faces, 4),
+            "points": (faces, 5, 2), "pose": (faces, 3), "person": (faces,),
+            "expression": (faces,), "attributes": (faces, len(self.attribute_names)),
+            "masks": (n, height, width), "complete": (n,),
+        }  # fmt: skip
+        for label, shape in wanted.items():
+            if getattr(self, label).shape != shape:
+                raise ValueError(
+                    f"{self.name}: {label} is {list(getattr(self, label).shape)}, must be "
+                    f"{list(shape)} for {n} pictures with {faces} faces"
+                )
+        if faces and (np.diff(self.image).min(initial=0) < 0 or self.image[-1] >= n):
+            raise ValueError(f"{self.name}: image must ascend within 0..{n - 1}")
+        self._check_boxes(height, width)
+        for label, names in (("person", self.people), ("expression", self.expressions)):
+            values = getattr(self, label)
+            if len(bad := np.flatnonzero((values < -1) | (values >= len(names)))):
+                raise ValueError(
+                    f"{self.name}: face {bad[0]} has {label} {values[bad[0]]} of {len(names)}"
+                )
+        if len(bad := np.flatnonzero(~self.labelled())):
+            raise ValueError(
+                f"{self.name}: picture {bad[0]} has no label of any task: leave it out, or say "
+                "that it is complete if there is no face in it"
+            )
+
+    def _check_boxes(self, height: int, width: int) -> None:
+        known = ~np.isnan(self.boxes).any(1)
+        ends = self.boxes[:, :2] + self.boxes[:, 2:]
+        with np.errstate(invalid="ignore"):
+            outside = (self.boxes[:, :2] < -_OUTSIDE).any(1)
+            outside |= (ends > np.array([width, height]) + _OUTSIDE).any(1)
+            bad = np.flatnonzero(known & (outside | (self.boxes[:, 2:] <= 0).any(1)))
+        if len(bad):
+            raise ValueError(
+                f"{self.name}: face {bad[0]} in picture {self.image[bad[0]]} has the box "
+                f"{self.boxes[bad[0]].tolist()} (left, top, width, height), which is empty or not "
+                f"inside {width}x{height} pixels: cut it to the picture, or leave the face out"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def labelled(self) -> np.ndarray:
+        """bool ``[n]``: whether something is known of each picture."""
+        found: np.ndarray = self.complete | (self.masks != UNKNOWN).any((1, 2))
+        known = (self.person >= 0) | (self.expression >= 0)
+        for values in (self.boxes, self.points.reshape(-1, 10), self.pose, self.attributes):
+            known |= (~np.isnan(values)).any(1)
+        found[self.image[known]] = True
+        return found
+
+    def take(self, rows: np.ndarray) -> Labelled:
+        """The pictures ``rows``, int64, in that order; one may be taken more than once."""
+        rows = np.arange(len(self))[rows]
+        first = np.searchsorted(self.image, rows)
+        count = np.searchsorted(self.image, rows, side="right") - first
+        start = np.repeat(first - np.r_[0, count.cumsum()[:-1]], count)
+        faces = start + np.arange(count.sum())
+        by_face = {
+            label: getattr(self, label)[faces]
+            for label in ("boxes", "points", "pose", "person", "expression", "attributes")
+        }
+        return replace(
+            self, images=self.images[rows], masks=self.masks[rows], complete=self.complete[rows],
+            image=np.repeat(np.arange(len(rows)), count), **by_face,
+        )  # fmt: skip
+
+    @staticmethod
+    def join(sets: Iterable[Labelled]) -> Labelled:
+        """All of ``sets``, of one picture size, and with the same names in the same order.
+
+        Raises:
+            ValueError: names or sizes that differ, or no sets.
+        """
+        sets = list(sets)
+        if not sets:
+            raise ValueError("no sets to join")
+        names = ("people", "expressions", "attribute_names")
+        for one in sets[1:]:
+            for label in names:
+                if getattr(one, label) != getattr(sets[0], label):
+                    raise ValueError(
+                        f"{one.name} and {sets[0].name} have other {label}: give both the same"
+                    )
+            if one.images.shape[1:] != sets[0].images.shape[1:]:
+                raise ValueError(
+                    f"{one.name} has pictures of {list(one.images.shape[1:3])}, {sets[0].name} of "
+                    f"{list(sets[0].images.shape[1:3])}: bring them to one size"
+                )
+        starts = np.cumsum([0] + [len(one) for one in sets[:-1]])
+        kept: dict[str, Any] = {
+            f.name: np.concatenate([getattr(one, f.name) for one in sets])
+            for f in fields(Labelled)
+            if f.name not in (*names, "name", "image")
+        }
+        image = np.concatenate([one.image + s for one, s in zip(sets, starts, strict=True)])
+        return replace(sets[0], image=image, **kept, name="+".join(one.name for one in sets))
