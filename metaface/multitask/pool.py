@@ -131,7 +131,7 @@ class Pool:
         face = np.clip((1 - round_face) * width / 4 + 0.5, 0, 1)
         shown = np.clip(np.minimum(SIDE - y, y) / 6, 0, 1) * np.clip((60 - abs(x - 56)) / 8, 0, 1)
         layers = (255 * np.stack([shown * (y < SIDE), face, 0 * face], -1)).astype(np.uint8)
-        points = TEMPLATE.astype(np.float32) + np.float32([rim[0], 0])
+        points = TEMPLATE.astype(np.float32) + np.array([rim[0], 0], np.float32)
         return Pool(
             images=images,
             layers=np.broadcast_to(_shut(layers[None]), (m, *layers.shape)),

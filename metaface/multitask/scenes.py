@@ -72,7 +72,7 @@ def compose(
     rows = np.array([p.row for p in found], np.int64)
     turned = np.array([p.turned for p in found], np.float32)
     mirrored = np.array([p.mirrored for p in found], bool)
-    pose = np.where(mirrored[:, None], np.float32([-1, 1, -1]), np.float32(1)) * pool.pose[rows]
+    pose = np.where(mirrored[:, None], np.array([-1, 1, -1], np.float32), np.float32(1)) * pool.pose[rows]
     pose[:, 2] += turned
     return Labelled(
         images=images,
@@ -255,4 +255,5 @@ def _extent(mask: np.ndarray) -> np.ndarray | None:
 
 def _whole_extent(layer: np.ndarray) -> np.ndarray:
     found = _extent(layer >= 128)
-    return np.float32([0, 0, *layer.shape[::-1]]) if found is None else found
+    whole = np.array([0, 0, *layer.shape[::-1]], np.float32)
+    return whole if found is None else found
