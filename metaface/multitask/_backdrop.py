@@ -138,7 +138,7 @@ def photographed(random: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     if random.random() < 0.12:
         scene = cv2.cvtColor(cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     low = random.uniform(0.45, 1.0) if random.random() < 0.4 else 1.0
-    corners = np.float32(low + (1 - low) * random.random((2, 2, 1)))
+    corners = (low + (1 - low) * random.random((2, 2, 1))).astype(np.float32)
     light = cv2.resize(corners, (size, size)) if low < 1 else np.ones((size, size), np.float32)
     amount = 12.0 * random.random() ** 2
     y, x = random.integers(0, _GRAIN - size, 2) if size < _GRAIN else (0, 0)

@@ -72,7 +72,10 @@ def compose(
     rows = np.array([p.row for p in found], np.int64)
     turned = np.array([p.turned for p in found], np.float32)
     mirrored = np.array([p.mirrored for p in found], bool)
-    pose = np.where(mirrored[:, None], np.array([-1, 1, -1], np.float32), np.float32(1)) * pool.pose[rows]
+    pose = (
+        np.where(mirrored[:, None], np.array([-1, 1, -1], np.float32), np.float32(1))
+        * pool.pose[rows]
+    )
     pose[:, 2] += turned
     return Labelled(
         images=images,
