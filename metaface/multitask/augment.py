@@ -80,7 +80,8 @@ def moved(
     A face whose middle (of its box or else of its landmarks) leaves the picture is left out; the
     boxes of the others are cut to the picture. The mask of padding is 0, or unknown where all of
     the picture's is. A picture that lost a face is no longer ``complete``, as a part of that face
-    may still be seen. Where nothing more is known of a picture, it keeps its pixels and labels unmoved.
+    may still be seen. Where nothing more is known of a picture, it keeps its pixels and labels
+    unmoved.
 
     Args:
         zoom: float ``[n]``, > 1 enlarges.

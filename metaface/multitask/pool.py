@@ -129,8 +129,10 @@ class Pool:
         left, top, width, height = TEMPLATE_BOX
         round_face = np.hypot((x - left) / width * 2 - 1, (y - top) / height * 2 - 1)
         face = np.clip((1 - round_face) * width / 4 + 0.5, 0, 1)
-        shown = np.clip(np.minimum(SIDE - y, y) / 6, 0, 1) * np.clip((60 - abs(x - 56)) / 8, 0, 1)
-        layers = (255 * np.stack([shown * (y < SIDE), face, 0 * face], -1)).astype(np.uint8)
+        across, down = abs(x / SIDE * 2 - 1), abs(y / SIDE * 2 - 1)
+        oval = (across**3 + down**3) ** (1 / 3)
+        shown = np.clip((1 - oval) / 0.2, 0, 1)  # the corners are seldom of the head
+        layers = (255 * np.stack([shown, face, 0 * face], -1)).astype(np.uint8)
         points = TEMPLATE.astype(np.float32) + np.array([rim[0], 0], np.float32)
         return Pool(
             images=images,

@@ -47,7 +47,8 @@ def wider(
         source: a folder or zip as :func:`metaface.evaluation.wider.read_wider` takes it, or its
             annotations themselves.
         size: side of the squares in pixels.
-        side: least and greatest length of the longer side of the face that a square is about.
+        side: least and greatest length of the longer side of the face that a square is about, but
+            no face is enlarged to more than twice its size.
         crops: squares of each photograph.
         seed: of all draws.
 
@@ -117,7 +118,7 @@ def _about_one(
         short = min(height, width)
         return _Window((width - short) // 2, (height - short) // 2, short)
     left, top, w, h = boxes[random.integers(len(boxes))]
-    long = np.exp(random.uniform(*np.log(side)))
+    long = min(float(np.exp(random.uniform(*np.log(side)))), 2.0 * max(w, h))
     span = max(1, round(size * max(w, h) / long))
     at = []
     for start, length, end in ((left, w, width), (top, h, height)):
