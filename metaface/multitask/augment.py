@@ -53,7 +53,7 @@ def augmented(
         gain = np.exp(light * (2 * u[2] - 1) + 0.3 * light * (2 * u[3:6] - 1))
         gamma = np.exp(light * (2 * u[6] - 1))
         levels = 255 * np.linspace(0, 1, 256)[:, None] ** gamma * gain + 80 * light * (u[7] - 0.5)
-        cv2.LUT(picture, levels.clip(0, 255).astype(np.uint8)[None], dst=out)
+        cv2.LUT(picture, levels.round().clip(0, 255).astype(np.uint8)[None], dst=out)
     return replace(pictures, images=images)
 
 

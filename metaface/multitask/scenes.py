@@ -142,7 +142,7 @@ def _scene(
         blend(scene, person, layers[..., 0])
         known = pool.outlined[plan.row]
         mask[covers | face if not known else covers] = 0 if known else UNKNOWN
-        mask[(layers[..., 2] >= 128) & covers] = 1
+        mask[(layers[..., 2] >= 128) & covers & face] = 1
         points = pool.points[plan.row] @ matrix[:, :2].T + matrix[:, 2]
         if plan.mirrored:
             points = points[_SWAP]
