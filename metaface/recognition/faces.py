@@ -14,6 +14,7 @@ import numpy as np
 from metaface.recognition.align import align
 from metaface.recognition.detect import Detector, Faces
 from metaface.recognition.embed import Embedder
+from metaface.recognition.exposure import exposed
 from metaface.recognition.photos import Photo, Unusable, reduced
 
 SMALLEST = 16
@@ -53,7 +54,7 @@ def embedded(
         try:
             picture, times = reduced(photo)
             faces = pick(picture, detector(picture))
-            return faces.boxes * np.float32(times), align(picture, faces.points)
+            return faces.boxes * np.float32(times), crops_of(picture, faces, detector)
         except Unusable as why:
             return why
 
@@ -71,6 +72,12 @@ def embedded(
                     stop = start + len(pair[1])
                     yield Seen(*pair, features[start:stop])
                     start = stop
+
+
+def crops_of(picture: np.ndarray, faces: Faces, detector: Detector) -> np.ndarray:
+    """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
+    closer = getattr(detector, "closer", None)
+    return exposed(align(picture, (closer(picture, faces) if closer else faces).points))
 
 
 def everyone(picture: np.ndarray, faces: Faces) -> Faces:
