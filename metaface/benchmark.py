@@ -18,7 +18,7 @@ from metaface import data, distributed, machine, nets, report
 from metaface._atomic import replacing
 from metaface.augment import Augment
 from metaface.data import FaceSet
-from metaface.domains import partners
+from metaface.domains import SIDES, partners, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.intervals import interval
@@ -90,11 +90,13 @@ class Job:
         """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
 
         Args:
+            faces: of two sides or not; see ``metaface.domains.two_sided``.
             across: as in ``metaface.train``.
         """
         outer = recipe_options(learner)
         given = {n: v for n, v in self.options.get(learner, {}).items() if n in outer}
-        return (fitted_across if across else fitted)(replace(own, **given), faces)
+        fit = fitted_across if across else fitted_between if sides(faces) else fitted
+        return fit(replace(own, **given), faces)
 
     def checked(self) -> Self:
         """The same, with a budget; bad settings fail now, not in an hour."""
@@ -113,6 +115,7 @@ class Job:
         """Train one learner in the folder ``out``, going on with what is there.
 
         Args:
+            faces, val: people, both of two sides or neither; see ``metaface.domains.two_sided``.
             out: None: nothing is kept.
             label: name on the progress bar; that of the folder where left out.
             across, val_episodes, on_validation: as in ``metaface.train``.
@@ -131,6 +134,7 @@ class Job:
             val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
             out=out, resume=True, spec=spec, progress=progress, across=across,
             label=label or (out.name if out else name), on_validation=on_validation,
+            **sides(faces),
         )  # fmt: skip
         return learner, {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
@@ -373,6 +377,20 @@ def fitted_across(recipe: Recipe, faces: FaceSet) -> Recipe:
             shots, queries = alone.shots, alone.queries
         recipe = replace(recipe, shots=shots, queries=queries)
     return recipe
+
+
+def fitted_between(recipe: Recipe, faces: FaceSet) -> Recipe:
+    """``recipe`` fitted to tasks between the sides of a ``metaface.domains.two_sided`` set: at
+    least a fifth of the people, and two, can be in a task."""
+
+    def most(photos: np.ndarray) -> int:
+        return int(np.sort(photos)[min(int(0.8 * len(photos)), len(photos) - 2)])
+
+    support, query = (faces.of_domains(side).photos()[faces.person_ids] for side in SIDES)
+    shots = min(recipe.shots, most(support))
+    queries = min(recipe.queries, most(np.where(support >= shots, query, 0)))
+    able = int(((support >= shots) & (query >= queries)).sum())
+    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
 
 
 def _check_testable(settings: Settings, test: FaceSet) -> None:

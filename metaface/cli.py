@@ -210,8 +210,9 @@ def _parser() -> argparse.ArgumentParser:
         "--domains",
         nargs="+",
         required=True,
-        metavar="NAME=SOURCE[:DOMAIN,...]",
-        help="photographs, such as att=att_faces.zip or profile=synthetic:profile",
+        metavar="NAME=SOURCE[:DOMAIN,...][>SOURCE...]",
+        help="photographs, such as att=att_faces.zip or profile=synthetic:profile; support from "
+        "one source, queries from another: 'sketch=photos.zip>sketches.zip'",
     )
     p.add_argument(
         "--protocols",

@@ -15,7 +15,15 @@ import torch
 from metaface import data, machine, nets, report
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
-from metaface.domains import SYNTHETIC, Parts, joined, split_together
+from metaface.domains import (
+    SYNTHETIC,
+    Parts,
+    joined,
+    queries_there,
+    sides,
+    split_together,
+    two_sided,
+)
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation.cross_domain import measure, rows
 from metaface.training import best_device
@@ -33,6 +41,8 @@ class Settings(Job):
     Attributes:
         domains: ``SOURCE`` or ``SOURCE:DOMAIN,...`` by a name of one's own; a source as
             ``metaface.data.load`` takes it, and domains inside it (all, if none is named).
+            ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
+            second, of the people whose names are in both; see ``metaface.domains.two_sided``.
         protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
             (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
             Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
@@ -73,7 +83,7 @@ class Unit:
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=SOURCE[:DOMAIN,...]`` texts, by name.
+    """``NAME=SOURCE[:DOMAIN,...]`` and ``NAME=SOURCE...>SOURCE...`` texts, by name.
 
     Raises:
         ValueError: a text of another form, or a name twice.
@@ -109,9 +119,15 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     found = {}
     for name, text in settings.domains.items():
         try:
-            source, inside = _source(text)
-            faces = loaded(source)
-            found[name] = faces.of_domains(*inside) if inside else faces
+            parts = [text] if Path(text).expanduser().exists() else text.split(">")
+            if len(parts) > 2 or not all(parts):
+                raise ValueError("write two sources as SUPPORT>QUERY")
+            chosen = []
+            for part in parts:
+                source, inside = _source(part)
+                faces = loaded(source)
+                chosen.append(faces.of_domains(*inside) if inside else faces)
+            found[name] = two_sided(*chosen) if len(chosen) > 1 else chosen[0]
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"domain {name}={text}: {error}") from error
     return found
@@ -160,7 +176,7 @@ def run(
     check_free(out, settings, resume, "domain matrix")
     domains = split_together(
         load_domains(settings, progress=progress), settings.seed,
-        test_photos=max(settings.shots) + settings.queries,
+        shots=max(settings.shots), queries=settings.queries,
     )  # fmt: skip
     _check_testable(settings, domains)
     write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
@@ -246,9 +262,15 @@ def _check(settings: Settings) -> None:
 def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> None:
     """Fail before training where a test could not be drawn after it."""
     for name, parts in domains.items():
+        queries = queries_there(parts.test, settings.queries)
+        if queries < settings.queries:
+            log.warning(
+                "domain %s: tested with %d of %d queries a person, as many as everybody has",
+                name, queries, settings.queries,
+            )  # fmt: skip
         for ways in settings.ways:
             for shots in settings.shots:
                 try:
-                    EpisodeSampler(parts.test, ways, shots, settings.queries)
+                    EpisodeSampler(parts.test, ways, shots, queries, **sides(parts.test))
                 except ValueError as error:
                     raise ValueError(f"domain {name}: {error}") from error

@@ -136,7 +136,9 @@ class FaceSet:
             domain=np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]),
             people=tuple(people),
             domains=tuple(parts),
-            name=" + ".join(part.name for part in parts.values()),
+            name=" + ".join(
+                dict.fromkeys(name for part in parts.values() for name in part.name.split(" + "))
+            ),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
 
