@@ -210,9 +210,10 @@ def _parser() -> argparse.ArgumentParser:
         "--domains",
         nargs="+",
         required=True,
-        metavar="NAME=SOURCE[:DOMAIN,...][>SOURCE...]",
-        help="photographs, such as att=att_faces.zip or profile=synthetic:profile; support from "
-        "one source, queries from another: 'sketch=photos.zip>sketches.zip'",
+        metavar="NAME=SOURCE[:DOMAIN,...][@REGEX][>SOURCE...]",
+        help="photographs, such as att=att_faces.zip or profile=synthetic:profile; those whose "
+        "path matches: 'front=yaleb.zip@E[+-]0'; support from one source, queries from another: "
+        "'sketch=photos.zip>sketches.zip'",
     )
     p.add_argument(
         "--protocols",

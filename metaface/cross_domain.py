@@ -39,8 +39,9 @@ class Settings(Job):
     """Everything that decides the figures of a domain matrix; see also ``benchmark.Job``.
 
     Attributes:
-        domains: ``SOURCE`` or ``SOURCE:DOMAIN,...`` by a name of one's own; a source as
-            ``metaface.data.load`` takes it, and domains inside it (all, if none is named).
+        domains: ``SOURCE[:DOMAIN,...][@REGEX]`` by a name of one's own: a source as
+            ``metaface.data.load`` takes it; domains inside it (all, if none is named); and what
+            the path of a photograph must match, the ``only`` of ``load``.
             ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
             second, of the people whose names are in both; see ``metaface.domains.two_sided``.
         protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
@@ -83,7 +84,7 @@ class Unit:
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=SOURCE[:DOMAIN,...]`` and ``NAME=SOURCE...>SOURCE...`` texts, by name.
+    """``NAME=SOURCE[:DOMAIN,...][@REGEX]`` texts, or ``NAME=`` two of these with ``>``, by name.
 
     Raises:
         ValueError: a text of another form, or a name twice.
@@ -110,10 +111,10 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     """
 
     @cache  # domains of one file are views of one set
-    def loaded(source: str) -> FaceSet:
+    def loaded(source: str, only: str | None) -> FaceSet:
         return data.load(
             source, image_size=settings.image_size, channels=settings.channels,
-            crop=settings.crop, progress=progress,
+            crop=settings.crop, only=only, progress=progress,
         )  # fmt: skip
 
     found = {}
@@ -124,8 +125,8 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
                 raise ValueError("write two sources as SUPPORT>QUERY")
             chosen = []
             for part in parts:
-                source, inside = _source(part)
-                faces = loaded(source)
+                source, inside, only = _source(part)
+                faces = loaded(source, only)
                 chosen.append(faces.of_domains(*inside) if inside else faces)
             found[name] = two_sided(*chosen) if len(chosen) > 1 else chosen[0]
         except (ValueError, FileNotFoundError) as error:
@@ -133,14 +134,18 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     return found
 
 
-def _source(text: str) -> tuple[str, tuple[str, ...]]:
-    """A source, and the domains inside it that are wanted; none: as it is."""
+def _source(text: str) -> tuple[str, tuple[str, ...], str | None]:
+    """A source, the domains inside it that are wanted (none: all), and the pattern of its paths."""
+    if Path(text).expanduser().exists():
+        return text, (), None
+    text, at, pattern = text.partition("@")
+    only = pattern if at else None
     if text.split(":")[0] == SYNTHETIC or Path(text).expanduser().exists():
-        return text, ()
+        return text, (), only
     source, colon, inside = text.rpartition(":")
     if not colon:
-        return text, ()
-    return source, tuple(name.strip() for name in inside.split(",") if name.strip())
+        return text, (), only
+    return source, tuple(name.strip() for name in inside.split(",") if name.strip()), only
 
 
 def run(

@@ -250,6 +250,26 @@ def test_procedural_sides_are_known_elsewhere():
     assert joined({"drawn": parts["drawn"].train}) is parts["drawn"].train
 
 
+def test_domains_by_file_name(sources, tmp_path):
+    csv = sources[0].partition("=")[2].removesuffix(":day")
+    given = [f"day={csv}@^day-", f"late={csv}:night@-[0-9]*[02468].png", sources[1],
+             f"dusk={csv}@day>{csv}:night@[13579]\\.png", f"whole={csv}"]  # fmt: skip
+    found = load_domains(small(given), progress=False)
+    assert {n: len(f) for n, f in found.items()} == {
+        "day": 120, "late": 60, "night": 120, "dusk": 180, "whole": 240
+    }  # fmt: skip
+    whole = found["whole"]
+    assert np.array_equal(found["day"].images, whole.of_domains("day").images)
+    assert np.array_equal(found["late"].images, whole.of_domains("night").images[::2])
+    assert np.array_equal(found["dusk"].of_domains(SIDES[1]).images, found["night"].images[1::2])
+    Image.fromarray(whole.images[0]).save(tmp_path / "x.png")
+    odd = tmp_path / "odd@home>"  # a name that looks like a pattern is a name
+    for person in ("a", "b"):
+        (odd / person).mkdir(parents=True)
+        Image.fromarray(whole.images[0]).save(odd / person / "x.png")
+    assert len(load_domains(small([f"odd={odd}"]), progress=False)["odd"]) == 2
+
+
 def test_sides_that_cannot_be_are_refused():
     photos = named(list("abc"), "photos")
     with pytest.raises(ValueError, match="photos and others have 1 people.*a, b, c.*c, d"):
@@ -556,6 +576,8 @@ def test_the_command_prints_the_matrix(sources, tmp_path, capsys):
         (["a=x.zip", "a=y.zip"], [], "domain 'a' is given twice"),
         (["a=nowhere.zip"], [], "domain a=nowhere.zip: no such folder"),
         (["a=nowhere.zip:dark"], [], "domain a=nowhere.zip:dark: no such folder"),
+        (["a=synthetic@x"], [], "domain a=synthetic@x: only='x' is for the file names"),
+        (["a=x.zip@[>y"], [], "domain a=x.zip@[>y: no such folder"),
         (["a=x.zip>"], [], "domain a=x.zip>: write two sources as SUPPORT>QUERY"),
         (["a=x>y>z"], [], "domain a=x>y>z: write two sources as SUPPORT>QUERY"),
         (["a=synthetic:frontal>y.zip"], [], "domain a=synthetic:frontal>y.zip: no such folder"),
@@ -579,6 +601,15 @@ def test_an_unknown_domain_of_a_file_is_named(sources, tmp_path, capsys):
     assert main(["cross-domain", "--domains", wrong, "--quiet", "--out", out]) == 2
     error = capsys.readouterr().err
     assert "no domain 'dusk'" in error and "'day', 'night'" in error
+
+
+def test_a_pattern_that_finds_nothing_is_named(sources, tmp_path, capsys):
+    csv = sources[0].partition("=")[2].removesuffix(":day")
+    for pattern, said in (("dawn", "none of its 240 paths"), ("(", "not a regular expression")):
+        command = ["cross-domain", "--domains", f"a={csv}@{pattern}", "--quiet"]
+        assert main([*command, "--out", str(tmp_path / "m")]) == 2
+        error = capsys.readouterr().err
+        assert f"domain a={csv}@{pattern}: " in error and said in error and repr(pattern) in error
 
 
 def test_too_few_test_people_is_said_before_training(sources, tmp_path, capsys):
