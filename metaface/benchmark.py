@@ -23,7 +23,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.intervals import interval
 from metaface.learners import LEARNERS, MetaLearner, Prototypical, Recipe
-from metaface.model import ModelSpec
+from metaface.model import ModelSpec, seen_by
 from metaface.training import Budget, best_device, seen_people, train
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Job:
         ways, shots, queries: of the test episodes; every combination of ways and shots.
         episodes: test episodes of each combination.
         embedding, norm: the shared network; see ``metaface.nets.build``.
+        start: weights that every learner's embedding starts from; see ``ModelSpec.build``. None:
+            random ones, by seed. People whom a checkpoint there was trained on are not tested.
         augment: changes of the training photographs, names in ``Augment.NAMES``.
         iterations, images, minutes: the training budget of each learner; one of them.
         seed: of the split, the tasks and the initial weights.
@@ -68,6 +70,7 @@ class Job:
     episodes: int = 1000
     embedding: str = "conv4"
     norm: str = "group"
+    start: str | None = None
     augment: tuple[str, ...] = ("flip", "crop", "light")
     iterations: int | None = None
     images: int | None = None
@@ -104,8 +107,23 @@ class Job:
         job = replace(self, minutes=MINUTES) if timed else self
         Budget(job.iterations, job.images, job.minutes)
         for name in job.learners:
-            job.spec(name).build()
+            job.spec(name).build(start=job.start)
         return job
+
+    def unseen(self, test: FaceSet) -> FaceSet:
+        """``test`` without the people whom ``start`` was trained on, where it says so.
+
+        Raises:
+            ValueError: nobody is left.
+        """
+        seen = seen_by(self.start) if self.start else None
+        if not seen:
+            return test
+        left = test.unseen(**seen)
+        count = len(test.person_ids) - len(left.person_ids)
+        if count:
+            log.warning("%s: %d people, seen by %s, are not tested", test.name, count, self.start)
+        return left
 
     def train(
         self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path | None, *,
@@ -124,7 +142,7 @@ class Job:
             The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
         """
         spec = self.spec(name)
-        learner = spec.build(seed)
+        learner = spec.build(seed, start=self.start)
         recipe = self.recipe(name, learner.recipe, faces, across=across)
         learner.task_chunk = self.task_chunk
         history = train(
@@ -194,7 +212,8 @@ def load_people(
         raise ValueError("train_data and test_data go together: give both, or data alone")
     if settings.train_data is None:
         faces = data.load(settings.data, **options)
-        return People(*faces.split(settings.seed, test_photos=wanted))
+        train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
+        return People(train_faces, val_faces, settings.unseen(test))
     if settings.train_data == settings.test_data:
         raise ValueError(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
@@ -204,7 +223,8 @@ def load_people(
     test = data.load(settings.test_data, **options)
     one_source = faces.name.split(":")[0] == test.name.split(":")[0]
     train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if one_source else 0)
-    return People(train_faces, val_faces, test.unseen(**seen_people(train_faces, val_faces)))
+    test = test.unseen(**seen_people(train_faces, val_faces))
+    return People(train_faces, val_faces, settings.unseen(test))
 
 
 def run(
@@ -274,6 +294,8 @@ class Unit:
 def _units(settings: Settings) -> Iterator[Unit]:
     yield Unit("pixels", settings.seed)
     yield Unit("untrained", settings.seed)
+    if settings.start:
+        yield Unit("start", settings.seed)
     if settings.weights:
         yield Unit("pretrained", settings.seed)
     for learner in settings.learners:
@@ -331,7 +353,8 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
         y, x = (side - height) // 2, (side - width) // 2
         cut = replace(larger, store=larger.store[:, y : y + height, x : x + width])
         return Prototypical(net, "cosine"), cut
-    learner = settings.spec("prototypical").build(unit.seed)
+    start = settings.start if unit.learner == "start" else None
+    learner = settings.spec("prototypical").build(unit.seed, start=start)
     sampler = EpisodeSampler(people.train, 5, 1, 1, seed=settings.seed)
     nets.refresh_statistics(
         learner.embedding, (sampler.batch(k, 16).support.flatten(0, 1) for k in range(4))

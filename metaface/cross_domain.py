@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,8 @@ def run(
         load_domains(settings, progress=progress), settings.seed,
         shots=max(settings.shots), queries=settings.queries,
     )  # fmt: skip
+    for name, parts in domains.items():
+        domains[name] = replace(parts, test=settings.unseen(parts.test))
     _check_testable(settings, domains)
     write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units = [

@@ -65,9 +65,9 @@ def two_sided(support: FaceSet, query: FaceSet) -> FaceSet:
     first, second = ({*_contents(both.of_domains(side))} for side in SIDES)
     if first & second:
         raise ValueError(
-            f"{len(first & second)} photographs are in both {support.name} and {query.name}, of "
-            f"one person (of {both.people[min(first & second)[0]]}, to begin with): a photograph "
-            "would be its own query; give sources that share none"
+            f"{len(first & second)} photographs are on both sides ({support.name}, {query.name}), "
+            f"of one person (of {both.people[min(first & second)[0]]}, to begin with): a "
+            "photograph would be its own query; give sources that share none"
         )
     return both
 

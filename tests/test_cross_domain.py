@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from helpers import patterns, tiny
 from PIL import Image
 
 import metaface as mf
-from metaface import FaceSet, cross_domain
+from metaface import FaceSet, benchmark, cross_domain
 from metaface.checkpoint import CheckpointError
 from metaface.cli import main
 from metaface.cross_domain import Settings, load_domains, parse_domains
@@ -276,7 +277,7 @@ def test_sides_that_cannot_be_are_refused():
         two_sided(photos, named(["c", "d"], "others", seed=1))
     with pytest.raises(ValueError, match="numbers have 0 people.*synthetic/0"):
         two_sided(named(["0", "1"], "synthetic:sketch"), named(["0", "1"], "numbers"))
-    with pytest.raises(ValueError, match="12 photographs are in both.*of a,.*its own query"):
+    with pytest.raises(ValueError, match="12 photographs are on both.*of a,.*its own query"):
         two_sided(photos, photos)
 
 
@@ -520,6 +521,58 @@ def test_the_page_is_one_self_contained_file(results):
     assert page.count("<svg") == 2 and page.count("in domain") == 6
     for row in found["rows"]:
         assert f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}" in page
+
+
+def test_all_start_from_given_weights_and_skip_who_was_seen(sources, tmp_path, monkeypatch, caplog):
+    day = load_domains(small(sources), progress=False)["day"]
+    spec = mf.ModelSpec("prototypical", embedding="conv4-32", image_size=16)
+    first = spec.build(7)
+    seen = {"p1", "p3", "p4", "p8"}
+    some = day.of_people([day.people.index(p) for p in seen])
+    options = {"ways": 2, "queries": 1, "iterations": 1, "progress": False}
+    mf.train(first, some, out=tmp_path / "first", spec=spec, **options)
+    start = str(tmp_path / "first" / "checkpoint.pt")
+    begun = []
+    real = benchmark.train
+
+    def noted(learner, *args, **given):
+        begun.append({n: t.clone() for n, t in learner.embedding.state_dict().items()})
+        return real(learner, *args, **given)
+
+    monkeypatch.setattr(benchmark, "train", noted)
+    settings = small(sources, start=start, queries=1, ways=(2,), iterations=1, seed=1)
+    plain = split_together(load_domains(settings, progress=False), 1, queries=1)
+    assert people_of(plain["day"].test) & seen  # or nothing would be left out
+    with caplog.at_level(logging.WARNING):
+        found = cross_domain.run(settings, tmp_path / "m", progress=False)
+    assert len(begun) == 6
+    for state in begun:
+        for name, tensor in first.embedding.state_dict().items():
+            assert torch.equal(state[name], tensor)
+    assert found["settings"]["start"] == start
+    assert start in (tmp_path / "m" / "report.html").read_text()
+    left = len(people_of(plain["day"].test) - seen)
+    assert f"lights: {left} people" in found["data"]["day"]["test"]
+    assert found["data"]["others"]["test"] == plain["others"].test.describe()  # another source
+    assert f"seen by {start}, are not tested" in caplog.text
+    with pytest.raises(FileExistsError, match="start was"):
+        cross_domain.run(replace(settings, start=None), tmp_path / "m", resume=True)
+    with pytest.raises(ValueError, match=r"checkpoint.pt does not fit the network conv4:"):
+        cross_domain.run(replace(settings, embedding="conv4"), tmp_path / "n", progress=False)
+
+
+def test_people_of_a_joined_set_are_known_again():
+    """Seen in one source, or in several, people are not tested in a set of two sides."""
+    photos, sketches = named(list("abcd"), "photos"), named(list("abcd"), "sketches", seed=1)
+    both = two_sided(photos, sketches)
+    assert people_of(both.unseen("photos", ["a"])) == set("bcd")
+    assert people_of(both.unseen("sketches + others", ["b", "c"])) == set("ad")
+    assert both.unseen("others", ["a"]) is both
+    drawn = two_sided(
+        named(["0", "1", "2"], "synthetic:frontal"), named(["0", "1", "2"], "synthetic", seed=1)
+    )
+    assert people_of(drawn.unseen("synthetic:profile", ["1"])) == {"synthetic/0", "synthetic/2"}
+    assert people_of(drawn.unseen("synthetic + lfw", ["synthetic/0", "1"])) == {"synthetic/2"}
 
 
 def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-FLOORS = ("pixels", "untrained", "pretrained")
+FLOORS = ("pixels", "untrained", "start", "pretrained")
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
 )  # fmt: skip  # Okabe & Ito's: told apart by everybody
