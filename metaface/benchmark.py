@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from metaface.domains import SIDES, partners, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.intervals import interval
-from metaface.learners import LEARNERS, MetaLearner, Prototypical, Recipe
+from metaface.learners import MetaLearner, Prototypical, Recipe
 from metaface.model import ModelSpec, seen_by
 from metaface.training import Budget, best_device, seen_people, train
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("metaface.benchmark")
 
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
-RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Job.options
+RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # in Job.options: no learner's argument
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class Job:
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
         options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
-            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`, unless the learner
-            has an argument of that name (the ``lr`` of ``finetune``).
+            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`.
         device: None: a GPU where there is one.
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
@@ -83,8 +81,7 @@ class Job:
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this job."""
-        outer = recipe_options(learner)
-        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in outer}
+        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
         return ModelSpec(
             learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
@@ -96,8 +93,7 @@ class Job:
             faces: of two sides or not; see ``metaface.domains.two_sided``.
             across: as in ``metaface.train``.
         """
-        outer = recipe_options(learner)
-        given = {n: v for n, v in self.options.get(learner, {}).items() if n in outer}
+        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
         fit = fitted_across if across else fitted_between if sides(faces) else fitted
         return fit(replace(own, **given), faces)
 
@@ -158,12 +154,6 @@ class Job:
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
             "iterations": history.iterations, "recipe": asdict(recipe),
         }  # fmt: skip
-
-
-def recipe_options(learner: str) -> tuple[str, ...]:
-    """Names in ``Job.options`` that are the :class:`Recipe`'s: not those of the learner itself."""
-    arguments = inspect.signature(LEARNERS[learner]).parameters if learner in LEARNERS else {}
-    return tuple(n for n in RECIPE if n not in arguments)
 
 
 @dataclass(frozen=True)

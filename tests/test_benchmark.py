@@ -68,7 +68,8 @@ def test_starting_from_weights(photos, tmp_path):
     assert main(["train", "--data", str(photos), *TRAIN, "--out", str(first)]) == 0
     start = str(first / "checkpoint.pt")
     command = ["benchmark", "--data", str(photos), *SMALL, "--learners", "prototypical",
-               "--shots", "1", "--ways", "3", "--option", "prototypical.tune=none", "--start", start]  # fmt: skip
+               "--shots", "1", "--ways", "3", "--start", start,
+               "--option", "prototypical.tune=none"]  # fmt: skip
     assert main([*command, "--out", str(tmp_path / "b")]) == 0
     found = json.loads((tmp_path / "b" / "results.json").read_text())
     accuracy = {row["learner"]: row["accuracy"] for row in found["rows"]}

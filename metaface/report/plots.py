@@ -71,7 +71,7 @@ def _first_seed(found: Mapping[str, Any], name: str) -> str:
 
 def _colour(name: str, names: Sequence[str]) -> str:
     if name in FLOORS:
-        return ("#bbbbbb", "#888888", "#444444")[FLOORS.index(name)]
+        return ("#bbbbbb", "#888888", "#444444", "#000000")[FLOORS.index(name)]
     trained = sorted(n for n in names if n not in FLOORS)
     return COLOURS[trained.index(name) % len(COLOURS)]
 
