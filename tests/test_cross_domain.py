@@ -289,6 +289,20 @@ def test_people_with_too_few_queries_are_tested_last():
     assert people_of(parts.test) <= set(names[:8]) and queries_there(parts.test, 3) == 3
 
 
+def test_validation_where_few_have_more_queries_than_one():
+    """Three of four people have two: enough for most, and not for a task of all."""
+    names = list("abcd")
+    asked = FaceSet.join({"x": named(names, "s", 1), "y": named(names[:3], "s", 1, seed=1)})
+    val = two_sided(named(names, "photos", 2, seed=2), asked)
+    train = two_sided(named(list("efgh"), "photos", 2, seed=3), named(list("hgfe"), "s", seed=4))
+    train, val = (
+        replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (train, val)
+    )
+    options = {"ways": 3, "shots": 1, "queries": 2, "iterations": 1, "progress": False}
+    history = mf.train(Prototypical(tiny()), train, val, val_ways=4, **options, **sides(train))
+    assert "val_accuracy" in history.rows[-1]
+
+
 def test_tasks_and_figures_of_two_sides(monkeypatch):
     """Against what is drawn by hand from the two sources."""
     day, night = in_light(False), in_light(True)
@@ -633,7 +647,7 @@ def test_the_command_prints_the_matrix(sources, tmp_path, capsys):
         (["a=x.zip@[>y"], [], "domain a=x.zip@[>y: no such folder"),
         (["a=x.zip>"], [], "domain a=x.zip>: write two sources as SUPPORT>QUERY"),
         (["a=x>y>z"], [], "domain a=x>y>z: write two sources as SUPPORT>QUERY"),
-        (["a=synthetic:frontal>y.zip"], [], "domain a=synthetic:frontal>y.zip: no such folder"),
+        (["a=y.zip>synthetic"], [], "domain a=y.zip>synthetic: no such folder"),
         (["a=synthetic:dusk"], [], "domain a=synthetic:dusk: unknown domain 'dusk'"),
         (["a/b=synthetic"], [], "domain 'a/b'"),
         (["all=synthetic"], [], "domain 'all'"),
