@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface import safe
 from metaface.benchmark import write_json
 from metaface.episodes import pictures
 from metaface.evaluation import Estimate, rejection
@@ -313,7 +312,7 @@ def meta(
         features = Features(net, domain.store)
         return float(np.mean([accuracy(judge, tasks, features, domain.store) for tasks in val]))
 
-    net, choice = safe.blend(domain.start, learner.embedding, on_validation)
+    net, choice = mf.safe.blend(domain.start, learner.embedding, on_validation)
     tries = [{steps[0]: n} for n in steps[1]] if steps else [{}]
     features = Features(net, domain.store) if heads_alone else None
     return [

@@ -23,6 +23,6 @@ __all__ = [
     "OpenSet", "Pairs", "Result", "Slices", "TarAtFar", "Verification", "average_precision",
     "bootstrap", "ci95", "clopper_pearson", "cohort", "corrupt", "cross_domain",
     "dial_robustness", "draw_pairs",
-    "evaluate", "open_set", "prototypes", "read_attributes", "read_pairs", "rejection", "read_wider",
-    "robustness", "slice_identification", "slice_verification", "verification",
+    "evaluate", "open_set", "prototypes", "read_attributes", "read_pairs", "read_wider",
+    "rejection", "robustness", "slice_identification", "slice_verification", "verification",
 ]  # fmt: skip
