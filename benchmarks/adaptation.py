@@ -311,13 +311,13 @@ def meta(
     )  # fmt: skip
     heads_alone = isinstance(learner, FeatureLearner)
 
-    def on_validation(net: nn.Module) -> float:
+    def judged(net: nn.Module) -> float:
         judge = mf.learners.build(*((name, net) if heads_alone else ("imprinting", net)),
                                   **(options if heads_alone else {}))  # fmt: skip
         features = Features(net, domain.store)
         return float(np.mean([accuracy(judge, tasks, features, domain.store) for tasks in val]))
 
-    net, choice = mf.safe.blend(domain.start, learner.embedding, on_validation)
+    net, choice = mf.safe.blend(domain.start, learner.embedding, judged)
     tries = [{steps[0]: n} for n in steps[1]] if steps else [{}]
     features = Features(net, domain.store) if heads_alone else None
     return [
@@ -330,7 +330,6 @@ LEARNERS: dict[str, Callable[[Unit], list[Candidate]]] = {
     FIRST: partial(heads, "imprinting", [{}]),
     "linear-probe": partial(heads, "linear-probe", [{"strength": 10.0**k} for k in range(4)]),
     "cosine-classifier": partial(heads, "cosine-classifier", [{"steps": n} for n in (10, 100)]),
-    PLAIN: finetune,
     "prototypical": partial(
         meta, "prototypical", {"distance": "cosine", "scale": 20.0}, None,
         {"ways": 10, "meta_batch": 1, "lr": 3e-4}, 30,
@@ -339,8 +338,12 @@ LEARNERS: dict[str, Callable[[Unit], list[Candidate]]] = {
         meta, "anil", {"head_lr": 0.1}, ("inner_steps", (3, 10, 30)),
         {"ways": 5, "meta_batch": 2, "lr": 1e-4}, 30,
     ),
+    PLAIN: finetune,
     "reptile": partial(
-        meta, "reptile", {"inner_lr": 1e-4, "inner_steps": 4}, ("test_steps", (1, 3)),
+        meta, "reptile",
+        {"inner_optimizer": "sgd", "inner_lr": 0.01, "head_lr": 0.1, "inner_batch": None,
+         "inner_steps": 4},
+        ("test_steps", (1, 3)),
         {"ways": 5}, 60,
     ),
 }  # fmt: skip
@@ -394,8 +397,11 @@ def summary(folder: Path, o: argparse.Namespace) -> list[dict[str, Any]]:
         if not there:
             continue
         cells = {name: [found[s][shots] for s in there] for name, found in units.items()}
-        # of equals the first, which is not to adapt
-        picks = [max(cells, key=lambda n: cells[n][i]["validation"]) for i in range(len(there))]
+        # of equals the one that is best at all shots, then the first: rather not to adapt
+        picks = [
+            max(cells, key=lambda n: (units[n][s][shots]["validation"], on_validation(units[n][s])))
+            for s in there
+        ]
         cells["safe"] = [cells[name][i] for i, name in enumerate(picks)]
         for name, found in cells.items():
             row: dict[str, Any] = {"shots": int(shots), "learner": name}
@@ -411,6 +417,10 @@ def summary(folder: Path, o: argparse.Namespace) -> list[dict[str, Any]]:
             row["settings"] = picks if name == "safe" else [cell["settings"] for cell in found]
             rows.append(row)
     return rows
+
+
+def on_validation(rows: dict[str, Any]) -> float:
+    return float(np.mean([row["validation"] for row in rows.values()]))
 
 
 def over(
