@@ -14,6 +14,7 @@ with the *same* weights.
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ import torch
 
 import metaface as mf
 from metaface import nets
-from metaface.recognition import Network, Preprocessing, YuNet, models
+from metaface.data._sources import open_source
+from metaface.recognition import Network, Preprocessing, YuNet, faces, models
+from metaface.recognition.align import align
+from metaface.recognition.exposure import exposed
+from metaface.recognition.photos import read
 from metaface.recognition.protocols import Aligned, AsNetwork, aligned
-
-SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 
 
 def main() -> None:
@@ -32,6 +35,10 @@ def main() -> None:
     parser.add_argument("shift", choices=("sketch", "light"))
     parser.add_argument("data", nargs="+", help="photographs and sketches; or lights")
     parser.add_argument("--keep", required=True, help="photographs that must not get worse")
+    parser.add_argument(
+        "--given", action="store_true", help="all photographs, aligned alike: of a set that was "
+        "cropped by hand, and in which faces are too dark to be found",
+    )  # fmt: skip
     parser.add_argument("--models", help="folder of the model files")
     parser.add_argument("--tune", default="full", help="see metaface.nets.tune; default: full")
     parser.add_argument("--iterations", type=int, default=60, help="default: 60")
@@ -46,7 +53,10 @@ def main() -> None:
         embedding="mobilefacenet-112x96", norm="pinned", image_size=112,
     )  # fmt: skip
     before = embedder(spec.build(start=weights).embedding)
-    sets = [aligned(source, detector, before) for source in options.data]
+    sets = [
+        in_place(source, detector) if options.given else aligned(source, detector, before)
+        for source in options.data
+    ]
     kept = aligned(options.keep, detector, before)
     photos = np.bincount(kept.person)
     others = people_of(kept, (photos >= 3) & (photos <= 4))
@@ -56,24 +66,21 @@ def main() -> None:
     for split in range(options.splits):
         train, val, test = halves(sets, split)
         learner = spec.build(split, start=weights)
+        parts = {name: train.of_domains(name) for name in train.domains} | {"kept": others}
         mf.train(
-            learner, mf.FaceSet.join({"new": train, "kept": others}), ways=32, shots=1,
+            learner, mf.FaceSet.join(parts), ways=32, shots=1,
             queries=1 if len(sets) > 1 else 2, lr=options.lr, meta_batch=1,
             iterations=options.iterations, seed=split, across=True,
         )  # fmt: skip
-        start = spec.build(start=weights).embedding
-        measure: Callable[[Network, mf.FaceSet], float] = rank1 if len(sets) > 1 else few_shot
-        table = {}
-        for share in SHARES:
-            net = embedder(nets.blended(start, learner.embedding, share))
-            table[share] = measure(net, val), few_shot(net, keep_val)
-        share = chosen(table)
-        after = embedder(nets.blended(start, learner.embedding, share))
+        new = rank1 if len(sets) > 1 else few_shot
+        net, choice = mf.safe.blend(
+            spec.build(start=weights).embedding, learner.embedding,
+            on(new, val), [on(few_shot, keep_val)],
+        )  # fmt: skip
         row = {
-            "split": split, "share": share, "before": measure(before, test),
-            "after": measure(after, test), "keep": few_shot(after, keep_test),
+            "split": split, "before": new(before, test), "after": on(new, test)(net),
+            "keep": on(few_shot, keep_test)(net), "blend": choice.as_dict(),
             "trainable": nets.trainable(learner),
-            "validation": {str(share): values for share, values in table.items()},
         }  # fmt: skip
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -87,6 +94,25 @@ def main() -> None:
 def embedder(net: torch.nn.Module) -> Network:
     """With the mirrored crop's embedding added, as the recogniser has it."""
     return Network(net, Preprocessing(mirror=True), name="domains", architecture="112x96")
+
+
+def on(how: Callable[[Network, mf.FaceSet], float], faces: mf.FaceSet) -> mf.safe.Measure:
+    return lambda net: how(embedder(net), faces)
+
+
+def in_place(source: str, detector: YuNet) -> Aligned:
+    """All photographs of a set that was cropped by hand, aligned by the median of the landmarks."""
+    with open_source(Path(source)) as found:
+        pictures = [read(partial(found.read, photo)) for photo in found.photos]
+        named = [photo.person for photo in found.photos]
+        paths = tuple(photo.path for photo in found.photos)
+    seen = [(picture, detector(picture)) for picture in pictures]
+    points = [detector.closer(p, faces.middle(p, f)).points for p, f in seen if len(f)]
+    place = np.median(np.concatenate(points), 0, keepdims=True)
+    crops = exposed(np.concatenate([align(picture, place) for picture in pictures]))
+    people, person = np.unique(named, return_inverse=True)
+    empty = np.empty((len(crops), 0), np.float32)
+    return Aligned(Path(source).stem, crops, empty, person, tuple(people.tolist()), paths, ())
 
 
 def halves(sets: list[Aligned], split: int) -> tuple[mf.FaceSet, mf.FaceSet, mf.FaceSet]:
@@ -124,14 +150,6 @@ def few_shot(net: Network, faces: mf.FaceSet) -> float:
     return mf.evaluate(
         nearest, faces, ways=min(20, len(faces.person_ids)), queries=queries, progress=False
     ).accuracy
-
-
-def chosen(table: dict[float, tuple[float, float]]) -> float:
-    """The share that is best on the new domain among those that keep the old within half a
-    point; of equal ones the smallest."""
-    floor = table[0.0][1] - 0.005
-    allowed = [share for share, (_, kept) in table.items() if kept >= floor]
-    return max(allowed, key=lambda share: (table[share][0], -share))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from metaface import (
     learners,
     nets,
     recognition,
+    safe,
 )
 from metaface.augment import Augment
 from metaface.data import FaceSet
@@ -38,6 +39,7 @@ __all__ = [
     "load_model",
     "nets",
     "recognition",
+    "safe",
     "save_model",
     "sweep",
     "train",

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
-from metaface.learners import LEARNERS
-from metaface.model import load_model
+from metaface.learners import LEARNERS, MetaLearner
+from metaface.model import ModelSpec, load_model
 from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
+from metaface.safe import KEEP_LOSS, blend_learner
 from metaface.sweep import sweep
-from metaface.training import Interrupted, train
+from metaface.training import Interrupted, seen_people, train
 
 DEFAULTS = Settings()
 
@@ -102,6 +103,7 @@ def _train(o: argparse.Namespace) -> None:
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
     people = benchmark.load_people(settings, progress=not o.quiet)
     spec = settings.spec(o.learner)
+    on_finish = _blend(o, settings, spec, people)
     learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
     recipe = settings.recipe(o.learner, learner.recipe, people.train)
@@ -112,16 +114,64 @@ def _train(o: argparse.Namespace) -> None:
         augment=Augment.of(o.augment), patience=o.patience, seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         support_domain=o.support_domain, query_domain=o.query_domain,
-        resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner,
+        resume=o.resume, spec=spec, progress=not o.quiet, label=o.learner, on_finish=on_finish,
     )  # fmt: skip
     if not group.first:
         return
+    if (blend := history.finished) is not None:
+        _print_blend(blend)
     validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
     print(
         f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
         f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at "
         f"step {history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
     )
+
+
+def _blend(
+    o: argparse.Namespace, settings: Settings, spec: ModelSpec, people: benchmark.People
+) -> Callable[[MetaLearner], dict[str, Any]] | None:
+    """What puts the blend of pretrained and trained weights in place, and returns the choice."""
+    if not o.blend:
+        if o.keep or o.keep_loss is not None:
+            raise ValueError("--keep and --keep-loss decide how far --blend goes: give that, too")
+        return None
+    if o.start is None:
+        raise ValueError("--blend goes from the weights of --start to the trained ones: give both")
+    if o.keep_loss is not None and not o.keep:
+        raise ValueError("--keep-loss is what --keep may lose: give that, too")
+    before = spec.build(o.seed, start=o.start).embedding
+    seen = seen_people(people.train, people.val)
+    keep = [
+        data.load(
+            source, image_size=settings.image_size, channels=settings.channels,
+            crop=settings.crop, progress=not o.quiet,
+        ).unseen(**seen)
+        for source in o.keep
+    ]  # fmt: skip
+
+    def put(learner: MetaLearner) -> dict[str, Any]:
+        device = next(p.device for p in learner.parameters())
+        choice = blend_learner(
+            learner, before.to(device), people.val, keep,
+            keep_loss=KEEP_LOSS if o.keep_loss is None else o.keep_loss, seed=o.seed,
+            support_domain=o.support_domain, query_domain=o.query_domain,
+        )  # fmt: skip
+        return choice.as_dict() | {"keep": list(o.keep)}
+
+    return put
+
+
+def _print_blend(blend: dict[str, Any]) -> None:
+    print("share of the way from --start, accuracy on validation people" + "".join(
+        f", on {source}" for source in blend["keep"]
+    ))  # fmt: skip
+    for step in blend["steps"]:
+        figures = " ".join(f"{value:.3f}" for value in (step["gained"], *step["kept"]))
+        verdict = "" if step["allowed"] else "  loses too much"
+        if step["share"] == blend["share"]:
+            verdict = "  chosen" if step["share"] else "  chosen: not adapted"
+        print(f"{step['share']:.1f} {figures}{verdict}")
 
 
 def _sweep(o: argparse.Namespace) -> None:
@@ -250,6 +300,17 @@ def _parser() -> argparse.ArgumentParser:
         )
     p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
     _add_start(p)
+    p.add_argument(
+        "--blend",
+        action="store_true",
+        help="keep the trained weights as far as validation people gain: part of the way from "
+        "--start, or none of it",
+    )
+    p.add_argument("--keep", action="append", default=[], metavar="SOURCE",
+                   help="photographs the blend must stay good at; may be repeated")  # fmt: skip
+    p.add_argument("--keep-loss", type=float,
+                   help=f"of its accuracy, that --keep may lose; default: {KEEP_LOSS}"
+    )  # fmt: skip
     for side, what in (("support", "known by"), ("query", "asked for")):
         p.add_argument(f"--{side}-domain", help=f"domain of the photographs that people are {what}")
     p.add_argument("--patience", type=int, help="stop after so many validations without a new best")

@@ -101,6 +101,36 @@ def share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     return bootstrap(pooled, len(trials), seed=seed)
 
 
+def over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
+    """Pooled share of ``hits`` in ``trials`` over people *and* training seeds, both random.
+
+    Seeds and people are drawn at once, each with replacement, and a cell counts as often as its
+    seed times its person (Owen 2007's pigeonhole bootstrap, which is on the wide side). So what is
+    common to a person under all seeds is not taken for as many people, even where every seed has
+    test people of its own and some in common. A paired difference is the share of
+    ``hits - other_hits``. With few seeds it is too narrow; with one, it is over people alone.
+
+    Args:
+        hits, trials: ``[seeds, people]``, of a person under a seed; 0 trials where not tested.
+        seed: names the resamples.
+    """
+    seeds, people = trials.shape
+    there = trials.sum(0) > 0
+    hits, trials = hits[:, there], trials[:, there]
+    random = np.random.default_rng([seed, seeds, people])
+
+    def pooled(weights: np.ndarray) -> np.ndarray:
+        of_seeds = np.ones((len(weights), seeds))
+        if len(weights) > 1:  # not the value itself
+            drawn = random.multinomial(seeds, np.full(seeds, 1 / seeds), len(weights))
+            of_seeds = drawn.astype(np.float64)
+        total = np.einsum("bs,sp,bp->b", of_seeds, trials, weights)
+        right = np.einsum("bs,sp,bp->b", of_seeds, hits, weights)
+        return np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
+
+    return bootstrap(pooled, int(there.sum()), seed=seed)
+
+
 def interval(values: np.ndarray) -> float:
     """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
 

@@ -73,6 +73,7 @@ class History:
         iterations, images, seconds: what was spent.
         best_iteration: the step whose weights were kept; None without validation.
         stopped_early: whether validation stopped improving for ``patience`` validations.
+        finished: what ``on_finish`` of :func:`train` returned; None: there was none.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -81,6 +82,7 @@ class History:
     seconds: float = 0.0
     best_iteration: int | None = None
     stopped_early: bool = False
+    finished: dict[str, Any] | None = None
 
 
 def train(
@@ -113,6 +115,7 @@ def train(
     label: str | None = None,
     on_validation: Callable[[dict[str, float]], object] | None = None,
     across: bool = False,
+    on_finish: Callable[[MetaLearner], dict[str, Any]] | None = None,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
@@ -147,6 +150,9 @@ def train(
             raises ends training.
         across: support and query of training tasks come from different domains of ``faces``; see
             ``metaface.domains.AcrossDomains``.
+        on_finish: called once with the trained learner, the best weights in place, which it may
+            change; what it returns goes to ``History.finished``, and is written with the learner.
+            An interrupted one is called again on resuming; see :mod:`metaface.safe`.
 
     Returns:
         The learning curve and what was spent.
@@ -245,6 +251,10 @@ def train(
         group.from_first(run.refresh)
         if run.best is not None:
             learner.load_state_dict(run.best["learner"])
+        if on_finish is not None and run.history.finished is None:
+            group.from_first(save)  # it may take long
+            run.history.finished = group.from_first(lambda: on_finish(learner))
+            run.keep_best()
         group.spread(learner)  # with the statistics of frozen layers, which the first refreshed
         group.from_first(save)
     learner.eval()
@@ -337,10 +347,16 @@ class _Run:
         self.history.rows[-1] |= {"val_accuracy": accuracy, "val_ci95": ci95}
         self.stale += 1
         if self.best is None or accuracy > self.best["accuracy"]:
-            weights = {n: t.detach().clone() for n, t in self.learner.state_dict().items()}
-            self.best = {"accuracy": accuracy, "learner": weights}
+            self.best = {"accuracy": accuracy}
+            self.keep_best()
             self.history.best_iteration = self.history.iterations
             self.stale = 0
+
+    def keep_best(self) -> None:
+        """Keep the learner's weights as the best ones, where there was a validation."""
+        if self.best is not None:
+            state = self.learner.state_dict()
+            self.best["learner"] = {n: t.detach().clone() for n, t in state.items()}
 
     def refresh(self) -> None:
         """Population statistics of frozen layers, from 16 batches of the training people."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.intervals import share
+from metaface.intervals import over_seeds, share
 from metaface.recognition.calibrate import calibrate
 from metaface.recognition.detect import overlaps
 from metaface.report import recognition, write_recognition
@@ -50,6 +50,51 @@ def test_bootstrap_keeps_clusters_together():
     """Ten copies of everything are no more evidence where they are in one cluster."""
     hits = np.random.default_rng(1).binomial(20, 0.3, 50)
     assert share(10 * hits, np.full(50, 200)) == pytest.approx(share(hits, np.full(50, 20)))
+
+
+@pytest.mark.parametrize("of_person,of_seed", [(1, 0), (0, 1), (1, 1)])
+def test_over_seeds_is_the_variance_of_both_kinds(of_person, of_seed):
+    """Of a person's effect plus a seed's, the bootstrap's variance has a closed form."""
+    random = np.random.default_rng(0)
+    person = 10 + of_person * random.normal(size=(1, 300))
+    seed = of_seed * random.normal(size=(40, 1))
+    trials = np.full((40, 300), 7)
+    got = over_seeds(7 * (person + seed), trials)
+    half = 1.96 * math.sqrt(person.var() / 300 + seed.var() / 40)
+    assert got.value == pytest.approx(float((person + seed).mean()))
+    assert (got.high - got.low) / 2 == pytest.approx(half, rel=0.08)
+
+
+def test_over_seeds_knows_people_it_meets_again():
+    """Five seeds with the same people and answers are no more people; nor is an untested one."""
+    hits = np.random.default_rng(1).binomial(20, 0.3, 50)
+    trials = np.full(50, 20)
+    alone = share(hits, trials)
+    assert over_seeds(hits[None], trials[None]) == pytest.approx(alone)
+    again = over_seeds(np.tile(hits, (5, 1)), np.tile(trials, (5, 1)))
+    assert again == pytest.approx(alone)
+    more = np.concatenate([hits, [0, 0]])[None], np.concatenate([trials, [0, 0]])[None]
+    assert over_seeds(*more) == pytest.approx(alone)
+    pairs = np.array([[3, 0, 2], [0, 4, 1]]), np.array([[5, 0, 5], [0, 5, 5]])
+    assert over_seeds(*pairs).value == pytest.approx(10 / 20)
+
+
+@pytest.mark.parametrize("fpir", [0.0, 0.01, 0.1, 0.5, 1.0])
+def test_rejection_is_counted_by_loops(fpir):
+    random = np.random.default_rng(2)
+    known, strangers = random.integers(0, 30, 80) / 4, random.integers(-10, 20, 60) / 4
+    right = random.random(80) < 0.8
+    below, named = ev.rejection(known, right, strangers, fpir)
+    auroc = stats.mannwhitneyu(known, strangers).statistic / (80 * 60)
+    assert below.mean() == pytest.approx(auroc)
+    for score, share_below in zip(known, below, strict=True):
+        lower = sum(s < score for s in strangers) + sum(s == score for s in strangers) / 2
+        assert share_below == pytest.approx(lower / 60)
+    cuts = [c for c in {*known, *strangers} if sum(s >= c for s in strangers) <= fpir * 60]
+    want = [bool(cuts) and r and k >= min(cuts) for k, r in zip(known, right, strict=True)]
+    assert named.tolist() == want
+    with pytest.raises(ValueError, match="0 strangers"):
+        ev.rejection(known, right, np.array([]))
 
 
 def test_bootstrap_edges():

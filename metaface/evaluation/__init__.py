@@ -11,6 +11,7 @@ from metaface.evaluation.detection import Detection, average_precision
 from metaface.evaluation.episodic import Confusion, Result, ci95, evaluate
 from metaface.evaluation.open_set import DirAtFpir, OpenSet, cohort, open_set, prototypes
 from metaface.evaluation.pairs import Pairs, draw_pairs, read_pairs
+from metaface.evaluation.rejection import rejection
 from metaface.evaluation.robustness import Level, dial_robustness, robustness
 from metaface.evaluation.slices import Slices, slice_identification, slice_verification
 from metaface.evaluation.verification import TarAtFar, Verification, verification
@@ -23,5 +24,5 @@ __all__ = [
     "bootstrap", "ci95", "clopper_pearson", "cohort", "corrupt", "cross_domain",
     "dial_robustness", "draw_pairs",
     "evaluate", "open_set", "prototypes", "read_attributes", "read_pairs", "read_wider",
-    "robustness", "slice_identification", "slice_verification", "verification",
+    "rejection", "robustness", "slice_identification", "slice_verification", "verification",
 ]  # fmt: skip
