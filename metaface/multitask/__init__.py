@@ -2,6 +2,7 @@
 
 from metaface.multitask.batch import Batch, pictures
 from metaface.multitask.heads import HEADS, Head, Loss
+from metaface.multitask.metrics import measure
 from metaface.multitask.model import Embedding, Found, MultiTask
 from metaface.multitask.samples import Labelled
 from metaface.multitask.training import Source, draws, fit
@@ -25,5 +26,6 @@ __all__ = [
     "Weighting",
     "draws",
     "fit",
+    "measure",
     "pictures",
 ]

@@ -106,19 +106,21 @@ def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tens
     return F.avg_pool2d(F.grid_sample(maps[image], grid, align_corners=False), 2)
 
 
-def whole(maps: Tensor, side: int = PATCH) -> Tensor:
-    """Patches of ``[n, C, h, w]`` that are whole maps, bilinearly, as :func:`read` takes them.
+def whole(maps: Tensor, side: int = PATCH, length: int | None = None) -> Tensor:
+    """Patches of whole maps ``[n, C, h, w]``, or of the ``length`` cells in the middle, as
+    :func:`read` takes them.
 
     By two products of matrices, which have derivatives of every order, and by ``vmap``:
     grid_sample has neither.
     """
-    rows, columns = (_samples(size, side).to(maps) for size in maps.shape[-2:])
+    rows, columns = (_samples(size, side, length or size).to(maps) for size in maps.shape[-2:])
     return rows @ maps @ columns.mT
 
 
-def _samples(size: int, side: int) -> Tensor:
+def _samples(size: int, side: int, length: int) -> Tensor:
     """``[side, size]``: weights of the mean of 2 samples a cell out of ``size`` values."""
-    at = (torch.arange(2 * side) + 0.5) * (size / (2 * side)) - 0.5
+    steps = (torch.arange(2 * side) + 0.5) * (length / (2 * side))
+    at = (size - length) / 2 + steps - 0.5
     weights = (1 - (at[:, None] - torch.arange(size)).abs()).clamp_min(0)
     return weights.view(side, 2, size).mean(1)
 
@@ -169,7 +171,6 @@ class Tower(nn.Module):
 
     def crops(self, maps: Tensor) -> Tensor:
         """``[n, features]`` of the maps of pictures that a face's frame fills."""
-        found: Tensor = self.layers(
-            whole(maps, 2).mean((-2, -1)) if self.reading == "centre" else whole(maps)
-        )
+        centre = self.reading == "centre"
+        found: Tensor = self.layers(whole(maps, 1, 1).flatten(1) if centre else whole(maps))
         return found
