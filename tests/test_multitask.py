@@ -21,6 +21,7 @@ from metaface.learners import LEARNERS
 from metaface.multitask import (
     HEADS,
     Batch,
+    JointFace,
     Labelled,
     MultiTask,
     PCGrad,
@@ -52,7 +53,10 @@ from metaface.multitask.reader import (
     whole,
 )  # fmt: skip
 from metaface.multitask.training import refresh
+from metaface.recognition import Recognizer
 from metaface.recognition.align import SIDE, TEMPLATE, similarity
+from metaface.recognition.detect import overlaps
+from metaface.recognition.faces import Seen, embedded, everyone
 from metaface.training import Interrupted, train
 
 ALL = {
@@ -565,3 +569,67 @@ def test_learners_start_from_the_embedding(learner: str) -> None:
     assert start.adapt(torch.rand(3, 3, 32, 32), torch.arange(3)).predict(
         torch.rand(2, 3, 32, 32)
     ).shape == (2,)
+
+
+# -- as detector and embedder at once ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a network that finds the faces of :func:`scenes`."""
+    model = small({"detection": {}, "alignment": {}, "recognition": {"people": 4}})
+    path = tmp_path_factory.mktemp("joint")
+    fit(model, draws(scenes(), 12), lr=1e-2, iterations=80, out=path, progress=False, device="cpu")
+    return path / "model.safetensors"
+
+
+def test_one_network_finds_and_names_people(trained: Path) -> None:
+    joint = JointFace.load(trained)
+    assert measure(joint.model, scenes(), least=0.2)["ap50"] > 0.8
+    looked = []
+    joint._crops = lambda crops: looked.append(crops)  # type: ignore[assignment]
+    people = Recognizer(joint, joint)
+    labelled = scenes()
+    enrolled = [i for i in range(12) if len(joint(labelled.images[i])) == 1]
+    assert len(enrolled) >= 8
+    seen = list(embedded([labelled.images[i] for i in enrolled], everyone, joint, joint))
+    for i, one in zip(enrolled, seen, strict=True):
+        assert isinstance(one, Seen) and one.crops.shape == (1, 112, 112, 3)
+        assert np.array_equal(one.embeddings, joint(labelled.images[i]).embeddings)
+        assert np.allclose(np.linalg.norm(one.embeddings, axis=1), 1, atol=1e-5)
+    assert not looked  # the pictures were seen once: no crop was embedded
+    assert people.gallery.model == joint.digest
+
+
+def test_a_joint_network_is_pinned_by_all_its_weights(trained: Path) -> None:
+    first, second = JointFace.load(trained), JointFace.load(trained)
+    assert first.digest == second.digest and first.dim == 128 and first.name == "model"
+    with torch.no_grad():
+        next(second.model.heads["detection"].parameters()).add_(1)
+    assert JointFace(second.model).digest != first.digest
+    crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
+    assert np.allclose(np.linalg.norm(first(crops), axis=1), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="no alignment head"):
+        JointFace(small({"detection": {}, "recognition": {"people": 2}}))
+
+
+def test_a_larger_picture_is_searched_at_halves(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metaface.multitask.joint._SMALL", 64)  # the size it was trained at
+    joint = JointFace.load(trained, least=0.2)
+    one = scenes().images[0]
+    small_faces, large = joint(one), joint(np.kron(one, np.ones((4, 4, 1), np.uint8)))
+    assert len(small_faces) and len(large)
+    overlap = overlaps(small_faces.boxes[:1] * 4, large.boxes)
+    assert overlap.max() > 0.6
+    assert large.points.shape == (len(large), 5, 2) and (np.diff(large.scores) <= 0).all()
+
+
+def test_a_damaged_file_is_refused(trained: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(trained.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is truncated"):
+        MultiTask.load(cut)
+    with pytest.raises(FileNotFoundError):
+        JointFace.load(tmp_path / "none.safetensors")

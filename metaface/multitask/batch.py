@@ -44,7 +44,7 @@ class Batch:
         """The tensors of ``labelled``."""
 
         def there(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+            return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
 
         boxes, points = there(labelled.boxes), there(labelled.points)
         places, marks = filled(boxes, points)
@@ -59,5 +59,6 @@ class Batch:
 
 def pictures(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """float ``[n, 3, H, W]`` in 0..1 of uint8 ``[n, H, W, 3]``."""
-    there = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    writable = np.require(images, requirements=["C", "W"])  # torch warns of one that is not
+    there = torch.from_numpy(writable).to(device)
     return there.movedim(-1, 1).float() / 255

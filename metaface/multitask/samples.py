@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,31 +132,50 @@ class Labelled:
 
     @staticmethod
     def join(sets: Iterable[Labelled]) -> Labelled:
-        """All of ``sets``, of one picture size, and with the same names in the same order.
+        """All of ``sets``, of one picture size.
+
+        Their names are joined, too: who is called alike is the same person, likewise expressions
+        and attributes; an attribute that a set does not have is unknown there.
 
         Raises:
-            ValueError: names or sizes that differ, or no sets.
+            ValueError: sizes that differ, or no sets.
         """
         sets = list(sets)
         if not sets:
             raise ValueError("no sets to join")
-        names = ("people", "expressions", "attribute_names")
         for one in sets[1:]:
-            for label in names:
-                if getattr(one, label) != getattr(sets[0], label):
-                    raise ValueError(
-                        f"{one.name} and {sets[0].name} have other {label}: give both the same"
-                    )
             if one.images.shape[1:] != sets[0].images.shape[1:]:
                 raise ValueError(
                     f"{one.name} has pictures of {list(one.images.shape[1:3])}, {sets[0].name} of "
                     f"{list(sets[0].images.shape[1:3])}: bring them to one size"
                 )
+        people, expressions, columns = (
+            tuple(dict.fromkeys(name for one in sets for name in getattr(one, names)))
+            for names in ("people", "expressions", "attribute_names")
+        )
         starts = np.cumsum([0] + [len(one) for one in sets[:-1]])
         kept: dict[str, Any] = {
-            f.name: np.concatenate([getattr(one, f.name) for one in sets])
-            for f in fields(Labelled)
-            if f.name not in (*names, "name", "image")
+            label: np.concatenate([getattr(one, label) for one in sets])
+            for label in ("images", "boxes", "points", "pose", "masks", "complete")
         }
-        image = np.concatenate([one.image + s for one, s in zip(sets, starts, strict=True)])
-        return replace(sets[0], image=image, **kept, name="+".join(one.name for one in sets))
+        attributes = [np.full((len(one.image), len(columns)), np.nan, np.float32) for one in sets]
+        for values, one in zip(attributes, sets, strict=True):
+            values[:, [columns.index(name) for name in one.attribute_names]] = one.attributes
+        return Labelled(
+            **kept,
+            image=np.concatenate([one.image + s for one, s in zip(sets, starts, strict=True)]),
+            person=np.concatenate([_renumbered(one.person, one.people, people) for one in sets]),
+            expression=np.concatenate(
+                [_renumbered(one.expression, one.expressions, expressions) for one in sets]
+            ),
+            attributes=np.concatenate(attributes),
+            people=people,
+            expressions=expressions,
+            attribute_names=columns,
+            name="+".join(one.name for one in sets),
+        )
+
+
+def _renumbered(values: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
+    place = {name: i for i, name in enumerate(new)}
+    return np.array([*(place[name] for name in old), -1], np.int64)[values]  # -1 stays the last

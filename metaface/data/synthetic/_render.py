@@ -40,6 +40,8 @@ class Renders:
     mask: np.ndarray  #: bool ``[M, S, S]``: the face where hair and occlusions leave it visible
     pose: np.ndarray  #: float32 ``[M, 3]`` degrees: yaw (> 0: to the image's right), pitch, roll
     attributes: dict[str, np.ndarray]  #: per image ``[M]``; see ``render``
+    layers: np.ndarray  #: uint8 ``[M, S, S, 2]``, or ``[0, S, S, 2]`` unasked: how far (0..255) a
+    #: pixel is the person (hair, body and what is worn included), and the face, covered or not
 
 
 def render(
@@ -49,6 +51,7 @@ def render(
     domains: str | Sequence[str] | Mapping[str, Dials] = "default",
     seed: int = 0,
     progress: bool = False,
+    layers: bool = False,
 ) -> Renders:
     """Photographs of procedural people.
 
@@ -60,6 +63,7 @@ def render(
     domains: a name or names in ``DOMAINS``, or a mapping of own names to ``Dials``.
     seed: another seed gives other people.
     progress: show a progress bar.
+    layers: keep what it takes to cut the person out of the picture.
 
     Images are ordered by domain, then person, then photo. Pixel coordinates count from the outer
     corner of the first pixel, so its middle is (0.5, 0.5). Pose: yaw > 0 turns the face towards the
@@ -87,6 +91,7 @@ def render(
         mask=np.empty((total, image_size, image_size), bool),
         pose=np.empty((total, 3), np.float32),
         attributes={},
+        layers=np.empty((total * layers, image_size, image_size, 2), np.uint8),
     )
     photo = np.tile(np.arange(photos), len(dials) * len(ids))
     chunk = max(1, _PIXELS // image_size**2)
@@ -196,6 +201,9 @@ def _render_chunk(out: Renders, rows: slice, t: Fields, c: Fields) -> None:
     out.images[rows] = camera.expose(light, c).permute(0, 2, 3, 1).numpy()
     out.mask[rows] = (scene.face > 0.5).numpy()
     out.box[rows] = _boxes(scene.bare > 0.5).numpy()
+    if len(out.layers):
+        soft = torch.stack([scene.person, scene.bare], -1)
+        out.layers[rows] = (255 * soft + 0.5).clamp_(0, 255).to(torch.uint8).numpy()
     lu, lv, _ = geometry.turn(matrix, *geometry.landmarks(t, c))
     points = torch.stack(
         [(lu - pivot_u) / pixel_u + middle_u, (lv - pivot_v) / pixel_v + middle_v], -1

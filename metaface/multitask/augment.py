@@ -1,0 +1,176 @@
+"""Random changes of labelled pictures, in which the labels move with the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from metaface.multitask.samples import UNKNOWN, Labelled
+
+_SWAP = np.array([1, 0, 2, 4, 3])  # landmarks in a mirror
+_UNMOVED = ("pose", "person", "expression", "attributes")
+
+
+def augmented(
+    pictures: Labelled, seed: int | Sequence[int], *, flip: bool = True,
+    zoom: tuple[float, float] = (0.7, 1.4), shift: float = 0.15, light: float = 0.25,
+    blur: float = 0.3,
+) -> Labelled:  # fmt: skip
+    """The pictures, each changed at random, alike for the same seed.
+
+    Args:
+        seed: of all draws; another for every batch.
+        flip: mirror half of them.
+        zoom: least and greatest enlargement, all ratios as likely as each other; see :func:`moved`.
+        shift: by up to this share of the side, 0..1.
+        light: change brightness, contrast and colours by up to about this factor, 0..1.
+        blur: chance of blur, 0..1.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    if not 0 < zoom[0] <= zoom[1]:
+        raise ValueError(f"zoom={zoom}: give (least, greatest) with 0 < least <= greatest")
+    for name, value in (("shift", shift), ("light", light), ("blur", blur)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: must be in 0..1")
+    random = np.random.default_rng(seed)
+    n, height, width = pictures.images.shape[:3]
+    draws = random.random((n, 12))
+    if flip:
+        pictures = mirrored(pictures, draws[:, 0] < 0.5)
+    low, high = np.log(zoom)
+    far = shift * (2 * draws[:, 2:4] - 1) * np.array([width, height])
+    pictures = moved(pictures, np.exp(low + (high - low) * draws[:, 1]), far)
+    images = np.empty_like(pictures.images)
+    for picture, out, u in zip(pictures.images, images, draws[:, 4:], strict=True):
+        if u[0] < blur:
+            picture = cv2.GaussianBlur(picture, (0, 0), 0.3 + 1.2 * u[1])
+        gain = np.exp(light * (2 * u[2] - 1) + 0.3 * light * (2 * u[3:6] - 1))
+        gamma = np.exp(light * (2 * u[6] - 1))
+        levels = 255 * np.linspace(0, 1, 256)[:, None] ** gamma * gain + 80 * light * (u[7] - 0.5)
+        cv2.LUT(picture, levels.round().clip(0, 255).astype(np.uint8)[None], dst=out)
+    return replace(pictures, images=images)
+
+
+def mirrored(pictures: Labelled, which: np.ndarray | None = None) -> Labelled:
+    """The pictures mirrored left to right; ``which``, bool ``[n]``: only those."""
+    n, _, width = pictures.images.shape[:3]
+    which = np.ones(n, bool) if which is None else which
+    images, masks = pictures.images.copy(), pictures.masks.copy()
+    images[which], masks[which] = images[which, :, ::-1], masks[which, :, ::-1]
+    faces = which[pictures.image]
+    boxes, points, pose = pictures.boxes.copy(), pictures.points.copy(), pictures.pose.copy()
+    boxes[faces, 0] = width - boxes[faces, 0] - boxes[faces, 2]
+    points[faces] = points[faces][:, _SWAP]
+    points[faces, :, 0] = width - points[faces, :, 0]
+    pose[faces] *= np.array([-1, 1, -1], np.float32)
+    return replace(pictures, images=images, masks=masks, boxes=boxes, points=points, pose=pose)
+
+
+def moved(
+    pictures: Labelled, zoom: np.ndarray, shift: np.ndarray, size: int | None = None
+) -> Labelled:
+    """The pictures enlarged about their middles, then shifted; where they end, padded with grey.
+
+    A face whose middle (of its box or else of its landmarks) leaves the picture is left out; the
+    boxes of the others are cut to the picture. The mask of padding is 0, or unknown where all of
+    the picture's is. A picture that lost a face is no longer ``complete``, as a part of that face
+    may still be seen. Where nothing more is known of a picture, it keeps its pixels and labels
+    unmoved.
+
+    Args:
+        zoom: float ``[n]``, > 1 enlarges.
+        shift: float ``[n, 2]``, to the right and down, in pixels of the result.
+        size: side of the results, squares; None: as they are.
+
+    Raises:
+        ValueError: a zoom that is not positive.
+    """
+    n, height, width = pictures.images.shape[:3]
+    if not (zoom > 0).all():
+        raise ValueError(f"zoom is {zoom.min()}: must be > 0")
+    tall, wide = (size, size) if size else (height, width)
+    fit = max(tall / height, wide / width) if size else 1.0
+    factor = (zoom * fit).astype(np.float64)
+    offset = np.array([wide, tall]) / 2 + shift - factor[:, None] * np.array([width, height]) / 2
+    done = _relabelled(pictures, factor, offset, tall, wide)
+    if not done[2].all():  # nothing is known of these any more: take them as they are
+        factor = np.where(done[2], factor, fit)
+        still = np.array([wide, tall]) / 2 - fit * np.array([width, height]) / 2
+        offset = np.where(done[2][:, None], offset, still)
+        done = _relabelled(pictures, factor, offset, tall, wide)
+    labels, kept, known = done
+    if not known.all():
+        raise ValueError(
+            f"{pictures.name}: picture {np.flatnonzero(~known)[0]} has no label inside "
+            f"{wide}x{tall} pixels: bring it to that shape before"
+        )
+    images = np.empty((n, tall, wide, 3), np.uint8)
+    for i in range(n):
+        images[i] = _warped(pictures.images[i], factor[i], offset[i], (wide, tall))
+    faces = {label: getattr(pictures, label)[kept] for label in _UNMOVED}
+    changed: dict[str, Any] = {"images": images, "image": pictures.image[kept]} | labels | faces
+    return replace(pictures, **changed)
+
+
+def _relabelled(
+    pictures: Labelled, factor: np.ndarray, offset: np.ndarray, tall: int, wide: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Boxes, points, masks and complete; faces kept, bool ``[F]``; pictures of which something is
+    known, bool ``[n]``."""
+    scale, start = factor[pictures.image], offset[pictures.image]
+    corners = pictures.boxes.reshape(-1, 2, 2).astype(np.float64)
+    corners[:, 1] += corners[:, 0]
+    corners = corners * scale[:, None, None] + start[:, None]
+    points = pictures.points * scale[:, None, None] + start[:, None]
+    placed = ~np.isnan(corners).any((1, 2))
+    middle = np.where(placed[:, None], corners.mean(1), points.mean(1))
+    with np.errstate(invalid="ignore"):
+        out = ((middle < 0) | (middle >= np.array([wide, tall]))).any(1)
+        inside = corners.clip(0, np.array([wide, tall], np.float64))
+    boxes = np.concatenate([inside[:, 0], inside[:, 1] - inside[:, 0]], 1)
+    kept = ~out
+    masks = np.stack(
+        [
+            _warped(mask, f, o, (wide, tall), mask=True)
+            for mask, f, o in zip(pictures.masks, factor, offset, strict=True)
+        ]
+    )
+    complete = pictures.complete.copy()
+    complete[pictures.image[out]] = False
+    known = complete | (masks != UNKNOWN).any((1, 2))
+    some = (pictures.person >= 0) | (pictures.expression >= 0)
+    for values in (boxes, points.reshape(-1, 10), pictures.pose, pictures.attributes):
+        some |= (~np.isnan(values)).any(1)
+    known[pictures.image[kept & some]] = True
+    labels = {
+        "boxes": boxes[kept].astype(np.float32),
+        "points": points[kept].astype(np.float32),
+        "masks": masks,
+        "complete": complete,
+    }
+    return labels, kept, known
+
+
+def _warped(
+    picture: np.ndarray, factor: float, offset: np.ndarray, size: tuple[int, int],
+    mask: bool = False,
+) -> np.ndarray:  # fmt: skip
+    # cv2 counts from the middle of the first pixel
+    shift = offset + 0.5 * factor - 0.5
+    matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])
+    if mask:
+        way, rim = cv2.INTER_NEAREST, float(UNKNOWN if (picture == UNKNOWN).all() else 0)
+    else:
+        way, rim = cv2.INTER_LINEAR, 114.0
+        if factor < 0.6:  # or pixels would be passed over
+            picture = cv2.GaussianBlur(picture, (0, 0), 0.4 / factor)
+    result: np.ndarray = cv2.warpAffine(
+        picture, matrix, size, flags=way, borderMode=cv2.BORDER_CONSTANT, borderValue=(rim,) * 3
+    )
+    return result

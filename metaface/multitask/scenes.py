@@ -1,0 +1,262 @@
+"""Scenes with exact labels: faces of a ``Pool``, pasted on backgrounds with other things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from metaface.multitask import _backdrop as backdrop
+from metaface.multitask.pool import Pool
+from metaface.multitask.samples import UNKNOWN, Labelled
+
+HIDDEN = 0.3  # share of a face that other people and things may cover, at most
+CUT = 0.15  # share of its side by which a face may stick out of the picture, at most
+_TRIES = 8  # places tried for a face
+_SWAP = np.array([1, 0, 2, 4, 3])  # landmarks in a mirror
+
+
+def compose(
+    pool: Pool,
+    n: int,
+    *,
+    size: int = 128,
+    faces: tuple[int, int] = (1, 3),
+    side: tuple[float, float] = (24, 96),
+    seed: int = 0,
+    first: int = 0,
+) -> Labelled:
+    """``n`` square pictures of ``size`` pixels with faces of ``pool`` in them, all labelled.
+
+    Each face is scaled, turned by up to 25 degrees and in half of the cases mirrored, its labels
+    with it; nearer people stand lower and before the others. Behind and at times before them are
+    things that are no faces; light, colour, blur and noise are the whole scene's. A scene depends
+    on the pool, its number and the settings alone: numbers 0 to 9 are the same ten whether made at
+    once or one by one.
+
+    A box is the extent of the face, hairline to chin, with what of it others cover, in the picture;
+    landmarks stay where they are, also covered or (few) outside the picture. Masks have the face
+    where it is seen; around a face whose outline is not known, they are unknown.
+
+    Args:
+        pool: whose faces; give training and test two pools of different people.
+        n: how many scenes.
+        faces: least and greatest number of faces in a scene; where there is no place left for one
+            that covers no other by more than a third, it is left out, but never all.
+        side: least and greatest length of a face's longer side, in pixels, as planned: before it
+            is turned and cut by the picture. All ratios are as likely as each other.
+        seed: another seed gives other scenes.
+        first: number of the first scene.
+
+    Raises:
+        ValueError: settings out of range; an empty pool.
+    """
+    if n < 1 or first < 0 or size < 32:
+        raise ValueError(f"n={n}, first={first}, size={size}: must be >= 1, >= 0 and >= 32")
+    if not 0 <= faces[0] <= faces[1]:
+        raise ValueError(f"faces={faces}: give (least, greatest) with 0 <= least <= greatest")
+    if not 8 <= side[0] <= side[1] <= size:
+        raise ValueError(f"side={side}: give (least, greatest), 8 <= least <= greatest <= {size}")
+    if not len(pool):
+        raise ValueError(f"{pool.name} is empty: a scene needs faces")
+    images = np.empty((n, size, size, 3), np.uint8)
+    masks = np.zeros((n, size, size), np.uint8)
+    found: list[_Pasted] = []
+    image = []
+    for i in range(n):
+        random = np.random.default_rng([seed, first + i])
+        pasted = _scene(pool, random, faces, side, images[i], masks[i])
+        found += pasted
+        image += [i] * len(pasted)
+    rows = np.array([p.row for p in found], np.int64)
+    turned = np.array([p.turned for p in found], np.float32)
+    mirrored = np.array([p.mirrored for p in found], bool)
+    pose = (
+        np.where(mirrored[:, None], np.array([-1, 1, -1], np.float32), np.float32(1))
+        * pool.pose[rows]
+    )
+    pose[:, 2] += turned
+    return Labelled(
+        images=images,
+        image=np.array(image, np.int64),
+        boxes=np.array([p.box for p in found], np.float32).reshape(-1, 4),
+        points=np.array([p.points for p in found], np.float32).reshape(-1, 5, 2),
+        pose=pose.astype(np.float32),
+        person=pool.person[rows],
+        expression=pool.expression[rows],
+        attributes=pool.attributes[rows],
+        masks=masks,
+        complete=np.ones(n, bool),
+        people=pool.people,
+        expressions=pool.expressions,
+        attribute_names=pool.attribute_names,
+        name=f"scenes of {pool.name}",
+    )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a face goes: its place in the pool, longer side, centre, angle (degrees clockwise)."""
+
+    row: int
+    side: float
+    x: float
+    y: float
+    turned: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class _Pasted(_Plan):
+    box: np.ndarray
+    points: np.ndarray
+
+
+def _scene(
+    pool: Pool,
+    random: np.random.Generator,
+    faces: tuple[int, int],
+    side: tuple[float, float],
+    image: np.ndarray,
+    mask: np.ndarray,
+) -> list[_Pasted]:
+    size = len(image)
+    scene = backdrop.background(random, size)
+    backdrop.things(random, scene)
+    if random.random() < 0.3:
+        _paste_back(pool, random, scene, side)
+    plans = _plans(pool, random, int(random.integers(faces[0], faces[1] + 1)), side, size)
+    done: list[_Pasted] = []
+    whole: list[np.ndarray] = []  # of each face done, where it is, and where it is also seen
+    seen: list[np.ndarray] = []
+    for plan in plans:
+        person, layers, matrix = _moved(pool, plan, size)
+        covers = layers[..., 0] >= 128
+        face = layers[..., 1] >= 128
+        box = _extent(face)
+        if box is None or not _left_seen(seen, whole, covers):
+            continue
+        for before in seen:
+            before &= ~covers
+        blend(scene, person, layers[..., 0])
+        known = pool.outlined[plan.row]
+        mask[covers | face if not known else covers] = 0 if known else UNKNOWN
+        mask[(layers[..., 2] >= 128) & covers & face] = 1
+        points = pool.points[plan.row] @ matrix[:, :2].T + matrix[:, 2]
+        if plan.mirrored:
+            points = points[_SWAP]
+        done.append(_Pasted(**vars(plan), box=box, points=points))
+        whole.append(face)
+        seen.append(face.copy())
+    if done and random.random() < 0.25:
+        alpha, colour = backdrop.object_before(random, size, done[-1].box)
+        if _left_seen(seen, whole, alpha >= 128):
+            blend(scene, colour, alpha)
+            mask[(alpha >= 128) & (mask == 1)] = 0
+    image[:] = backdrop.photographed(random, scene)
+    return done
+
+
+def _plans(
+    pool: Pool, random: np.random.Generator, count: int, side: tuple[float, float], size: int
+) -> list[_Plan]:
+    """Faces that hardly touch, those who stand behind first."""
+    plans: list[_Plan] = []
+    for _ in range(count):
+        row = int(random.integers(len(pool)))
+        turned = float(np.clip(random.normal(0, 9), -25, 25))
+        mirrored = bool(random.random() < 0.5)
+        for _ in range(_TRIES):
+            long = float(np.exp(random.uniform(*np.log(side))))
+            rim = (0.5 - CUT * random.random() ** 3) * long
+            x, y = random.uniform(min(rim, size / 2), max(size - rim, size / 2), 2)
+            if all(max(abs(x - p.x) / 0.85, abs(y - p.y)) > 0.48 * (long + p.side) for p in plans):
+                plans.append(_Plan(row, long, float(x), float(y), turned, mirrored))
+                break
+    return sorted(plans, key=lambda p: p.y + p.side / 2)
+
+
+def _left_seen(seen: list[np.ndarray], whole: list[np.ndarray], covers: np.ndarray) -> bool:
+    """Whether ``covers`` leaves enough of every face done."""
+    return all(
+        (before & ~covers).sum() >= (1 - HIDDEN) * face.sum()
+        for before, face in zip(seen, whole, strict=True)
+    )
+
+
+def _moved(pool: Pool, plan: _Plan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The picture and layers of a plan's face, in a square of ``size``, and the affine ``[2, 3]``
+    that takes coordinates (of pixels' outer corners) there."""
+    image, layers = pool.images[plan.row], pool.layers[plan.row]
+    left, top, width, height = _whole_extent(layers[..., 1])
+    scale = plan.side / max(width, height)
+    angle = np.radians(plan.turned)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if plan.mirrored:
+        turn[:, 0] *= -1
+    centre = np.array([left + width / 2, top + height / 2])
+    matrix = np.c_[turn, np.array([plan.x, plan.y]) - turn @ centre]
+    if scale < 0.6:  # or pixels would be passed over
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        step = np.array([image.shape[1] / half[0], image.shape[0] / half[1]])
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+        layers = cv2.resize(layers, half, interpolation=cv2.INTER_AREA)
+        layers[0] = layers[:, 0] = layers[:, -1] = 0  # as in the pool
+    else:
+        step = np.ones(2)
+    small = np.c_[matrix[:, :2] * step, matrix[:, 2]]
+    # cv2 counts from the middle of the first pixel
+    small[:, 2] += small[:, :2] @ (0.5, 0.5) - 0.5
+    moved = [
+        cv2.warpAffine(
+            picture, small, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        for picture in (image, layers)
+    ]
+    return moved[0], moved[1], matrix
+
+
+def _paste_back(
+    pool: Pool, random: np.random.Generator, scene: np.ndarray, side: tuple[float, float]
+) -> None:
+    """Somebody without a face: what is not one is to be learnt, too."""
+    known = np.flatnonzero(pool.outlined)
+    if not len(known):
+        return
+    size = len(scene)
+    x, y = random.uniform(0.1 * size, 0.9 * size, 2)
+    long = float(np.exp(random.uniform(*np.log(side))))
+    plan = _Plan(int(random.choice(known)), long, x, y, random.uniform(-20, 20), False)
+    person, layers, _ = _moved(pool, plan, size)
+    person = person.copy()
+    hair = backdrop.texture(random, size, dark=True)
+    cover = cv2.blur(cv2.dilate(layers[..., 1], np.ones((5, 5), np.uint8)), (3, 3))
+    blend(person, hair, cover)
+    blend(scene, person, layers[..., 0])
+
+
+def blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray) -> None:
+    """``above`` over ``below``, uint8 ``[H, W, 3]``, in place, by uint8 ``alpha`` ``[H, W]``."""
+    rows = np.flatnonzero(alpha.any(1))
+    if len(rows) == 0:
+        return
+    part = slice(rows[0], rows[-1] + 1)
+    share = alpha[part, :, None].astype(np.int32)
+    under = below[part].astype(np.int32)
+    below[part] = under + ((above[part] - under) * share + 127) // 255
+
+
+def _extent(mask: np.ndarray) -> np.ndarray | None:
+    """Left, top, width, height of a bool mask; None: it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return None
+    left, top, right, low = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return np.array([left, top, right - left, low - top], np.float32)
+
+
+def _whole_extent(layer: np.ndarray) -> np.ndarray:
+    found = _extent(layer >= 128)
+    whole = np.array([0, 0, *layer.shape[::-1]], np.float32)
+    return whole if found is None else found
