@@ -168,8 +168,10 @@ def test_unknown_names_are_refused() -> None:
 def test_upright_frames_read_as_roi_align_does() -> None:
     torch.manual_seed(0)
     maps = torch.rand(2, 3, 16, 20)
-    boxes = torch.tensor([[12.0, 10.0, 30.0, 30.0], [20.5, 8.2, 24.0, 24.0]])
-    image = torch.tensor([1, 0])
+    boxes = torch.tensor(
+        [[20.5, 8.2, 24.0, 24.0], [12.0, 10.0, 30.0, 30.0], [30.0, 20.0, 9.0, 12.0]]
+    )
+    image = torch.tensor([0, 1, 1])
     frames = box_frames(boxes)
     ends = torch.cat([frames[:, :2] - frames[:, 2:3], frames[:, :2] + frames[:, 2:3]], 1)
     want = torchvision.ops.roi_align(
@@ -633,3 +635,12 @@ def test_a_damaged_file_is_refused(trained: Path, tmp_path: Path) -> None:
         MultiTask.load(cut)
     with pytest.raises(FileNotFoundError):
         JointFace.load(tmp_path / "none.safetensors")
+
+
+def test_a_batch_without_a_label_of_any_head_changes_nothing() -> None:
+    model = small({"pose": {}})
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    source = draws(forgotten(scenes(), "masks"), 4)
+    history = fit(model, source, iterations=2, progress=False, device="cpu")
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert "loss/pose" not in history.rows[-1]

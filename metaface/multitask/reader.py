@@ -20,6 +20,7 @@ _MARGIN = 1.2  # side of a box's frame, in units of the longer side of the box
 # where the frame of an aligned crop lies by the box of a face: side and height of its middle above
 # that of the box, in units of the square root of the box's area (the mean of procedural faces)
 _SIDE, _ABOVE = 1.19, 0.145
+_OUTSIDE = -9.0  # in grid_sample's coordinates, where the map is -1..1
 _SHIFT, _SCALE, _TURN = 0.03, 0.06, math.radians(3)  # jitter: standard deviations
 
 # A frame is a turned square, [F, 4]: x and y of its middle and x and y of half its upper side's
@@ -93,7 +94,7 @@ def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tens
 
     Args:
         maps: ``[n, C, h, w]``.
-        image: int64 ``[F]``: the map of each frame.
+        image: int64 ``[F]``, F >= 1, ascending: the map of each frame.
         frames: ``[F, 4]``, see :func:`box_frames`.
     """
     height, width = maps.shape[-2:]
@@ -102,8 +103,13 @@ def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tens
     x0, y0, cos, sin = (v[:, None, None] for v in frames.to(maps.dtype).unbind(1))
     x = x0 + cos * across - sin * down
     y = y0 + sin * across + cos * down
-    grid = torch.stack([x * (2 / (STRIDE * width)) - 1, y * (2 / (STRIDE * height)) - 1], -1)
-    return F.avg_pool2d(F.grid_sample(maps[image], grid, align_corners=False), 2)
+    each = torch.stack([x * (2 / (STRIDE * width)) - 1, y * (2 / (STRIDE * height)) - 1], -1)
+    # the patches of a picture one below the other: no map is copied for each of its faces
+    slot = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
+    grid = each.new_full((len(maps), int(slot.max()) + 1, 2 * side, 2 * side, 2), _OUTSIDE)
+    grid[image, slot] = each
+    found = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
+    return F.avg_pool2d(found.unflatten(2, (-1, 2 * side))[image, :, slot], 2)
 
 
 def whole(maps: Tensor, side: int = PATCH, length: int | None = None) -> Tensor:

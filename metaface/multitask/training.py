@@ -71,7 +71,8 @@ def fit(
 ) -> History:
     """Train ``model`` on batches of ``source``, in place, by AdamW with a cosine schedule.
 
-    A task that a batch has no label of takes no part in its step. Interrupted and resumed, a
+    A task that a batch has no label of takes no part in its step; a batch without any label of a
+    head changes nothing. Interrupted and resumed, a
     budget in iterations ends in the same weights, bit for bit (on a CPU of one kind, with one
     count of threads).
 
@@ -105,11 +106,13 @@ def fit(
     """
     budget = Budget(iterations, minutes=minutes)
     device = best_device() if device is None else torch.device(device)
+    weighting = Fixed() if weighting is None else weighting
     settings = {
         "spec": model.spec, "budget": asdict(budget), "lr": lr, "clip": clip, "seed": seed,
         "cosines_every": cosines_every,
+        "weighting": [type(weighting).__name__, weighting.weights],
     }  # fmt: skip
-    weighting = (Fixed() if weighting is None else weighting).to(device)
+    weighting = weighting.to(device)
     run = _Run(model.to(device), weighting, budget, settings)
     path = None if out is None else Path(out) / "checkpoint.pt"
     with torch.random.fork_rng(devices=[]):
@@ -202,7 +205,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         found = self.model.losses(batch)
         losses = {name: loss.value for name, loss in found.items() if loss.count}
-        for name, value in zip(losses, torch.stack(list(losses.values())).tolist(), strict=True):
+        for name, value in self._values(losses).items():
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"the loss of {name} is {value} at step {history.iterations}: use a lower "
@@ -213,7 +216,8 @@ class _Run:
         if every and history.iterations % every == 0:
             for (a, b), cosine in cosines(losses, self.model.trunk).items():
                 self._note(f"cosine/{a}/{b}", cosine)
-        self.weighting.backward(losses, self.model, self.model.trunk)
+        if losses:
+            self.weighting.backward(losses, self.model, self.model.trunk)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip"]))
         if not math.isfinite(norm):
             raise FloatingPointError(
@@ -236,6 +240,12 @@ class _Run:
             }
         )  # fmt: skip
         return True
+
+    def _values(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """The losses as numbers, from the device at once."""
+        if not losses:
+            return {}
+        return dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
 
     def _note(self, name: str, value: float) -> None:
         total, count = self._sums.get(name, (0.0, 0))
