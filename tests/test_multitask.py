@@ -601,6 +601,11 @@ def test_one_network_finds_and_names_people(trained: Path) -> None:
         assert np.allclose(np.linalg.norm(one.embeddings, axis=1), 1, atol=1e-5)
     assert not looked  # the pictures were seen once: no crop was embedded
     assert people.gallery.model == joint.digest
+    assert all(0.6 <= joint(labelled.images[i]).scores[0] <= 1 for i in enrolled)
+    faces = {i: joint(labelled.images[i]) for i in enrolled}
+    large = [labelled.images[i] for i, f in faces.items() if f.boxes[:, 2:].min() >= 32]
+    assert people.enroll("somebody", large).used >= 1
+    assert not looked
 
 
 def test_a_joint_network_is_pinned_by_all_its_weights(trained: Path) -> None:

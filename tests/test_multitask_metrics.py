@@ -73,6 +73,7 @@ def test_every_measure_by_hand() -> None:
     assert got["matched"] == pytest.approx(2 / 3)
     # the second true face is found exactly, the first by (1, 1) off; the eyes are 10 apart
     assert got["nme"] == pytest.approx(5 * 2**0.5 / 10 / 9, abs=1e-6)
+    assert got["nme_box"] == pytest.approx(5 * 2**0.5 / 10 / 9, abs=1e-6)  # so are the boxes' sides
     # 2 of 4 rows in the first; rows 4 to 7 of 0 to 7 and 4 to 15 in what is known of the second
     assert got["iou"] == pytest.approx((2 + 4) / (4 + 16))
     assert (got["yaw"], got["pitch"], got["roll"]) == pytest.approx(((3 + 6) / 2, 1, (1 + 2) / 2))

@@ -25,6 +25,7 @@ _LARGEST = (
     120.0  # pixels: longer side of a face, as it is searched, that a larger size is asked for
 )
 _OVERLAP = 0.45  # IoU from which two boxes are one face
+_SCORE = 0.6  # what the least score becomes: YuNet's least, on whose scale enrolment has its limit
 _NEEDS = ("detection", "alignment", "recognition")
 
 
@@ -39,7 +40,8 @@ class JointFace:
     Args:
         model: put into evaluation mode.
         name: what it is called.
-        least: the smallest score that counts as a face, 0..1.
+        least: the smallest score of the heat map that counts as a face, 0..1 and below 1. Scores
+            of ``Faces`` are on YuNet's scale: this becomes 0.6, and 1 stays 1.
 
     Attributes:
         name, digest, dim: see ``metaface.recognition.Embedder``; the digest is of the whole
@@ -93,6 +95,7 @@ class JointFace:
             scale /= 2
         boxes, points, scores, embeddings = (torch.cat(kind) for kind in zip(*parts, strict=True))
         kept = nms(corners(boxes), scores, _OVERLAP)
+        scores = 1 - (1 - scores) * ((1 - _SCORE) / (1 - self.least))
         return Faces(*(t[kept].cpu().numpy() for t in (boxes, points, scores, embeddings)))
 
     def _at(self, picture: np.ndarray, scale: float, last: bool) -> tuple[Tensor, ...]:

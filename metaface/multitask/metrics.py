@@ -40,7 +40,8 @@ def measure(
 
     Returns:
         ``ap50`` (over pictures that are complete); ``matched``; ``nme``: mean distance of the
-        landmarks by the distance between the eyes; ``iou``: of all pixels known to be a face;
+        landmarks by the distance between the eyes, and ``nme_box`` by the square root of the
+        box's area; ``iou``: of all pixels known to be a face;
         ``yaw``, ``pitch``, ``roll``: mean absolute error in degrees; ``expression``: accuracy;
         ``attributes``: accuracy, and ``attributes/<name>/precision``, ``recall`` and ``f1``;
         ``rank1``: the share of faces whose nearest other face, by cosine, is the same person, of
@@ -73,7 +74,12 @@ def measure(
         return np.concatenate(truth), np.concatenate(said)
 
     if "alignment" in model.heads and not np.isnan(labelled.points).all():
-        out["nme"] = nme(*joined("points", "alignment"))
+        true, said = joined("points", "alignment")
+        out["nme"] = nme(true, said)
+        sides = np.concatenate(
+            [part.boxes[rows, 2:] for (part, _), (rows, _) in zip(parts, pairs, strict=True)]
+        )
+        out["nme_box"] = nme(true, said, np.sqrt(sides.prod(1)))
     if "segmentation" in model.heads and (labelled.masks != UNKNOWN).any():
         out["iou"] = _mask_iou(parts)
     if "pose" in model.heads and not np.isnan(labelled.pose).all():
@@ -90,12 +96,15 @@ def measure(
     return out
 
 
-def nme(truth: np.ndarray, found: np.ndarray) -> float:
-    """Normalised mean error: distances of landmarks ``[F, 5, 2]`` by the distance between the true
-    eyes, meaned over faces whose eyes are known; NaN if there are none."""
-    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
-    away = np.linalg.norm(truth - found, axis=2) / eyes[:, None]
-    return _mean(away[~np.isnan(eyes)])
+def nme(truth: np.ndarray, found: np.ndarray, unit: np.ndarray | None = None) -> float:
+    """Normalised mean error: distances of landmarks ``[F, 5, 2]`` by ``unit`` ``[F]``, meaned over
+    all that are known; NaN if none is.
+
+    Args:
+        unit: None: the distance between the true eyes, which grows small in a profile.
+    """
+    unit = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1) if unit is None else unit
+    return _mean(np.linalg.norm(truth - found, axis=2) / unit[:, None])
 
 
 def rank1(person: np.ndarray, embeddings: np.ndarray) -> float:

@@ -36,6 +36,8 @@ _REFRESH = 16  # batches that statistics are taken from
 def draws(labelled: Labelled, size: int, seed: int = 0) -> Source:
     """Batches of ``size`` pictures, each epoch in another order.
 
+    To change them as well: ``lambda step: augmented(batches(step), (seed, step))``.
+
     Raises:
         ValueError: a size that is not in 1..len(labelled).
     """
