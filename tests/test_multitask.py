@@ -53,6 +53,7 @@ from metaface.multitask.reader import (
     whole,
 )  # fmt: skip
 from metaface.multitask.training import refresh
+from metaface.nets import MobileFaceNet, NormMode
 from metaface.recognition import Recognizer
 from metaface.recognition.align import SIDE, TEMPLATE, similarity
 from metaface.recognition.detect import overlaps
@@ -149,6 +150,22 @@ def test_cells_lie_over_their_pixels() -> None:
         y = float((mass.sum(1) * (torch.arange(64) + 0.5)).sum() / mass.sum())
         x = float((mass.sum(0) * (torch.arange(64) + 0.5)).sum() / mass.sum())
         assert abs(y - (4 * row + 2)) < 2 and abs(x - (4 * column + 2)) < 2
+
+
+@pytest.mark.parametrize("norm", ["pinned", "group"])
+def test_published_weights_start_the_trunk(norm: NormMode, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = MobileFaceNet(image_size=(112, 96)).eval()
+    torch.save(published.state_dict(), tmp_path / "net.pt")
+    trunk = Trunk("mobilefacenet", 8, norm, tmp_path / "net.pt").eval()
+    images = torch.rand(1, 3, 112, 96)
+    with torch.no_grad():
+        x = published.dw_conv1(published.conv1((images * 255 - 127.5) / 128))
+        same = torch.allclose(trunk.body(images)[-1], published.blocks(x), atol=1e-5)
+    assert same == (norm == "pinned")
+    assert torch.equal(trunk.body.first[0].conv.weight, published.conv1.conv.weight)
+    with pytest.raises(ValueError, match="none for a trunk 'small'"):
+        Trunk("small", weights=tmp_path / "net.pt")
 
 
 def test_unknown_names_are_refused() -> None:

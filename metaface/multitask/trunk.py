@@ -151,10 +151,13 @@ class _MobileFaceNet(_Body):
     def __init__(self, norm: NormMode, weights: str | Path | None) -> None:
         super().__init__()
         net = MobileFaceNet(norm=norm)
-        if weights is not None:
-            net.load_state_dict(pretrained(weights).state_dict(), strict=norm != "group")
         self.first = nn.Sequential(net.conv1, net.dw_conv1)
         self.stages = nn.ModuleList((net.blocks[:5], net.blocks[5:12], net.blocks[12:]))
+        if weights is not None:  # statistics are for norms that have them
+            published = pretrained(weights)
+            for part in ("conv1", "dw_conv1", "blocks"):
+                own, theirs = net.get_submodule(part), published.get_submodule(part)
+                own.load_state_dict(theirs.state_dict(), strict=norm != "group")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.first((images * 255 - 127.5) / 128)
