@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +17,12 @@ from metaface import data, distributed, machine, nets, report
 from metaface._atomic import replacing
 from metaface.augment import Augment
 from metaface.data import FaceSet
-from metaface.domains import partners
+from metaface.domains import SIDES, partners, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.intervals import interval
-from metaface.learners import LEARNERS, MetaLearner, Prototypical, Recipe
-from metaface.model import ModelSpec
+from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.model import ModelSpec, seen_by
 from metaface.training import Budget, best_device, seen_people, train
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("metaface.benchmark")
 
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
-RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # of Recipe, in Job.options
+RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # in Job.options: no learner's argument
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,14 @@ class Job:
         ways, shots, queries: of the test episodes; every combination of ways and shots.
         episodes: test episodes of each combination.
         embedding, norm: the shared network; see ``metaface.nets.build``.
+        start: weights that every learner's embedding starts from; see ``ModelSpec.build``. None:
+            random ones, by seed. People whom a checkpoint there was trained on are not tested.
         augment: changes of the training photographs, names in ``Augment.NAMES``.
         iterations, images, minutes: the training budget of each learner; one of them.
         seed: of the split, the tasks and the initial weights.
         seeds: training seeds: ``seed``, ``seed + 1``, ...
         options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
-            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`, unless the learner
-            has an argument of that name (the ``lr`` of ``finetune``).
+            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`.
         device: None: a GPU where there is one.
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
     """
@@ -68,6 +68,7 @@ class Job:
     episodes: int = 1000
     embedding: str = "conv4"
     norm: str = "group"
+    start: str | None = None
     augment: tuple[str, ...] = ("flip", "crop", "light")
     iterations: int | None = None
     images: int | None = None
@@ -80,8 +81,7 @@ class Job:
 
     def spec(self, learner: str) -> ModelSpec:
         """What ``learner`` is made of in this job."""
-        outer = recipe_options(learner)
-        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in outer}
+        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
         return ModelSpec(
             learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
@@ -90,11 +90,12 @@ class Job:
         """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
 
         Args:
+            faces: of two sides or not; see ``metaface.domains.two_sided``.
             across: as in ``metaface.train``.
         """
-        outer = recipe_options(learner)
-        given = {n: v for n, v in self.options.get(learner, {}).items() if n in outer}
-        return (fitted_across if across else fitted)(replace(own, **given), faces)
+        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
+        fit = fitted_across if across else fitted_between if sides(faces) else fitted
+        return fit(replace(own, **given), faces)
 
     def checked(self) -> Self:
         """The same, with a budget; bad settings fail now, not in an hour."""
@@ -102,8 +103,23 @@ class Job:
         job = replace(self, minutes=MINUTES) if timed else self
         Budget(job.iterations, job.images, job.minutes)
         for name in job.learners:
-            job.spec(name).build()
+            job.spec(name).build(start=job.start)
         return job
+
+    def unseen(self, test: FaceSet) -> FaceSet:
+        """``test`` without the people whom ``start`` was trained on, where it says so.
+
+        Raises:
+            ValueError: nobody is left.
+        """
+        seen = seen_by(self.start) if self.start else None
+        if not seen:
+            return test
+        left = test.unseen(**seen)
+        count = len(test.person_ids) - len(left.person_ids)
+        if count:
+            log.warning("%s: %d people, seen by %s, are not tested", test.name, count, self.start)
+        return left
 
     def train(
         self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path | None, *,
@@ -113,6 +129,7 @@ class Job:
         """Train one learner in the folder ``out``, going on with what is there.
 
         Args:
+            faces, val: people, both of two sides or neither; see ``metaface.domains.two_sided``.
             out: None: nothing is kept.
             label: name on the progress bar; that of the folder where left out.
             across, val_episodes, on_validation: as in ``metaface.train``.
@@ -121,7 +138,7 @@ class Job:
             The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
         """
         spec = self.spec(name)
-        learner = spec.build(seed)
+        learner = spec.build(seed, start=self.start)
         recipe = self.recipe(name, learner.recipe, faces, across=across)
         learner.task_chunk = self.task_chunk
         history = train(
@@ -131,17 +148,12 @@ class Job:
             val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
             out=out, resume=True, spec=spec, progress=progress, across=across,
             label=label or (out.name if out else name), on_validation=on_validation,
+            **sides(faces),
         )  # fmt: skip
         return learner, {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
             "iterations": history.iterations, "recipe": asdict(recipe),
         }  # fmt: skip
-
-
-def recipe_options(learner: str) -> tuple[str, ...]:
-    """Names in ``Job.options`` that are the :class:`Recipe`'s: not those of the learner itself."""
-    arguments = inspect.signature(LEARNERS[learner]).parameters if learner in LEARNERS else {}
-    return tuple(n for n in RECIPE if n not in arguments)
 
 
 @dataclass(frozen=True)
@@ -190,7 +202,8 @@ def load_people(
         raise ValueError("train_data and test_data go together: give both, or data alone")
     if settings.train_data is None:
         faces = data.load(settings.data, **options)
-        return People(*faces.split(settings.seed, test_photos=wanted))
+        train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
+        return People(train_faces, val_faces, settings.unseen(test))
     if settings.train_data == settings.test_data:
         raise ValueError(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
@@ -200,7 +213,8 @@ def load_people(
     test = data.load(settings.test_data, **options)
     one_source = faces.name.split(":")[0] == test.name.split(":")[0]
     train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if one_source else 0)
-    return People(train_faces, val_faces, test.unseen(**seen_people(train_faces, val_faces)))
+    test = test.unseen(**seen_people(train_faces, val_faces))
+    return People(train_faces, val_faces, settings.unseen(test))
 
 
 def run(
@@ -270,6 +284,8 @@ class Unit:
 def _units(settings: Settings) -> Iterator[Unit]:
     yield Unit("pixels", settings.seed)
     yield Unit("untrained", settings.seed)
+    if settings.start:
+        yield Unit("start", settings.seed)
     if settings.weights:
         yield Unit("pretrained", settings.seed)
     for learner in settings.learners:
@@ -327,7 +343,8 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
         y, x = (side - height) // 2, (side - width) // 2
         cut = replace(larger, store=larger.store[:, y : y + height, x : x + width])
         return Prototypical(net, "cosine"), cut
-    learner = settings.spec("prototypical").build(unit.seed)
+    start = settings.start if unit.learner == "start" else None
+    learner = settings.spec("prototypical").build(unit.seed, start=start)
     sampler = EpisodeSampler(people.train, 5, 1, 1, seed=settings.seed)
     nets.refresh_statistics(
         learner.embedding, (sampler.batch(k, 16).support.flatten(0, 1) for k in range(4))
@@ -373,6 +390,20 @@ def fitted_across(recipe: Recipe, faces: FaceSet) -> Recipe:
             shots, queries = alone.shots, alone.queries
         recipe = replace(recipe, shots=shots, queries=queries)
     return recipe
+
+
+def fitted_between(recipe: Recipe, faces: FaceSet) -> Recipe:
+    """``recipe`` fitted to tasks between the sides of a ``metaface.domains.two_sided`` set: at
+    least a fifth of the people, and two, can be in a task."""
+
+    def most(photos: np.ndarray) -> int:
+        return int(np.sort(photos)[min(int(0.8 * len(photos)), len(photos) - 2)])
+
+    support, query = (faces.of_domains(side).photos()[faces.person_ids] for side in SIDES)
+    shots = min(recipe.shots, most(support))
+    queries = min(recipe.queries, most(np.where(support >= shots, query, 0)))
+    able = int(((support >= shots) & (query >= queries)).sum())
+    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
 
 
 def _check_testable(settings: Settings, test: FaceSet) -> None:

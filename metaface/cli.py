@@ -68,7 +68,7 @@ def _benchmark(o: argparse.Namespace) -> None:
     settings = _settings(
         o, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots),
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
-        weights=o.weights,
+        weights=o.weights, start=o.start,
     )  # fmt: skip
     results = benchmark.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for part, text in results["data"].items():
@@ -83,7 +83,7 @@ def _cross_domain(o: argparse.Namespace) -> None:
         domains=cross_domain.parse_domains(o.domains), protocols=tuple(o.protocols),
         across=o.across, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots),
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
-        **_shared(o),
+        start=o.start, **_shared(o),
     )  # fmt: skip
     results = cross_domain.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, parts in results["data"].items():
@@ -202,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_learners(p, DEFAULTS.learners)
     _add_test_tasks(p, DEFAULTS.shots)
     _add_budget(p)
+    _add_start(p)
     p.add_argument("--weights", help="checkpoint of a pretrained MobileFaceNet to test beside them")
     p.add_argument("--out", default="results", help="folder of the results; default: results")
 
@@ -210,8 +211,10 @@ def _parser() -> argparse.ArgumentParser:
         "--domains",
         nargs="+",
         required=True,
-        metavar="NAME=SOURCE[:DOMAIN,...]",
-        help="photographs, such as att=att_faces.zip or profile=synthetic:profile",
+        metavar="NAME=SOURCE[:DOMAIN,...][@REGEX][>SOURCE...]",
+        help="photographs, such as att=att_faces.zip or profile=synthetic:profile; those whose "
+        "path matches: 'front=yaleb.zip@E[+-]0'; support from one source, queries from another: "
+        "'sketch=photos.zip>sketches.zip'",
     )
     p.add_argument(
         "--protocols",
@@ -231,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_learners(p, ("prototypical", "reptile"))
     _add_test_tasks(p, (1,))
     _add_budget(p)
+    _add_start(p)
     p.add_argument("--out", default="matrix", help="folder of the results; default: matrix")
 
     p = _command(commands, "train", _train, "train one learner")
@@ -245,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name}", type=int, help=f"{what} of the training tasks; default: the learner's own"
         )
     p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
-    p.add_argument("--start", metavar="FILE", help="weights to start from, or a checkpoint")
+    _add_start(p)
     for side, what in (("support", "known by"), ("query", "asked for")):
         p.add_argument(f"--{side}-domain", help=f"domain of the photographs that people are {what}")
     p.add_argument("--patience", type=int, help="stop after so many validations without a new best")
@@ -374,6 +378,14 @@ def _add_learners(p: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
         default=[],
         metavar="LEARNER.NAME=VALUE",
         help="a learner's setting, such as reptile.test_steps=50; may be repeated",
+    )
+
+
+def _add_start(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--start",
+        metavar="FILE",
+        help="weights of the --embedding to start from, or a checkpoint of metaface train",
     )
 
 

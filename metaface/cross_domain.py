@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ import torch
 from metaface import data, machine, nets, report
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
-from metaface.domains import SYNTHETIC, Parts, joined, split_together
+from metaface.domains import (
+    SYNTHETIC,
+    Parts,
+    joined,
+    queries_there,
+    sides,
+    split_together,
+    two_sided,
+)
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation.cross_domain import measure, rows
 from metaface.training import best_device
@@ -31,8 +39,11 @@ class Settings(Job):
     """Everything that decides the figures of a domain matrix; see also ``benchmark.Job``.
 
     Attributes:
-        domains: ``SOURCE`` or ``SOURCE:DOMAIN,...`` by a name of one's own; a source as
-            ``metaface.data.load`` takes it, and domains inside it (all, if none is named).
+        domains: ``SOURCE[:DOMAIN,...][@REGEX]`` by a name of one's own: a source as
+            ``metaface.data.load`` takes it; domains inside it (all, if none is named); and what
+            the path of a photograph must match, the ``only`` of ``load``.
+            ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
+            second, of the people whose names are in both; see ``metaface.domains.two_sided``.
         protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
             (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
             Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
@@ -73,7 +84,7 @@ class Unit:
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=SOURCE[:DOMAIN,...]`` texts, by name.
+    """``NAME=SOURCE[:DOMAIN,...][@REGEX]`` texts, or ``NAME=`` two of these with ``>``, by name.
 
     Raises:
         ValueError: a text of another form, or a name twice.
@@ -100,31 +111,41 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     """
 
     @cache  # domains of one file are views of one set
-    def loaded(source: str) -> FaceSet:
+    def loaded(source: str, only: str | None) -> FaceSet:
         return data.load(
             source, image_size=settings.image_size, channels=settings.channels,
-            crop=settings.crop, progress=progress,
+            crop=settings.crop, only=only, progress=progress,
         )  # fmt: skip
 
     found = {}
     for name, text in settings.domains.items():
         try:
-            source, inside = _source(text)
-            faces = loaded(source)
-            found[name] = faces.of_domains(*inside) if inside else faces
+            parts = [text] if Path(text).expanduser().exists() else text.split(">")
+            if len(parts) > 2 or not all(parts):
+                raise ValueError("write two sources as SUPPORT>QUERY")
+            chosen = []
+            for part in parts:
+                source, inside, only = _source(part)
+                faces = loaded(source, only)
+                chosen.append(faces.of_domains(*inside) if inside else faces)
+            found[name] = two_sided(*chosen) if len(chosen) > 1 else chosen[0]
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"domain {name}={text}: {error}") from error
     return found
 
 
-def _source(text: str) -> tuple[str, tuple[str, ...]]:
-    """A source, and the domains inside it that are wanted; none: as it is."""
+def _source(text: str) -> tuple[str, tuple[str, ...], str | None]:
+    """A source, the domains inside it that are wanted (none: all), and the pattern of its paths."""
+    if Path(text).expanduser().exists():
+        return text, (), None
+    text, at, pattern = text.partition("@")
+    only = pattern if at else None
     if text.split(":")[0] == SYNTHETIC or Path(text).expanduser().exists():
-        return text, ()
+        return text, (), only
     source, colon, inside = text.rpartition(":")
     if not colon:
-        return text, ()
-    return source, tuple(name.strip() for name in inside.split(",") if name.strip())
+        return text, (), only
+    return source, tuple(name.strip() for name in inside.split(",") if name.strip()), only
 
 
 def run(
@@ -160,8 +181,10 @@ def run(
     check_free(out, settings, resume, "domain matrix")
     domains = split_together(
         load_domains(settings, progress=progress), settings.seed,
-        test_photos=max(settings.shots) + settings.queries,
+        shots=max(settings.shots), queries=settings.queries,
     )  # fmt: skip
+    for name, parts in domains.items():
+        domains[name] = replace(parts, test=settings.unseen(parts.test))
     _check_testable(settings, domains)
     write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units = [
@@ -246,9 +269,15 @@ def _check(settings: Settings) -> None:
 def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> None:
     """Fail before training where a test could not be drawn after it."""
     for name, parts in domains.items():
+        queries = queries_there(parts.test, settings.queries)
+        if queries < settings.queries:
+            log.warning(
+                "domain %s: tested with %d of %d queries a person, as many as everybody has",
+                name, queries, settings.queries,
+            )  # fmt: skip
         for ways in settings.ways:
             for shots in settings.shots:
                 try:
-                    EpisodeSampler(parts.test, ways, shots, settings.queries)
+                    EpisodeSampler(parts.test, ways, shots, queries, **sides(parts.test))
                 except ValueError as error:
                     raise ValueError(f"domain {name}: {error}") from error

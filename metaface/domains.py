@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from metaface.data import FaceSet
 from metaface.episodes import Episodes, EpisodeSampler
 
 SYNTHETIC = "synthetic"
+SIDES = ("/support", "/query")  # domains of a set of two sides
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,72 @@ def identities(faces: FaceSet) -> tuple[str, ...]:
     """What each of ``faces.people`` is called among the people of other sets."""
     if faces.name.split(":")[0] != SYNTHETIC:
         return faces.people
-    return tuple(f"{SYNTHETIC}/{name}" for name in faces.people)
+    mark = f"{SYNTHETIC}/"
+    return tuple(name if name.startswith(mark) else mark + name for name in faces.people)
+
+
+def two_sided(support: FaceSet, query: FaceSet) -> FaceSet:
+    """One set of two: tasks take their support from the first, their queries from the second.
+
+    Such as photographs and sketches of the same people. The people who are in both are kept, by
+    name; what asks for tasks of a set knows such a set by :func:`sides`.
+
+    Args:
+        support, query: sets of one image shape. The pictures are copied.
+
+    Raises:
+        ValueError: fewer than two people in common, a photograph of somebody that is on both sides
+            (it would be its own query), or different image shapes.
+    """
+    both = joined(dict(zip(SIDES, (support, query), strict=True)))
+    photos = [both.of_domains(side).photos() for side in SIDES]
+    common = np.flatnonzero(np.minimum(*photos))
+    if len(common) < 2:
+        raise ValueError(
+            f"{support.name} and {query.name} have {len(common)} people of equal names, and a "
+            f"domain of two sides needs 2 (the first: {_some(support)}; the second: "
+            f"{_some(query)}): give two sources of the same people"
+        )
+    both = both.of_people(common)
+    first, second = ({*_contents(both.of_domains(side))} for side in SIDES)
+    if first & second:
+        raise ValueError(
+            f"{len(first & second)} photographs are on both sides ({support.name}, {query.name}), "
+            f"of one person (of {both.people[min(first & second)[0]]}, to begin with): a "
+            "photograph would be its own query; give sources that share none"
+        )
+    return both
+
+
+def sides(faces: FaceSet) -> dict[str, Any]:
+    """``support_domain`` and ``query_domain`` of a :func:`two_sided` set; empty for others."""
+    if faces.domains != SIDES:
+        return {}
+    return dict(zip(("support_domain", "query_domain"), SIDES, strict=True))
+
+
+def queries_there(faces: FaceSet, queries: int) -> int:
+    """``queries``, or as many as everybody has on the query side of a :func:`two_sided` set."""
+    if not sides(faces):
+        return queries
+    return min(queries, int(faces.of_domains(SIDES[1]).photos()[faces.person_ids].min()))
+
+
+def _some(faces: FaceSet) -> str:
+    names = identities(faces)
+    return ", ".join(names[p] for p in faces.person_ids[:3])
+
+
+def _contents(faces: FaceSet) -> list[tuple[int, bytes]]:
+    """Whose each photograph is, and a digest of it."""
+    return [
+        (int(person), blake2b(faces.store[row].tobytes(), digest_size=16).digest())
+        for person, row in zip(faces.person, faces.rows, strict=True)
+    ]
 
 
 def split_together(
-    domains: Mapping[str, FaceSet], seed: int = 0, *, test_photos: int = 1,
+    domains: Mapping[str, FaceSet], seed: int = 0, *, shots: int = 1, queries: int = 0,
     val: float = 0.1, test: float = 0.2,
 ) -> dict[str, Parts]:  # fmt: skip
     """Split every domain by person, so that nobody is in two parts, whatever the domain.
@@ -48,23 +112,24 @@ def split_together(
     Args:
         domains: photographs, by the name of the domain.
         seed: the same seed gives the same people.
-        test_photos: people with fewer photographs in a domain of theirs are tested last.
+        shots, queries: of a test task; people with too few photographs for them in a domain of
+            theirs are tested last.
         val, test: share of each domain's people, 0..1.
 
     Raises:
         ValueError: a part of a domain that would have fewer than two people.
     """
-    named = {name: _photos_by_identity(faces) for name, faces in domains.items()}
-    fewest: dict[str, int] = {}
-    for photos in named.values():
-        for person, count in photos.items():
-            fewest[person] = min(count, fewest.get(person, count))
+    named = {name: _testable(faces, shots, queries) for name, faces in domains.items()}
+    everywhere: dict[str, bool] = {}
+    for testable in named.values():
+        for person, able in testable.items():
+            everywhere[person] = able and everywhere.get(person, True)
     part_of: dict[str, str] = {}
     found = {}
-    for name, photos in named.items():
-        people: list[str] = np.random.default_rng(seed).permutation(sorted(photos)).tolist()
-        first = {p: (photos[p] < test_photos, fewest[p] < test_photos) for p in people}
-        by_photos = sorted(people, key=first.__getitem__)  # stable
+    for name, testable in named.items():
+        people: list[str] = np.random.default_rng(seed).permutation(sorted(testable)).tolist()
+        last = {p: (not testable[p], not everywhere[p]) for p in people}
+        by_photos = sorted(people, key=last.__getitem__)  # stable
         for part, share, order in (("test", test, by_photos), ("val", val, people)):
             held = sum(part_of.get(p) == part for p in people)
             free = [p for p in order if p not in part_of]
@@ -75,9 +140,14 @@ def split_together(
     return found
 
 
-def _photos_by_identity(faces: FaceSet) -> dict[str, int]:
-    called, photos = identities(faces), faces.photos()
-    return {called[p]: int(photos[p]) for p in faces.person_ids}
+def _testable(faces: FaceSet, shots: int, queries: int) -> dict[str, bool]:
+    """Whether each person, by identity, has the photographs for a test task."""
+    able = faces.photos() >= shots + queries
+    if sides(faces):
+        support, query = (faces.of_domains(side).photos() for side in SIDES)
+        able = (support >= shots) & (query >= queries)
+    called = identities(faces)
+    return {called[p]: bool(able[p]) for p in faces.person_ids}
 
 
 def _parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
@@ -95,10 +165,18 @@ def _parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
 
 
 def joined(parts: Mapping[str, FaceSet]) -> FaceSet:
-    """``FaceSet.join``, procedural people called ``synthetic/0`` and so on; one part as it is."""
+    """``FaceSet.join``, procedural people called ``synthetic/0`` and so on; one part as it is.
+
+    The sides of a :func:`two_sided` part become two domains, ``name/support`` and ``name/query``.
+    """
     if len(parts) == 1:
         return next(iter(parts.values()))
-    return FaceSet.join({n: replace(part, people=identities(part)) for n, part in parts.items()})
+    flat = {
+        name + side: part.of_domains(side) if side else part
+        for name, part in parts.items()
+        for side in sides(part).values() or ("",)
+    }
+    return FaceSet.join({n: replace(part, people=identities(part)) for n, part in flat.items()})
 
 
 def partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:

@@ -78,6 +78,17 @@ def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> Non
         raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
 
 
+def seen_by(start: str | Path) -> dict[str, Any] | None:
+    """Whom the weights in ``start`` were trained on, as ``FaceSet.unseen`` takes it.
+
+    None where the file does not say: published weights, or a checkpoint of older times.
+    """
+    if Path(start).suffix == ".safetensors":
+        return None
+    loaded = read_checkpoint(start)
+    return loaded.get("seen") if isinstance(loaded, dict) and loaded.get("spec") else None
+
+
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
     """Write a learner's weights and what rebuilds it; see :func:`load_model`."""
     checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})

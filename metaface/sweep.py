@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from metaface import benchmark, distributed, machine, report
-from metaface.benchmark import Settings, recipe_options
+from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Choice, Range, Space
@@ -183,13 +183,12 @@ def _defaults(learner: str, space: Space, settings: Settings) -> dict[str, Any]:
     """Where the search starts: what is given, else the learner's own, moved into the space."""
     given, own = settings.options.get(learner, {}), settings.spec(learner).build().recipe
     arguments = inspect.signature(LEARNERS[learner]).parameters
-    outer = recipe_options(learner)
     found: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, Choice):
             found[name] = settings.norm
             continue
-        value = getattr(own, name) if name in outer else arguments[name].default
+        value = getattr(own, name) if name in RECIPE else arguments[name].default
         found[name] = min(max(given.get(name, value), values.low), values.high)
     return found
 

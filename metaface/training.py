@@ -201,8 +201,8 @@ def train(
         run.refresh()
         result = evaluate(
             learner, val, ways=min(val_ways, len(val.person_ids)), shots=val_shots,
-            queries=_val_queries(val, val_shots, query_domain), episodes=val_episodes, seed=seed,
-            stream="validation", device=device, progress=False,
+            queries=_val_queries(val, val_ways, val_shots, query_domain),
+            episodes=val_episodes, seed=seed, stream="validation", device=device, progress=False,
             support_domain=support_domain, query_domain=query_domain,
         )  # fmt: skip
         return result.accuracy, result.ci95
@@ -441,11 +441,14 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
     return {"data": faces.name, "people": [faces.people[p] for p in ids]}
 
 
-def _val_queries(val: FaceSet, shots: int, query_domain: str | None = None) -> int:
-    """Up to 5 queries, but no more than most validation people have photographs for."""
+def _val_queries(val: FaceSet, ways: int, shots: int, query_domain: str | None = None) -> int:
+    """Up to 5 queries, but no more than most validation people, and those of a task, have
+    photographs for."""
     if query_domain is not None:
         val, shots = val.of_domains(query_domain), 0
-    spare = int(torch.tensor(val.photos()[val.person_ids]).median()) - shots
+    photos = val.photos()[val.person_ids]
+    counts = torch.tensor(photos).sort(descending=True).values
+    spare = int(min(counts.median(), counts[min(ways, len(counts)) - 1])) - shots
     return max(1, min(5, spare))
 
 

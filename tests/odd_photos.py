@@ -346,7 +346,8 @@ def pixels(folder: Path) -> Iterator[Odd]:
     yield _put(folder / "float colour.tif", _cv2(".tiff", colour / np.float32(255)), UNREADABLE)
     lab = Image.fromarray(colour, "RGB").convert("HSV").tobytes()
     lab = Image.frombytes("LAB", image.size, lab)
-    yield _put(folder / "lab.tif", encoded(lab, "TIFF"), UNREADABLE | HARD)
+    # a face, perhaps, of nobody's colours
+    yield _put(folder / "lab.tif", encoded(lab, "TIFF"), UNREADABLE | HARD, scale=0)
     for name, options in {
         "rgb": {"keep_rgb": True}, "444": {"subsampling": 0}, "411": {"subsampling": 2},
         "comment": {"comment": b"x" * 60_000}, "dpi": {"dpi": (1, 9999)}, "worst": {"quality": 5},

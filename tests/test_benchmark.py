@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,6 +23,7 @@ REQUIRED = {
 }  # fmt: skip
 SMALL = ["--iterations", "3", "--episodes", "20", "--queries", "2", "--image-size", "16",
          "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+TRAIN = [*SMALL[:2], *SMALL[6:]]  # what there is of these where nothing is tested
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,29 @@ def test_rows_have_what_is_promised(results):
         assert (row["train_seconds"] > 0) == trained and (row["recipe"] is not None) == trained
         assert row["norm"] == ("none" if row["learner"] == "pixels" else "group")
         assert row["transductive"] is False
+
+
+def test_starting_from_weights(photos, tmp_path):
+    """What a learner that trains nothing scores is what the weights score as they are."""
+    first = tmp_path / "first"
+    assert main(["train", "--data", str(photos), *TRAIN, "--out", str(first)]) == 0
+    start = str(first / "checkpoint.pt")
+    command = ["benchmark", "--data", str(photos), *SMALL, "--learners", "prototypical",
+               "--shots", "1", "--ways", "3", "--start", start,
+               "--option", "prototypical.tune=none"]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "b")]) == 0
+    found = json.loads((tmp_path / "b" / "results.json").read_text())
+    accuracy = {row["learner"]: row["accuracy"] for row in found["rows"]}
+    assert set(accuracy) == {"pixels", "untrained", "start", "prototypical"}
+    assert accuracy["start"] == accuracy["prototypical"] != accuracy["untrained"]
+    assert found["settings"]["start"] == start
+    assert start in (tmp_path / "b" / "report.html").read_text()
+    seen = checkpoint.load(start)["seen"]["people"]
+    settings = Settings(data=str(photos), image_size=16, shots=(1,), queries=2, start=start, seed=5)
+    people = benchmark.load_people(settings, progress=False)
+    assert not {people.test.people[p] for p in people.test.person_ids} & set(seen)
+    free = benchmark.load_people(replace(settings, start=None), progress=False).test
+    assert {free.people[p] for p in free.person_ids} & set(seen)  # or that was no test
 
 
 def test_equal_iterations_and_paired_differences(results):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -14,17 +15,27 @@ from helpers import patterns, tiny
 from PIL import Image
 
 import metaface as mf
-from metaface import FaceSet, cross_domain
+from metaface import FaceSet, benchmark, cross_domain
 from metaface.checkpoint import CheckpointError
 from metaface.cli import main
 from metaface.cross_domain import Settings, load_domains, parse_domains
-from metaface.domains import AcrossDomains, identities, joined, partners, split_together
+from metaface.domains import (
+    SIDES,
+    AcrossDomains,
+    identities,
+    joined,
+    partners,
+    queries_there,
+    sides,
+    split_together,
+    two_sided,
+)
 from metaface.evaluation.cross_domain import measure, rank1, rows, tar_at_far, unit_features
 from metaface.learners import MAML, Prototypical
 
 REQUIRED = {
-    "train", "test", "learner", "ways", "shots", "accuracy", "ci95", "rank1", "tar_at_far", "drop",
-    "seconds", "trainable_parameters",
+    "train", "test", "learner", "ways", "shots", "queries", "accuracy", "ci95", "rank1",
+    "tar_at_far", "drop", "seconds", "trainable_parameters",
 }  # fmt: skip
 PARTS = ("train", "val", "test")
 
@@ -92,7 +103,7 @@ def results(sources, tmp_path_factory):
 
 def test_nobody_tested_anywhere_was_trained_on_anywhere(sources):
     settings = small(sources)
-    domains = split_together(load_domains(settings, progress=False), seed=3, test_photos=3)
+    domains = split_together(load_domains(settings, progress=False), seed=3, queries=2)
     assert set(domains) == {"day", "night", "others"}
     everywhere = {p: [people_of(getattr(d, p)) for d in domains.values()] for p in PARTS}
     together = {part: set.union(*found) for part, found in everywhere.items()}
@@ -137,7 +148,7 @@ def test_people_with_enough_photographs_are_tested_first():
     plenty = named([f"n{n}" for n in range(10)], "set", photos=6)
     scarce = named([f"m{n}" for n in range(20)], "set", photos=2)
     both = FaceSet.join({"plenty": plenty, "scarce": scarce})
-    tested = split_together({"one": both}, test_photos=6)["one"].test
+    tested = split_together({"one": both}, queries=5)["one"].test
     assert people_of(tested) <= people_of(plenty) and len(tested.person_ids) == 6
 
 
@@ -205,6 +216,205 @@ def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
         mf.train(learner(), faces, resume=True, **options)
 
 
+# -- a domain of two sources ---------------------------------------------------------------------
+
+
+def test_two_sides_are_of_the_people_in_both():
+    photos, sketches = named(list("abcdx"), "photos"), named(list("ydcba"), "sketches", 2, seed=1)
+    faces = two_sided(photos, sketches)
+    assert people_of(faces) == set("abcd") and len(faces) == 4 * (4 + 2)
+    assert sides(faces) == {"support_domain": SIDES[0], "query_domain": SIDES[1]}
+    for side, given in zip(SIDES, (photos, sketches), strict=True):
+        for person in "abcd":
+            mine = faces.of_domains(side).of_people([faces.people.index(person)])
+            wanted = given.of_people([given.people.index(person)])
+            assert np.array_equal(mine.images, wanted.images)
+    assert queries_there(faces, 5) == 2 and queries_there(faces, 1) == 1
+    assert sides(photos) == {} and queries_there(photos, 9) == 9
+
+
+def test_procedural_sides_are_known_elsewhere():
+    """A person keeps one identity in a set of two sides, in others, and when all are joined."""
+    numbers = [str(n) for n in range(20)]
+    front = named(numbers, "synthetic:frontal")
+    sketch = named(numbers, "synthetic:sketch", seed=1)
+    sets = {"drawn": two_sided(front, sketch), "front": named(numbers, "synthetic", seed=2)}
+    assert people_of(sets["drawn"]) == people_of(front)
+    parts = split_together(sets)
+    assert people_of(parts["drawn"].test) == people_of(parts["front"].test)
+    both = joined({n: p.train for n, p in parts.items()})
+    assert len(both.person_ids) == 14 and sides(both) == {}
+    assert partners(both) == {
+        "drawn/support": ("drawn/query", "front"), "drawn/query": ("drawn/support", "front"),
+        "front": ("drawn/support", "drawn/query"),
+    }  # fmt: skip
+    assert joined({"drawn": parts["drawn"].train}) is parts["drawn"].train
+
+
+def test_domains_by_file_name(sources, tmp_path):
+    csv = sources[0].partition("=")[2].removesuffix(":day")
+    given = [f"day={csv}@^day-", f"late={csv}:night@-[0-9]*[02468].png", sources[1],
+             f"dusk={csv}@day>{csv}:night@[13579]\\.png", f"whole={csv}"]  # fmt: skip
+    found = load_domains(small(given), progress=False)
+    assert {n: len(f) for n, f in found.items()} == {
+        "day": 120, "late": 60, "night": 120, "dusk": 180, "whole": 240
+    }  # fmt: skip
+    whole = found["whole"]
+    assert np.array_equal(found["day"].images, whole.of_domains("day").images)
+    assert np.array_equal(found["late"].images, whole.of_domains("night").images[::2])
+    assert np.array_equal(found["dusk"].of_domains(SIDES[1]).images, found["night"].images[1::2])
+    Image.fromarray(whole.images[0]).save(tmp_path / "x.png")
+    odd = tmp_path / "odd@home>"  # a name that looks like a pattern is a name
+    for person in ("a", "b"):
+        (odd / person).mkdir(parents=True)
+        Image.fromarray(whole.images[0]).save(odd / person / "x.png")
+    assert len(load_domains(small([f"odd={odd}"]), progress=False)["odd"]) == 2
+
+
+def test_sides_that_cannot_be_are_refused():
+    photos = named(list("abc"), "photos")
+    with pytest.raises(ValueError, match="photos and others have 1 people.*a, b, c.*c, d"):
+        two_sided(photos, named(["c", "d"], "others", seed=1))
+    with pytest.raises(ValueError, match="numbers have 0 people.*synthetic/0"):
+        two_sided(named(["0", "1"], "synthetic:sketch"), named(["0", "1"], "numbers"))
+    with pytest.raises(ValueError, match="12 photographs are on both.*of a,.*its own query"):
+        two_sided(photos, photos)
+
+
+def test_people_with_too_few_queries_are_tested_last():
+    names = [f"n{n:02}" for n in range(20)]
+    many = FaceSet.join({"a": named(names[:8], "s", 3, seed=1), "b": named(names[8:], "s", 1)})
+    faces = two_sided(named(names, "photos", 9), many)  # 10 photographs or more of everybody
+    parts = split_together({"one": faces}, queries=3)["one"]
+    assert people_of(parts.test) <= set(names[:8]) and queries_there(parts.test, 3) == 3
+
+
+def test_validation_where_few_have_more_queries_than_one():
+    """Three of four people have two: enough for most, and not for a task of all."""
+    names = list("abcd")
+    asked = FaceSet.join({"x": named(names, "s", 1), "y": named(names[:3], "s", 1, seed=1)})
+    val = two_sided(named(names, "photos", 2, seed=2), asked)
+    train = two_sided(named(list("efgh"), "photos", 2, seed=3), named(list("hgfe"), "s", seed=4))
+    train, val = (
+        replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (train, val)
+    )
+    options = {"ways": 3, "shots": 1, "queries": 2, "iterations": 1, "progress": False}
+    history = mf.train(Prototypical(tiny()), train, val, val_ways=4, **options, **sides(train))
+    assert "val_accuracy" in history.rows[-1]
+
+
+def test_tasks_and_figures_of_two_sides(monkeypatch):
+    """Against what is drawn by hand from the two sources."""
+    day, night = in_light(False), in_light(True)
+    faces = two_sided(day, night.take(np.arange(len(night)) % 16 < 3))
+    learner = Prototypical(tiny())
+    options = {"ways": (3,), "episodes": 20, "progress": False}
+    drawn = []
+    real = mf.EpisodeSampler.rows
+
+    def noted(self, *args):
+        drawn.append(real(self, *args))
+        return drawn[-1]
+
+    monkeypatch.setattr(mf.EpisodeSampler, "rows", noted)
+    found = measure(learner, faces, queries=5, **options)
+    assert found["episodes"][0]["queries"] == 3
+    for _, support, query in drawn:
+        assert (faces.domain[support] == 0).all() and (faces.domain[query] == 1).all()
+    features = unit_features(learner, faces)
+    assert found["rank1"] == rank1(features, faces.person, faces.domain == 0)
+    assert found["tar_at_far"] == tar_at_far(features, faces.person, faces.domain == 0)
+
+
+def test_rank1_and_tar_between_two_sides_against_a_loop():
+    """Each person's photographs lie together, and those of a side lie together more."""
+    random = np.random.default_rng(0)
+    person, known = np.repeat(np.arange(40), 8), np.tile(np.arange(8) < 5, 40)
+    features = random.normal(size=(40, 8))[person] + 0.6 * random.normal(size=(320, 8))
+    features += 6 * (random.normal(size=8) * known[:, None])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    scores = features[~known] @ features[known].T
+    same = person[~known][:, None] == person[known]
+    right = []
+    for _ in range(300):  # galleries of one known photograph a person
+        gallery = [random.choice(np.flatnonzero(person[known] == p)) for p in range(40)]
+        right.append((scores[:, gallery].argmax(1) == person[~known]).mean())
+    assert rank1(features, person, known, galleries=300) == pytest.approx(np.mean(right), abs=0.01)
+    tars = tar_at_far(features, person, known)
+    assert set(tars) == {"0.1", "0.01", "0.001"}
+    for far, tar in tars.items():
+        threshold = np.quantile(scores[~same], 1 - float(far))
+        assert tar == pytest.approx((scores[same] >= threshold).mean(), abs=0.05)
+    # and pairs of any two, or galleries of any, are others
+    assert abs(rank1(features, person) - np.mean(right)) > 0.05
+    assert abs(tar_at_far(features, person)["0.1"] - tars["0.1"]) > 0.1
+
+
+def test_figures_between_two_sides_of_known_answers():
+    person, known = np.array([0, 1, 2, 0, 1, 2]), np.arange(6) < 3
+    swapped = np.eye(3)[[0, 1, 2, 0, 2, 1]]  # on the second side, only person 0 is as on the first
+    assert rank1(swapped, person, known) == rank1(swapped, person, ~known) == pytest.approx(1 / 3)
+    many = np.tile(np.arange(40), 2)
+    assert set(tar_at_far(np.eye(40)[many], many, np.arange(80) < 40).values()) == {1.0}
+    assert tar_at_far(np.eye(3)[[0, 1, 0]], np.array([0, 1, 0]), np.arange(3) < 2) is None
+
+
+def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, monkeypatch):
+    day, night = (s.partition("=")[2] for s in sources[:2])
+    given = [f"dusk={day}>{night}", sources[0], sources[2]]
+    settings = small(
+        given, learners=("prototypical",), queries=9, protocols=cross_domain.PROTOCOLS, across=True
+    )
+    drawn = {}
+    real = mf.training._Run.step
+
+    def noted(self):
+        sampler = self.sampler
+        turns = getattr(sampler, "turns", [[]])
+        pair = (getattr(sampler, "support_domain", None), getattr(sampler, "query_domain", None))
+        drawn.setdefault(self.seen["data"], set()).update({pair}, *turns)
+        return real(self)
+
+    monkeypatch.setattr(mf.training._Run, "step", noted)
+    with pytest.raises(ValueError, match="domain day: .*at least 10 photographs"):
+        cross_domain.run(settings, tmp_path / "m", progress=False)  # six photographs of each
+    settings = small(
+        given, learners=("prototypical",), protocols=cross_domain.PROTOCOLS, across=True
+    )
+    found = cross_domain.run(settings, tmp_path / "m", progress=False)
+    met = {(r["train"], r["test"]): r for r in found["rows"]}
+    assert {t for t in met if "dusk" in t} == {
+        ("dusk", "dusk"), ("dusk", "day"), ("dusk", "others"), ("day", "dusk"),
+        ("others", "dusk"), ("all-but-dusk", "dusk"), ("all", "dusk"),
+    }  # fmt: skip
+    assert all(0 <= r["rank1"] <= 1 and r["drop"] is not None for r in met.values())
+    assert SIDES in drawn["lights"] and (None, None) in drawn["lights"]
+    across = drawn["lights + others"]
+    assert {("dusk/support", "dusk/query"), ("dusk/query", "dusk/support")} <= across
+
+
+def test_queries_are_as_many_as_there_are(tmp_path, caplog):
+    """As of CUFS: one photograph and one sketch a person."""
+    for side, factor in (("photos", 1.0), ("sketches", 0.5)):
+        faces = patterns(20, 2)
+        for row, person in zip(faces.rows, faces.person, strict=True):
+            if row % 2 == (side == "photos"):
+                folder = tmp_path / side / f"p{person}"
+                folder.mkdir(parents=True)
+                Image.fromarray((faces.store[row] * factor).astype(np.uint8)).save(folder / "1.png")
+    given = f"sketch={tmp_path / 'photos'}>{tmp_path / 'sketches'}"
+    settings = small([given], learners=("prototypical",), queries=4)
+    with caplog.at_level(logging.WARNING):
+        found = cross_domain.run(settings, tmp_path / "m", progress=False)
+    assert "domain sketch: tested with 1 of 4 queries" in caplog.text
+    (row,) = found["rows"]
+    assert row["queries"] == 1 and row["rank1"] is not None
+    result = json.loads((tmp_path / "m/sketch+prototypical-seed0/result.json").read_text())
+    assert (result["recipe"]["shots"], result["recipe"]["queries"]) == (1, 1)
+    with pytest.raises(ValueError, match=r"domain sketch: .*5 \+ 1 photographs"):
+        cross_domain.run(small([given], shots=(5,)), tmp_path / "n", progress=False)
+
+
 # -- what is measured ----------------------------------------------------------------------------
 
 
@@ -253,7 +463,7 @@ def test_features_only_where_nothing_below_the_head_adapts():
 
 def test_drops_are_paired():
     def unit(train: str, accuracies: dict[str, list[float]]) -> dict:
-        task = {"ways": 5, "shots": 1, "norm": "group", "transductive": False}
+        task = {"ways": 5, "shots": 1, "queries": 5, "norm": "group", "transductive": False}
         tests = {
             test: {"episodes": [task | {"accuracies": a}], "rank1": None, "tar_at_far": None,
                    "seconds": 1.0}
@@ -327,6 +537,58 @@ def test_the_page_is_one_self_contained_file(results):
         assert f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}" in page
 
 
+def test_all_start_from_given_weights_and_skip_who_was_seen(sources, tmp_path, monkeypatch, caplog):
+    day = load_domains(small(sources), progress=False)["day"]
+    spec = mf.ModelSpec("prototypical", embedding="conv4-32", image_size=16)
+    first = spec.build(7)
+    seen = {"p1", "p3", "p4", "p8"}
+    some = day.of_people([day.people.index(p) for p in seen])
+    options = {"ways": 2, "queries": 1, "iterations": 1, "progress": False}
+    mf.train(first, some, out=tmp_path / "first", spec=spec, **options)
+    start = str(tmp_path / "first" / "checkpoint.pt")
+    begun = []
+    real = benchmark.train
+
+    def noted(learner, *args, **given):
+        begun.append({n: t.clone() for n, t in learner.embedding.state_dict().items()})
+        return real(learner, *args, **given)
+
+    monkeypatch.setattr(benchmark, "train", noted)
+    settings = small(sources, start=start, queries=1, ways=(2,), iterations=1, seed=1)
+    plain = split_together(load_domains(settings, progress=False), 1, queries=1)
+    assert people_of(plain["day"].test) & seen  # or nothing would be left out
+    with caplog.at_level(logging.WARNING):
+        found = cross_domain.run(settings, tmp_path / "m", progress=False)
+    assert len(begun) == 6
+    for state in begun:
+        for name, tensor in first.embedding.state_dict().items():
+            assert torch.equal(state[name], tensor)
+    assert found["settings"]["start"] == start
+    assert start in (tmp_path / "m" / "report.html").read_text()
+    left = len(people_of(plain["day"].test) - seen)
+    assert f"lights: {left} people" in found["data"]["day"]["test"]
+    assert found["data"]["others"]["test"] == plain["others"].test.describe()  # another source
+    assert f"seen by {start}, are not tested" in caplog.text
+    with pytest.raises(FileExistsError, match="start was"):
+        cross_domain.run(replace(settings, start=None), tmp_path / "m", resume=True)
+    with pytest.raises(ValueError, match=r"checkpoint.pt does not fit the network conv4:"):
+        cross_domain.run(replace(settings, embedding="conv4"), tmp_path / "n", progress=False)
+
+
+def test_people_of_a_joined_set_are_known_again():
+    """Seen in one source, or in several, people are not tested in a set of two sides."""
+    photos, sketches = named(list("abcd"), "photos"), named(list("abcd"), "sketches", seed=1)
+    both = two_sided(photos, sketches)
+    assert people_of(both.unseen("photos", ["a"])) == set("bcd")
+    assert people_of(both.unseen("sketches + others", ["b", "c"])) == set("ad")
+    assert both.unseen("others", ["a"]) is both
+    drawn = two_sided(
+        named(["0", "1", "2"], "synthetic:frontal"), named(["0", "1", "2"], "synthetic", seed=1)
+    )
+    assert people_of(drawn.unseen("synthetic:profile", ["1"])) == {"synthetic/0", "synthetic/2"}
+    assert people_of(drawn.unseen("synthetic + lfw", ["synthetic/0", "1"])) == {"synthetic/2"}
+
+
 def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeypatch):
     settings = small(sources[1:], learners=("prototypical",), protocols=("pairs", "all"))
     whole = cross_domain.run(settings, tmp_path / "whole", progress=False)
@@ -381,6 +643,11 @@ def test_the_command_prints_the_matrix(sources, tmp_path, capsys):
         (["a=x.zip", "a=y.zip"], [], "domain 'a' is given twice"),
         (["a=nowhere.zip"], [], "domain a=nowhere.zip: no such folder"),
         (["a=nowhere.zip:dark"], [], "domain a=nowhere.zip:dark: no such folder"),
+        (["a=synthetic@x"], [], "domain a=synthetic@x: only='x' is for the file names"),
+        (["a=x.zip@[>y"], [], "domain a=x.zip@[>y: no such folder"),
+        (["a=x.zip>"], [], "domain a=x.zip>: write two sources as SUPPORT>QUERY"),
+        (["a=x>y>z"], [], "domain a=x>y>z: write two sources as SUPPORT>QUERY"),
+        (["a=y.zip>synthetic"], [], "domain a=y.zip>synthetic: no such folder"),
         (["a=synthetic:dusk"], [], "domain a=synthetic:dusk: unknown domain 'dusk'"),
         (["a/b=synthetic"], [], "domain 'a/b'"),
         (["all=synthetic"], [], "domain 'all'"),
@@ -401,6 +668,15 @@ def test_an_unknown_domain_of_a_file_is_named(sources, tmp_path, capsys):
     assert main(["cross-domain", "--domains", wrong, "--quiet", "--out", out]) == 2
     error = capsys.readouterr().err
     assert "no domain 'dusk'" in error and "'day', 'night'" in error
+
+
+def test_a_pattern_that_finds_nothing_is_named(sources, tmp_path, capsys):
+    csv = sources[0].partition("=")[2].removesuffix(":day")
+    for pattern, said in (("dawn", "none of its 240 paths"), ("(", "not a regular expression")):
+        command = ["cross-domain", "--domains", f"a={csv}@{pattern}", "--quiet"]
+        assert main([*command, "--out", str(tmp_path / "m")]) == 2
+        error = capsys.readouterr().err
+        assert f"domain a={csv}@{pattern}: " in error and said in error and repr(pattern) in error
 
 
 def test_too_few_test_people_is_said_before_training(sources, tmp_path, capsys):

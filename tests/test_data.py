@@ -146,6 +146,64 @@ def test_one_photo_each_and_min_photos(folder, tmp_path):
     assert faces.people == ("Ana",) and len(faces) == 1
 
 
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_only_paths_that_match(folder, cache, as_zip):
+    source = zipped(folder, "wrap") if as_zip else folder
+    faces = load(source, image_size=4, only=r"(Bo|Cy)/[12]\.png$")
+    assert faces.people == ("Bo", "Cy") and faces.name == load(source, image_size=4).name
+    assert faces.photos().tolist() == [2, 2] and len(entries(cache)) == 2
+    assert np.allclose(faces.images[:, 0, 0], [(30, 200, b) for b in (31, 32)]
+                       + [(30, 30, b) for b in (201, 202)])  # fmt: skip
+    alone = load(source, image_size=4, only="Ana")
+    assert alone.people == ("Ana",) and len(alone) == 2  # called as among the others
+    assert len(load(source, image_size=4, only="photos|wrap" if as_zip else "")) == 9
+
+
+def test_only_of_a_csv_is_of_the_path_it_says(folder):
+    csv = folder / "faces.csv"
+    csv.write_text("path,person,domain\nAna/0.png,A,x\nAna/1.png,A,y\nBo/1.png,B,y\n")
+    faces = load(csv, image_size=4, only="^Ana|1")
+    assert faces.photos().tolist() == [2, 1]
+    assert load(csv, image_size=4, only="1").photos().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("night", r"photos: only='night' is found in none of its 9 paths, such as 'Ana/0.png'"),
+        ("(", r"photos: only='\(' is not a regular expression: missing \)"),
+    ],
+)
+def test_only_that_finds_nothing(folder, only, message):
+    with pytest.raises(ValueError, match=message):
+        load(folder, only=only)
+
+
+def test_only_is_for_files(folder):
+    faces = load(folder, image_size=4)
+    for source in ("synthetic:frontal", faces, [(np.zeros((4, 4, 3), np.uint8), 0)]):
+        with pytest.raises(ValueError, match="only='x' is for the file names.*leave it out"):
+            load(source, only="x")
+
+
+def test_lights_of_yale_b_by_name(test_data):
+    """Against the names of the zip, read here by their columns."""
+    path = test_data("yaleb_112.zip")
+    with zipfile.ZipFile(path) as archive:
+        names = [Path(n).stem for n in archive.namelist() if n.endswith(".jpg")]
+    assert len(names) == 2414
+    front = [n for n in names if abs(int(n.split("E")[-1])) < 30]
+    side = [n for n in names if abs(int(n.split("A")[1].split("E")[0])) >= 70]
+    faces = {}
+    for wanted, only in ((front, "E[+-][0-2]"), (side, "A[+-](07|08|09|1)")):
+        found = load(path, image_size=8, channels=1, only=only, progress=False)
+        assert len(found) == len(wanted) > 500 and len(found.person_ids) == 38
+        mine = np.bincount([found.people.index(n.split("_")[0]) for n in wanted])
+        assert (found.photos() == mine).all()
+        faces[only] = found.images.mean()
+    assert faces["E[+-][0-2]"] > 1.3 * faces["A[+-](07|08|09|1)"]  # light from the side is less
+
+
 def test_csv_with_domains(folder):
     table = folder / "list.csv"
     table.write_text(

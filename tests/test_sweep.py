@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import patterns
+from helpers import RUNNABLE, patterns
 
 import metaface
 from metaface import benchmark
-from metaface.benchmark import Settings, recipe_options
+from metaface.benchmark import RECIPE, Settings
 from metaface.cli import main
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Choice, Range
@@ -58,27 +58,29 @@ def test_every_learner_says_what_can_be_searched():
     for name, space in SPACES.items():
         arguments = inspect.signature(LEARNERS[name]).parameters
         own = getattr(LEARNERS[name], "func", LEARNERS[name]).recipe
-        assert {"shots", "meta_batch", "norm"} <= set(space)
-        assert ("lr" in space) == (name != "imprinting")
+        assert {"shots", "meta_batch", "lr", "norm"} <= set(space)
+        assert not set(RECIPE) & set(arguments), name  # an option of that name is the recipe's
         for parameter, values in space.items():
             if isinstance(values, Choice):
                 assert parameter == "norm" and "batch" not in values.values
                 continue
-            outer = parameter in recipe_options(name)
+            outer = parameter in RECIPE
             default = getattr(own, parameter) if outer else arguments[parameter].default
             assert values.low <= default <= values.high, (name, parameter)
             assert isinstance(values.low, int) == isinstance(default, int), (name, parameter)
 
 
-def test_an_option_goes_to_the_learner_before_its_recipe(faces):
-    """lr is an argument of finetune, and of anil's recipe."""
-    options = {"finetune": {"lr": 2e-3, "shots": 2}, "anil": {"lr": 2e-3}}
+def test_the_outer_rate_is_lr_for_every_learner_and_its_own_have_other_names(faces):
+    own = {"finetune": {"inner_lr": 3e-3, "head_lr": 4e-3}, "cosine-classifier": {"head_lr": 5e-3}}
+    options = {n: {"lr": 2e-3, "shots": 2} | own.get(n, {}) for n in RUNNABLE}
     job = replace(SMALL, options=options)
-    tuned, anil = (job.spec(n).build() for n in ("finetune", "anil"))
-    assert tuned.lr == 2e-3
-    recipe = job.recipe("finetune", tuned.recipe, faces[0])
-    assert (recipe.lr, recipe.shots) == (tuned.recipe.lr, 2) and recipe.lr != 2e-3
-    assert job.recipe("anil", anil.recipe, faces[0]).lr == 2e-3
+    for name in RUNNABLE:
+        learner = job.spec(name).build()
+        recipe = job.recipe(name, learner.recipe, faces[0])
+        assert (recipe.lr, recipe.shots) == (2e-3, 2)
+        assert learner.recipe.lr != 2e-3
+        for argument, value in own.get(name, {}).items():
+            assert getattr(learner, argument) == value
 
 
 def test_results_say_every_trial_and_the_best(faces, tmp_path):

@@ -110,7 +110,8 @@ def test_imprinting_is_class_means_and_prototypes_by_cosine():
 
 def test_the_cosine_classifier_descends_as_autograd_does():
     x, y = features(2, 3, 4, 6)
-    got = CosineClassifier(nn.Identity(), scale=7, lr=0.03, steps=5).fit_head(x, y, 3)["weight"]
+    learner = CosineClassifier(nn.Identity(), scale=7, head_lr=0.03, steps=5)
+    got = learner.fit_head(x, y, 3)["weight"]
     weight = CosineClassifier(nn.Identity(), steps=0).fit_head(x, y, 3)["weight"]
     for _ in range(5):
         weight.requires_grad_()
@@ -143,8 +144,8 @@ def test_meta_gradients_go_through_the_fit(name):
 @pytest.mark.parametrize("tuned", ["full", "norm", "lora:2"])
 def test_fine_tuning_is_torch_adam_on_each_task_alone(classifier, tuned):
     learner = FineTune(
-        tune(tiny(), tuned, 8), lr=0.01, steps=6, head_lr=0.05, head_steps=3, decay=0.1, thaw=0.5,
-        classifier=classifier, scale=5,
+        tune(tiny(), tuned, 8), inner_lr=0.01, steps=6, head_lr=0.05, head_steps=3, decay=0.1,
+        thaw=0.5, classifier=classifier, scale=5,
     ).double()  # fmt: skip
     got = learner.logits(TASKS)
     for task in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import replace
 from functools import cache as once
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from PIL import Image
 from metaface.data import _cache
 from metaface.data._decode import Geometry
 from metaface.data._pictures import assemble, decoded, items
-from metaface.data._sources import EXPECTED, open_source
+from metaface.data._sources import EXPECTED, Photo, open_source
 from metaface.data.faceset import FaceSet
 
 _LISTED = 10  # skipped files that a message names
@@ -33,6 +34,7 @@ def load(
     people: int | None = None,
     photos: int | None = None,
     seed: int = 0,
+    only: str | None = None,
     min_photos: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -64,6 +66,9 @@ def load(
         channels: 1 (grey) or 3 (RGB).
         people, photos, seed: how many procedural people (600), photographs of each (20), and
             which ones; for ``"synthetic"`` alone.
+        only: a regular expression: of a folder, zip or CSV, the pictures in whose path inside the
+            source (``yaleb_112/yaleB11/yaleB11_P00A+050E-40.jpg``) it is found (``re.search``);
+            in a CSV, the path as written there. None: all.
         min_photos: leave out people with fewer photographs.
         cache: the cache directory; else METAFACE_CACHE, else ~/.cache/metaface. It holds copies
             of faces, readable by this user alone, until ``clear_cache()`` deletes them.
@@ -76,9 +81,19 @@ def load(
     Raises:
         FileNotFoundError: no such path.
         TypeError: a source of no known kind.
-        ValueError: a setting out of range, a broken zip, CSV or data set, or no usable person;
-            says what was found and what was expected.
+        ValueError: a setting out of range, a broken zip, CSV or data set, a pattern that is none,
+            that finds nothing or that the source has no paths for, or no usable person; says what
+            was found and what was expected.
     """
+    named = (
+        isinstance(source, (str, os.PathLike)) and os.fspath(source).split(":")[0] != "synthetic"
+    )
+    if only is not None and not named:
+        shown = source if isinstance(source, str) else f"a {type(source).__name__}"
+        raise ValueError(
+            f"only={only!r} is for the file names of a folder, zip or CSV; {shown} has none: leave "
+            "it out"
+        )
     if isinstance(source, FaceSet):
         return source
     geometry = Geometry(image_size, crop, channels)
@@ -95,23 +110,39 @@ def load(
     if name is None:
         faces = _dataset(source, geometry, progress)
     else:
-        faces = _files(Path(name).expanduser(), geometry, root, progress)
+        faces = _files(Path(name).expanduser(), only, geometry, root, progress)
     _report(faces)
     return _enough(faces, min_photos)
 
 
-def _files(path: Path, geometry: Geometry, root: Path, progress: bool) -> FaceSet:
+def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progress: bool) -> FaceSet:
     if not path.exists():
         raise FileNotFoundError(
             f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic')"
         )
     with open_source(path) as source:
+        if only is not None:
+            source = replace(source, photos=_matching(source.photos, only, path))
 
         def build(out: BinaryIO) -> FaceSet:
             return assemble(source.name, decoded(source, geometry, progress), geometry, out)
 
         faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
         return replace(faces, name=source.name, skipped=(*source.skipped, *faces.skipped))
+
+
+def _matching(photos: list[Photo], only: str, path: Path) -> list[Photo]:
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise ValueError(f"{path}: only={only!r} is not a regular expression: {error}") from error
+    found = [photo for photo in photos if pattern.search(photo.path)]
+    if not found:
+        raise ValueError(
+            f"{path}: only={only!r} is found in none of its {len(photos)} paths, such as "
+            f"{photos[0].path if photos else 'none'!r}"
+        )
+    return found
 
 
 def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:

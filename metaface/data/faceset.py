@@ -136,7 +136,9 @@ class FaceSet:
             domain=np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]),
             people=tuple(people),
             domains=tuple(parts),
-            name=" + ".join(part.name for part in parts.values()),
+            name=" + ".join(
+                dict.fromkeys(name for part in parts.values() for name in part.name.split(" + "))
+            ),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
 
@@ -169,17 +171,23 @@ class FaceSet:
         """The view without people already seen in the set called ``data``.
 
         Domains of one source (``synthetic`` and ``synthetic:profile``) show the same people; people
-        of another source are other people, whatever their names. ``data`` may be the name of a
-        joined set, whose people may be called ``source/name``.
+        of another source are other people, whatever their names. Either set may be a joined one,
+        whose people may be called ``source/name``.
 
         Raises:
             ValueError: nobody is left.
         """
-        mine = self.name.split(":")[0]
-        if mine not in {part.split(":")[0] for part in data.split(" + ")}:
+        mine, theirs = (
+            {part.split(":")[0] for part in name.split(" + ")} for name in (self.name, data)
+        )
+        if not mine & theirs:
             return self
-        seen = {name.removeprefix(f"{mine}/") for name in people}
-        ids = [p for p in self.person_ids if self.people[p] not in seen]
+
+        def bare(person: str) -> str:
+            return next((person[len(s) + 1 :] for s in mine if person.startswith(f"{s}/")), person)
+
+        seen = {bare(name) for name in people}
+        ids = [p for p in self.person_ids if bare(self.people[p]) not in seen]
         if not ids:
             raise ValueError(f"{self.name}: everybody in it was seen in training: test on others")
         return self.of_people(ids)

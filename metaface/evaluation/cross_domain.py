@@ -11,6 +11,7 @@ import torch
 
 from metaface import nets
 from metaface.data import FaceSet
+from metaface.domains import SIDES, queries_there, sides
 from metaface.episodes import pictures
 from metaface.evaluation.episodic import embedded, evaluate
 from metaface.evaluation.pairs import draw_pairs
@@ -41,7 +42,8 @@ def cross_domain(
     Args:
         learners: by the domain each was trained in, then by name; or what returns one, called
             when it is its turn.
-        tests: people that no learner was trained on, by the name of their domain.
+        tests: people that no learner was trained on, by the name of their domain; of two sides
+            or not, see ``metaface.domains.two_sided``.
         ways, shots, queries, episodes, seed, device, progress: as of ``evaluate``; every
             combination of ways and shots.
 
@@ -81,27 +83,32 @@ def measure(
 ) -> dict[str, Any]:
     """One learner in one domain.
 
+    Of a set of two sides (``metaface.domains.two_sided``), galleries are of the support side and
+    probes of the query side, in tasks and outside of them; queries are as many as everybody has.
+
     Returns:
-        ``episodes``, a list of ``ways``, ``shots``, ``norm``, ``transductive`` and ``accuracies``
-        (of each episode); ``rank1`` and ``tar_at_far``, None unless a photograph has an embedding
-        that no task changes; ``seconds``, what testing took.
+        ``episodes``, a list of ``ways``, ``shots``, ``queries``, ``norm``, ``transductive`` and
+        ``accuracies`` (of each episode); ``rank1`` and ``tar_at_far``, None unless a photograph
+        has an embedding that no task changes; ``seconds``, what testing took.
     """
     began = time.perf_counter()
+    queries = queries_there(faces, queries)
     tested = []
     for n in ways:
         for k in shots:
             result = evaluate(
                 learner, faces, ways=n, shots=k, queries=queries, episodes=episodes, seed=seed,
-                device=device, progress=progress,
+                device=device, progress=progress, **sides(faces),
             )  # fmt: skip
             accuracies = [round(float(a), 6) for a in result.accuracies]
-            tested.append({"ways": n, "shots": k, "norm": result.norm, "accuracies": accuracies})
-            tested[-1]["transductive"] = result.transductive
+            tested.append({"ways": n, "shots": k, "queries": queries, "norm": result.norm})
+            tested[-1] |= {"transductive": result.transductive, "accuracies": accuracies}
     found: dict[str, Any] = {"episodes": tested, "rank1": None, "tar_at_far": None}
     if isinstance(learner, FeatureLearner) and learner.sees_single_images:
         features = unit_features(learner, faces)
-        found["rank1"] = rank1(features, faces.person, seed=seed)
-        found["tar_at_far"] = tar_at_far(features, faces.person, seed=seed)
+        known = faces.domain == faces.domains.index(SIDES[0]) if sides(faces) else None
+        found["rank1"] = rank1(features, faces.person, known, seed=seed)
+        found["tar_at_far"] = tar_at_far(features, faces.person, known, seed=seed)
     return found | {"seconds": time.perf_counter() - began}
 
 
@@ -119,8 +126,9 @@ def unit_features(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
 
 
 def rank1(
-    features: np.ndarray, person: np.ndarray, *, galleries: int = GALLERIES, seed: int = 0
-) -> float | None:
+    features: np.ndarray, person: np.ndarray, known: np.ndarray | None = None, *,
+    galleries: int = GALLERIES, seed: int = 0,
+) -> float | None:  # fmt: skip
     """Closed-set identification: the share of probes whose nearest person is their own.
 
     A gallery holds one photograph of each person, drawn by seed (a prototype of one); the probes
@@ -129,17 +137,20 @@ def rank1(
     Args:
         features: float ``[M, D]``, unit length.
         person: int ``[M]``.
+        known: bool ``[M]``: the photographs that galleries are drawn from, at least one of each
+            person; the probes are those that are not. None: drawn from all.
 
     Returns:
         0..1; None where nobody has a second photograph.
     """
     random = np.random.default_rng(seed)
     people, who = np.unique(person, return_inverse=True)
+    candidates = np.arange(len(who)) if known is None else np.flatnonzero(known)
     right = probes = 0
     for _ in range(galleries):
-        order = random.permutation(len(who))
+        order = random.permutation(candidates)
         gallery = order[np.unique(who[order], return_index=True)[1]]  # row n: person n's
-        probe = np.setdiff1d(order, gallery)
+        probe = np.setdiff1d(order, gallery) if known is None else np.flatnonzero(~known)
         nearest = (features[probe] @ features[gallery].T).argmax(1)
         right += int((nearest == who[probe]).sum())
         probes += len(probe)
@@ -147,20 +158,25 @@ def rank1(
 
 
 def tar_at_far(
-    features: np.ndarray, person: np.ndarray, *, seed: int = 0
+    features: np.ndarray, person: np.ndarray, known: np.ndarray | None = None, *, seed: int = 0
 ) -> dict[str, float] | None:
     """The true accept rate (1 - FNMR) by false accept rate (FMR), on pairs drawn by seed.
 
     At FAR 0.1, 0.01, ... down to the smallest that the mismatched pairs support; see
-    :class:`Verification`. 2500 matched and 10,000 mismatched pairs where there are twice as many.
+    :class:`Verification`. 2500 matched and 10,000 mismatched pairs where there are twice as many
+    (with ``known``: as many).
 
     Args:
         features: float ``[M, D]``, unit length.
         person: int ``[M]``.
+        known: bool ``[M]``: a pair is of one photograph that is and one that is not; all such
+            pairs are equally likely. None: pairs of any two, as :func:`draw_pairs` draws them.
 
     Returns:
         By the FAR as text, such as ``"0.01"``; None where there are fewer than 2 pairs of a kind.
     """
+    if known is not None:
+        return _tar_between(features[known], person[known], features[~known], person[~known], seed)
     counts = np.unique(person, return_counts=True)[1]
     matched = int((counts * (counts - 1) // 2).sum())
     mismatched = len(person) * (len(person) - 1) // 2 - matched
@@ -169,9 +185,29 @@ def tar_at_far(
     pairs = draw_pairs(
         person, min(MATCHED, matched // 2), min(MISMATCHED, mismatched // 2), folds=1, seed=seed
     )
-    halves = np.arange(len(pairs)) % 2  # thresholds by fold are not asked for
-    found = verification(pairs.scores(features), pairs.same, halves)
-    return {f"{point.far:.2g}": point.tar.value for point in found.at}
+    return _tar(pairs.scores(features), pairs.same)
+
+
+def _tar_between(
+    first: np.ndarray, whose: np.ndarray, second: np.ndarray, whose_second: np.ndarray, seed: int
+) -> dict[str, float] | None:
+    """:func:`tar_at_far` of pairs of one photograph of each of two sets."""
+    random = np.random.default_rng(seed)
+    same = (whose[:, None] == whose_second).ravel()
+    drawn = []
+    for kind, most in ((same, MATCHED), (~same, MISMATCHED)):
+        there = np.flatnonzero(kind)
+        if len(there) < 2:
+            return None
+        drawn.append(random.choice(there, min(most, len(there)), replace=False))
+    left, right = np.divmod(np.concatenate(drawn), len(second))
+    scores = np.einsum("nd,nd->n", first[left], second[right], dtype=np.float64)
+    return _tar(scores, np.repeat([True, False], [len(d) for d in drawn]))
+
+
+def _tar(scores: np.ndarray, same: np.ndarray) -> dict[str, float]:
+    halves = np.arange(len(same)) % 2  # thresholds by fold are not asked for
+    return {f"{p.far:.2g}": p.tar.value for p in verification(scores, same, halves).at}
 
 
 def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -182,7 +218,8 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             ``trainable_parameters`` and, where trained, ``train_seconds``; one for each seed.
 
     Yields:
-        ``train``, ``test``, ``learner``, ``ways``, ``shots``, ``episodes``, ``seeds``;
+        ``train``, ``test``, ``learner``, ``ways``, ``shots``, ``queries`` (a person, which may be
+        fewer than were asked for), ``episodes``, ``seeds``;
         ``accuracy`` and ``ci95``, half its 95% interval over the episodes (and training seeds,
         where there are several; not over people); ``rank1`` and ``tar_at_far``, or None;
         ``drop`` and ``drop_ci95``: the accuracy of the same learner trained in the test domain
@@ -200,7 +237,7 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 values = _accuracies(found, index)
                 row = {
                     "train": train, "test": test, "learner": learner,
-                    "ways": task["ways"], "shots": task["shots"],
+                    "ways": task["ways"], "shots": task["shots"], "queries": task["queries"],
                     "episodes": values.shape[1], "seeds": len(group),
                     "accuracy": float(values.mean()), "ci95": interval(values),
                     "rank1": _mean([f["rank1"] for f in found]),

@@ -23,18 +23,18 @@ class CosineClassifier(FeatureLearner):
     Args:
         embedding: the shared network.
         scale: factor of the cosine, so that a softmax can be sure of an answer.
-        lr: step of the directions.
+        head_lr: step of the directions.
         steps: how many.
     """
 
     recipe = Recipe(ways=20, shots=1, queries=1, meta_batch=1, lr=1e-3)
 
     def __init__(
-        self, embedding: nn.Module, scale: float = 10.0, lr: float = 0.1, steps: int = 100
+        self, embedding: nn.Module, scale: float = 10.0, head_lr: float = 0.1, steps: int = 100
     ) -> None:
         super().__init__(embedding)
         self.scale = scale
-        self.lr = lr
+        self.head_lr = head_lr
         self.steps = steps
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
@@ -45,7 +45,7 @@ class CosineClassifier(FeatureLearner):
             errors = (self.scale * features @ weight.mT).softmax(-1) - truth
             slope = self.scale * errors.mT @ features / labels.shape[1]
             slope = slope - (slope * weight).sum(-1, keepdim=True) * weight
-            weight = F.normalize(weight - self.lr * slope, dim=-1)
+            weight = F.normalize(weight - self.head_lr * slope, dim=-1)
         return {"weight": weight}
 
     def score_head(self, state: State, features: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class FineTune(LinearHeadLearner):
 
     Args:
         embedding: the shared network.
-        lr: Adam's step of the last layer.
+        inner_lr: Adam's step of the last layer.
         steps: steps of head and network together; 0: none, the head alone adapts.
         head_lr: Adam's step of the head.
         head_steps: steps of the head alone, before.
@@ -52,7 +52,7 @@ class FineTune(LinearHeadLearner):
     def __init__(
         self,
         embedding: nn.Module,
-        lr: float = 1e-4,
+        inner_lr: float = 1e-4,
         steps: int = 10,
         *,
         head_lr: float = 1e-2,
@@ -67,7 +67,7 @@ class FineTune(LinearHeadLearner):
             raise ValueError(f"classifier={classifier!r}: choose 'cosine' or 'linear'")
         if not 0 < decay <= 1 or not 0 <= thaw <= 1:
             raise ValueError(f"decay={decay} and thaw={thaw} must be shares, and decay not 0")
-        self.lr = lr
+        self.inner_lr = inner_lr
         self.steps = steps
         self.head_lr = head_lr
         self.head_steps = head_steps
@@ -90,7 +90,7 @@ class FineTune(LinearHeadLearner):
         steps = self.steps if self.adapted(theta) else 0
         weights = (self.per_task(theta, len(images)) if steps else theta) | head
         depth = self._depths(ran) | dict.fromkeys(head, 0.0)
-        adam.rates |= {n: self.lr * self.decay ** depth[n] for n in theta}
+        adam.rates |= {n: self.inner_lr * self.decay ** depth[n] for n in theta}
         for step in range(steps):
             now = self.adapted(weights)
             now = {n: w for n, w in now.items() if depth[n] * self.thaw * steps <= step}

@@ -58,12 +58,11 @@ SPACES: dict[str, Space] = {
     "reptile": _REPTILE,
     "prototypical": _WAYS,
     "linear-probe": {"strength": Range(1.0, 1000.0), **_WAYS},
-    # lr of the next three is the learner's own argument, which goes before the recipe's
-    "cosine-classifier": {**_COSINE, "lr": Range(1e-2, 1.0), "steps": Range(10, 300)},
-    "imprinting": {n: v for n, v in _COSINE.items() if n != "lr"},  # no step is taken
+    "cosine-classifier": {**_COSINE, "head_lr": Range(1e-2, 1.0), "steps": Range(10, 300)},
+    "imprinting": _COSINE,
     "finetune": {
         **_COSINE,
-        "lr": Range(1e-5, 1e-2),
+        "inner_lr": Range(1e-5, 1e-2),
         "steps": Range(1, 50),
         "head_lr": Range(1e-3, 0.1),
         "head_steps": Range(1, 200),

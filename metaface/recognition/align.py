@@ -25,15 +25,21 @@ def align(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
         uint8 RGB ``[n, 112, 112, 3]``; black where the picture ends.
     """
     crops = np.empty((len(points), SIDE, SIDE, 3), np.uint8)
-    for crop, matrix in zip(crops, similarity(points), strict=True):
-        # a face much larger than the crop is reduced first, so that no pixel is passed over
-        scale = float(np.hypot(*matrix[0, :2]))
-        halvings = max(0, int(np.log2(1 / scale))) if scale > 0 else 0
-        source = picture
-        if halvings:
-            source, matrix = _reduced(picture, matrix, 2**halvings)
-        cv2.warpAffine(source, matrix, (SIDE, SIDE), dst=crop, flags=cv2.INTER_LINEAR)
+    for i, matrix in enumerate(similarity(points)):
+        crops[i] = warped(picture, matrix, SIDE)
     return crops
+
+
+def warped(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """A square of ``side`` pixels in which ``matrix @ (x, y, 1)``, ``[2, 3]`` without shear, is the
+    place of the picture's pixel x, y; black where the picture ends."""
+    # what is much larger than the square is reduced first, so that no pixel is passed over
+    scale = float(np.hypot(*matrix[0, :2]))
+    halvings = max(0, int(np.log2(1 / scale))) if scale > 0 else 0
+    if halvings:
+        picture, matrix = _reduced(picture, matrix, side, 2**halvings)
+    found: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    return found
 
 
 def similarity(points: np.ndarray) -> np.ndarray:
@@ -58,9 +64,11 @@ def similarity(points: np.ndarray) -> np.ndarray:
     return np.concatenate([turn, shift], 2)
 
 
-def _reduced(picture: np.ndarray, matrix: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the picture that the crop shows, ``factor`` times smaller, and its transform."""
-    corners = np.array([[0, 0, SIDE, SIDE], [0, SIDE, 0, SIDE]], np.float64)
+def _reduced(
+    picture: np.ndarray, matrix: np.ndarray, side: int, factor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the picture that the square shows, reduced by ``factor``, and its transform."""
+    corners = np.array([[0, 0, side, side], [0, side, 0, side]], np.float64)
     back = np.linalg.inv(matrix[:, :2]) @ (corners - matrix[:, 2:])
     height, width = picture.shape[:2]
     left, top = np.clip(np.floor(back.min(1)).astype(int), 0, (width - 1, height - 1))

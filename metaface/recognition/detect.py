@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from metaface.recognition.align import TEMPLATE
+from metaface.recognition.second_look import second_look
 
 LONGEST = 1280
 """pixels: a longer picture is reduced to this to be searched"""
@@ -53,7 +54,11 @@ class Faces:
 
 
 class Detector(Protocol):
-    """Anything that finds faces with five landmarks. Several threads may call it at once."""
+    """Anything that finds faces with five landmarks. Several threads may call it at once.
+
+    One that also has ``closer(picture, faces) -> Faces`` is asked to place the landmarks of the
+    faces that matter again, before they are aligned.
+    """
 
     name: str
 
@@ -96,6 +101,10 @@ class YuNet:
             scale /= 2
             found.append(self._at(picture, scale))
         return without_parts(fused(found), large)
+
+    def closer(self, picture: np.ndarray, faces: Faces) -> Faces:
+        """``faces`` of the picture with landmarks found again; see :func:`second_look`."""
+        return second_look(picture, faces, self)
 
     def _at(self, picture: np.ndarray, scale: float) -> Faces:
         height, width = picture.shape[:2]

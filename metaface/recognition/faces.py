@@ -14,6 +14,7 @@ import numpy as np
 from metaface.recognition.align import align
 from metaface.recognition.detect import Detector, Faces
 from metaface.recognition.embed import Embedder
+from metaface.recognition.exposure import exposed
 from metaface.recognition.photos import Photo, Unusable, reduced
 
 SMALLEST = 16
@@ -60,7 +61,9 @@ def embedded(
             picture, times = reduced(photo)
             faces = pick(picture, detector(picture))
             boxes = faces.boxes * np.float32(times)
-            return boxes, align(picture, faces.points), faces.embeddings if joint else None
+            if joint:
+                return boxes, align(picture, faces.points), faces.embeddings
+            return boxes, crops_of(picture, faces, detector), None
         except Unusable as why:
             return why
 
@@ -79,6 +82,12 @@ def embedded(
                     stop = start + len(aligned)
                     yield Seen(boxes, aligned, features[start:stop] if own is None else own)
                     start = stop
+
+
+def crops_of(picture: np.ndarray, faces: Faces, detector: Detector) -> np.ndarray:
+    """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
+    closer = getattr(detector, "closer", None)
+    return exposed(align(picture, (closer(picture, faces) if closer else faces).points))
 
 
 def everyone(picture: np.ndarray, faces: Faces) -> Faces:

@@ -25,7 +25,6 @@ from metaface.data._sources import open_source, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
 from metaface.recognition import faces, models
-from metaface.recognition.align import align
 from metaface.recognition.commands import add_models, embedder_of
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
@@ -234,7 +233,8 @@ def _align(o: argparse.Namespace) -> None:
         for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
             try:
                 picture = read(partial(found.read, photo))
-                crop = align(picture, faces.middle(picture, detector(picture)).points)[0]
+                face = faces.middle(picture, detector(picture))
+                crop = faces.crops_of(picture, face, detector)[0]
             except Unusable as why:
                 tqdm.write(f"{photo.path} skipped: {why}", sys.stderr)
                 skipped += 1

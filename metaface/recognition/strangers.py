@@ -15,6 +15,7 @@ from metaface.data import synthetic
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
 from metaface.recognition.embed import Embedder
+from metaface.recognition.exposure import exposed
 from metaface.recognition.matching import Faces
 from metaface.recognition.models import MODELS
 from metaface.recognition.photos import Photo, listed
@@ -67,7 +68,7 @@ def _procedural_crops() -> np.ndarray:
         people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
     )
     pairs = zip(made.images, made.landmarks, strict=True)
-    return np.concatenate([align(image, five[None]) for image, five in pairs])
+    return exposed(np.concatenate([align(image, five[None]) for image, five in pairs]))
 
 
 def published_threshold(embedder: Embedder, people: int, fpir: float) -> float | None:

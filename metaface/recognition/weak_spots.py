@@ -28,6 +28,7 @@ from metaface.model import load_model
 from metaface.recognition import embed
 from metaface.recognition.align import align
 from metaface.recognition.commands import add_models, embedder_of
+from metaface.recognition.exposure import exposed
 from metaface.recognition.protocols import AsNetwork, aligned
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
@@ -65,9 +66,8 @@ class People:
 
 def upright(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Renders aligned by their own landmarks: uint8 ``[n, 112, 112, 3]``."""
-    return np.concatenate(
-        [align(image, points[None] - 0.5) for image, points in zip(images, landmarks, strict=True)]
-    )
+    pairs = zip(images, landmarks, strict=True)
+    return exposed(np.concatenate([align(image, five[None] - 0.5) for image, five in pairs]))
 
 
 def load_people(o: argparse.Namespace) -> People:

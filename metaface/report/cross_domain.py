@@ -141,5 +141,9 @@ def _percent(value: float, half: float) -> str:
 def _some(faces: FaceSet) -> list[np.ndarray]:
     """Photographs of as many people as can be."""
     people = faces.person_ids[: PHOTOS // 2]
-    rows = [faces.of_people([p]).rows[: -(-PHOTOS // len(people))] for p in people]
-    return [faces.store[r] for r in np.concatenate(rows)[:PHOTOS]]
+    found = []
+    for person in people:
+        rows = faces.of_people([person]).rows  # spread over them, as the first may all be alike
+        count = min(len(rows), -(-PHOTOS // len(people)))
+        found.append(rows[np.linspace(0, len(rows) - 1, count).round().astype(int)])
+    return [faces.store[r] for r in np.concatenate(found)[:PHOTOS]]

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-FLOORS = ("pixels", "untrained", "pretrained")
+FLOORS = ("pixels", "untrained", "start", "pretrained")
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
 )  # fmt: skip  # Okabe & Ito's: told apart by everybody
@@ -71,7 +71,7 @@ def _first_seed(found: Mapping[str, Any], name: str) -> str:
 
 def _colour(name: str, names: Sequence[str]) -> str:
     if name in FLOORS:
-        return ("#bbbbbb", "#888888", "#444444")[FLOORS.index(name)]
+        return ("#bbbbbb", "#888888", "#444444", "#000000")[FLOORS.index(name)]
     trained = sorted(n for n in names if n not in FLOORS)
     return COLOURS[trained.index(name) % len(COLOURS)]
 
