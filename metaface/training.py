@@ -229,7 +229,7 @@ def train(
             mininterval=0.5,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         )  # fmt: skip
-        with bar, _scalars(out if group.first else None, run) as log, _interruptible() as stop:
+        with bar, _scalars(out if group.first else None, run) as log, interruptible() as stop:
             while run.spent < 1 and not (patience and run.stale >= patience):
                 row = run.step()
                 if row is not None:
@@ -489,7 +489,7 @@ def _scalars(out: str | Path | None, run: _Run) -> Iterator[Callable[[dict[str, 
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turn a first Ctrl-C into a flag that is read between steps; a second one stops at once."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,22 +1,48 @@
 """One shared network, many tasks: joint detection, alignment and recognition."""
 
 from metaface.multitask.augment import augmented, mirrored, moved
+from metaface.multitask.batch import Batch, pictures
+from metaface.multitask.heads import HEADS, Head, Loss
+from metaface.multitask.joint import JointFace
+from metaface.multitask.metrics import measure
+from metaface.multitask.model import Embedding, Found, MultiTask
 from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS, Pool
 from metaface.multitask.samples import Labelled
 from metaface.multitask.scenes import compose
 from metaface.multitask.sheet import sheet
 from metaface.multitask.sources import celeba, wider
+from metaface.multitask.training import Source, draws, fit
+from metaface.multitask.trunk import Trunk
+from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
 
 __all__ = [
     "ATTRIBUTES",
     "EXPRESSIONS",
+    "HEADS",
+    "Batch",
+    "Embedding",
+    "Fixed",
+    "Found",
+    "Head",
+    "JointFace",
     "Labelled",
+    "Loss",
+    "MultiTask",
+    "PCGrad",
     "Pool",
+    "Source",
+    "Trunk",
+    "Uncertainty",
+    "Weighting",
     "augmented",
     "celeba",
     "compose",
+    "draws",
+    "fit",
+    "measure",
     "mirrored",
     "moved",
+    "pictures",
     "sheet",
     "wider",
 ]

@@ -37,17 +37,20 @@ class Faces:
         points: float32 ``[n, 5, 2]``: x, y of eye, eye, nose, mouth corner, mouth corner, each
             pair from left to right in the picture.
         scores: float32 ``[n]``, 0..1.
+        embeddings: float32 ``[n, D]``, unit length, of a detector that is the embedder as well.
     """
 
     boxes: np.ndarray
     points: np.ndarray
     scores: np.ndarray
+    embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: np.ndarray | slice) -> Faces:
-        return Faces(self.boxes[index], self.points[index], self.scores[index])
+        own = None if self.embeddings is None else self.embeddings[index]
+        return Faces(self.boxes[index], self.points[index], self.scores[index], own)
 
 
 class Detector(Protocol):

@@ -48,13 +48,22 @@ class Seen:
 def embedded(
     photos: Iterable[Photo], pick: Pick, detector: Detector, embedder: Embedder
 ) -> Iterator[Seen | Unusable]:
-    """The faces that ``pick`` chooses of every photograph, in order, or why there are none."""
+    """The faces that ``pick`` chooses of every photograph, in order, or why there are none.
 
-    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray] | Unusable:
+    A detector that is the ``embedder`` as well (``metaface.multitask.JointFace``) has embedded them
+    already.
+    """
+    one: object = embedder
+    joint = detector is one
+
+    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | Unusable:
         try:
             picture, times = reduced(photo)
             faces = pick(picture, detector(picture))
-            return faces.boxes * np.float32(times), crops_of(picture, faces, detector)
+            boxes = faces.boxes * np.float32(times)
+            if joint:
+                return boxes, align(picture, faces.points), faces.embeddings
+            return boxes, crops_of(picture, faces, detector), None
         except Unusable as why:
             return why
 
@@ -63,14 +72,15 @@ def embedded(
         while chunk := list(islice(photos, _CHUNK)):
             looked = [look(chunk[0])] if len(chunk) == 1 else list(pool.map(look, chunk))
             crops = [pair[1] for pair in looked if not isinstance(pair, Unusable)]
-            features = embedder(np.concatenate(crops)) if crops else np.empty(0)
+            features = embedder(np.concatenate(crops)) if crops and not joint else np.empty(0)
             start = 0
             for pair in looked:
                 if isinstance(pair, Unusable):
                     yield pair
                 else:
-                    stop = start + len(pair[1])
-                    yield Seen(*pair, features[start:stop])
+                    boxes, aligned, own = pair
+                    stop = start + len(aligned)
+                    yield Seen(boxes, aligned, features[start:stop] if own is None else own)
                     start = stop
 
 
