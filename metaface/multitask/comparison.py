@@ -191,7 +191,7 @@ def run(
     results = {
         "settings": asdict(settings),
         "machine": machine.describe(device),
-        "data": {name: _described(part) for name, part in parts.items()},
+        "data": {name: described(part) for name, part in parts.items()},
         "weights": settings.weights,
         "trials": trials,
         "rows": [_row(group) for group in _by_variant(units).values()],
@@ -214,9 +214,19 @@ def _parts(settings: Settings, folder: Path, progress: bool) -> dict[str, Part]:
         name: scenes_of(pool, counts[name], s.size, s.side, s.seed)
         for name, pool in _pools(s, folder, progress).items()
     }
-    for part in (parts["val"], parts["test"]):  # fail now if no episode can be drawn
-        identification.one_shot(np.zeros((len(part.once), 1)), part.scenes.person[part.once], 1)
+    for name in ("val", "test"):
+        check_episodes(parts[name])
     return parts
+
+
+def check_episodes(part: Part) -> None:
+    """Fail before training where identification could not be measured after it.
+
+    Raises:
+        ValueError: too few people with photographs enough.
+    """
+    person = part.scenes.person[part.once]
+    identification.one_shot(np.zeros((len(person), 1)), person, 1)
 
 
 def scenes_of(
@@ -262,7 +272,8 @@ def _crowd(settings: Settings, out: Path) -> Labelled:
     return part.scenes.take(np.flatnonzero(three))
 
 
-def _described(part: Part) -> str:
+def described(part: Part) -> str:
+    """How much there is, in words."""
     people = len(np.unique(part.scenes.person))
     return (
         f"{len(part.scenes)} scenes, {len(part.scenes.image)} faces, {len(part.once)} "
@@ -314,13 +325,17 @@ def equal_size() -> tuple[float, int]:
     return round(low, 3), features + (goal - least) // (total(low, features + 1) - least)
 
 
-def _weighting(variant: str, weights: Mapping[str, float]) -> Weighting:
+def weighting_of(
+    variant: str, weights: Mapping[str, float], tasks: Sequence[str] = TASKS
+) -> Weighting:
+    """The weighting of a shared variant; that of others is fixed."""
     if variant == "uncertainty":
-        return Uncertainty(TASKS)
+        return Uncertainty(tasks)
     return PCGrad(weights) if variant == "pcgrad" else Fixed(weights)
 
 
-def _source(labelled: Labelled, size: int, seed: int, **options: Any) -> Source:
+def source_of(labelled: Labelled, size: int, seed: int, **options: Any) -> Source:
+    """Batches of ``size`` pictures, changed at random; ``options``: of :func:`augmented`."""
     batches = draws(labelled, size, seed)
     return lambda step: augmented(batches(step), (seed, step), **options)
 
@@ -348,12 +363,12 @@ def _train(
     for name, tasks in stages.items():
         torch.manual_seed(seed)
         model = network(tasks, people, *size)
-        source = _source(train.scenes, settings.batch, seed)
+        source = source_of(train.scenes, settings.batch, seed)
         if name == "recogniser":  # about two faces are in a scene
             crops = crops_of(train.scenes, CROP)
-            source = _source(crops, 2 * settings.batch, seed, zoom=(0.95, 1.05), shift=0.02)
+            source = source_of(crops, 2 * settings.batch, seed, zoom=(0.95, 1.05), shift=0.02)
         history = fit(
-            model, source, weighting=_weighting(variant, settings.weights), lr=settings.lr,
+            model, source, weighting=weighting_of(variant, settings.weights), lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0, seed=seed, device=device,
             out=folder / name, resume=True, progress=progress,
             label=" ".join([folder.name, name]).strip(), **settings.share(part),
