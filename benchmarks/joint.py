@@ -29,5 +29,5 @@ settings = comparison.Settings(
 )
 results = comparison.run(settings, options.out, resume=options.resume)
 print(joint_table(results))
-for name, ratio in results["speed"]["ratios"].items():
-    print(f"{name}: {ratio['median']:.2f} times the time of the shared network")
+for ratio in results["speed"]["ratios"]:
+    print(f"{ratio['what']}: {ratio['median']:.2f} times the time of {ratio['reference']}")

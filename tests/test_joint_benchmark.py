@@ -216,7 +216,7 @@ def test_speed_is_compared_picture_by_picture(
             n = 3 if images.mean() >= 0.5 else 2  # three faces in bright pictures only
             where = torch.zeros(n, dtype=torch.int64)
             boxes = torch.ones(n, 4)
-            return Found(where, boxes, torch.zeros(n, 5, 2), torch.ones(n),
+            return Found(where, boxes, torch.zeros(n, 5, 2), torch.full((n,), 0.4),
                          {"recognition": torch.eye(n, 8)})  # fmt: skip
 
     class SlowStaged(Slow):
@@ -224,6 +224,7 @@ def test_speed_is_compared_picture_by_picture(
 
     monkeypatch.setattr(timing, "Staged", SlowStaged)
     monkeypatch.setattr(timing, "_short", lambda model, crop: SlowStaged(model.seconds / 2))
+    monkeypatch.setattr(timing, "_alone", lambda model: Slow(model.seconds / 2))
     monkeypatch.setattr(timing, "Resized", lambda model, factor: Slow(factor))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(ident, "embedded", lambda *a, **k: np.eye(len(scenes.scenes.image)))
@@ -241,8 +242,22 @@ def test_speed_is_compared_picture_by_picture(
     assert points["fixed"]["pictures"] == 3 and points["fixed"]["one_shot"] == 0.8
     assert points["separate: detect, crop, embed"]["one_shot"] == 0.7
     assert points["fixed, pictures x 1.5"]["one_shot"] < 0.5  # measured: nobody is alike
-    assert found["ratios"]["separate"]["median"] == pytest.approx(3)
-    assert found["ratios"]["separate: detect, crop, embed"]["low"] == pytest.approx(1.5)
+    ratios = {(r["what"], r["reference"]): r for r in found["ratios"]}
+    assert ratios["separate", "fixed"]["median"] == pytest.approx(3)
+    short, alone = "separate: detect, crop, embed", "fixed: detection, alignment, recognition"
+    assert ratios[short, "fixed"]["low"] == pytest.approx(1.5)
+    assert ratios[short, alone]["high"] == pytest.approx(3)
+    assert ("separate", alone) not in ratios
+
+
+def test_fewer_heads_embed_alike(scenes: comparison.Part) -> None:
+    model = network(TASKS, 6, 0.5, 32).eval()
+    alone = timing._alone(model)
+    assert set(alone.heads) == {"detection", "alignment", "recognition"}
+    assert list(alone.towers) == ["landmarks"]
+    images = Batch.of(scenes.scenes.take(np.arange(2))).images
+    a, b = model.predict(images, 0.001), alone.predict(images, 0.001)
+    assert torch.equal(a.heads["recognition"], b.heads["recognition"])
 
 
 def test_weights_are_those_of_the_best_trial(
