@@ -232,12 +232,10 @@ def check_episodes(part: Part) -> None:
     identification.one_shot(np.zeros((len(person), 1)), person, 1)
 
 
-def scenes_of(
-    pool: Pool, n: int, size: int, side: tuple[float, float], seed: int, **options: Any
-) -> Part:
+def scenes_of(pool: Pool, n: int, size: int, side: tuple[float, float], seed: int) -> Part:
     """``n`` scenes of ``pool``, and which of their faces are the first of a photograph."""
     numbered = replace(pool, person=np.arange(len(pool)), people=tuple(map(str, range(len(pool)))))
-    scenes = compose(numbered, n, size=size, side=side, seed=seed, **options)
+    scenes = compose(numbered, n, size=size, side=side, seed=seed)
     photo = scenes.person
     return Part(
         replace(scenes, person=pool.person[photo], people=pool.people),
@@ -267,12 +265,12 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, Pool]:
 
 
 def _crowd(settings: Settings, out: Path) -> Labelled:
-    """Test scenes with three faces, to time."""
+    """Test scenes with three faces, small enough to have a place, to time."""
     pool = _pools(settings, out / "pools", False)["test"]
-    s = settings
-    part = scenes_of(pool, 30, s.size, s.side, s.seed + 1, faces=(3, 3))
-    three = np.bincount(part.scenes.image, minlength=30) == 3
-    return part.scenes.take(np.flatnonzero(three))
+    low, high = settings.side
+    side = low, max(low, min(high, settings.size / 3))
+    scenes = compose(pool, 20, size=settings.size, side=side, faces=(3, 3), seed=settings.seed + 1)
+    return scenes.take(np.flatnonzero(np.bincount(scenes.image, minlength=20) == 3))
 
 
 def described(part: Part) -> str:
