@@ -132,6 +132,8 @@ def _cell(value: list[float] | None, unit: int, sign: str = "") -> str:
     if value is None:
         return ""
     mean, half = unit * value[0], unit * value[1]
+    if np.isnan(mean):
+        return "-"
     return f"{mean:{sign}.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 
 
