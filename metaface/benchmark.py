@@ -500,7 +500,7 @@ def refuse_several_processes(what: str) -> None:
         )
 
 
-def check_free(out: Path, settings: Job, resume: bool, what: str = "benchmark") -> None:
+def check_free(out: Path, settings: Any, resume: bool, what: str = "benchmark") -> None:
     """Check that ``out`` holds no job, or this one, to be resumed.
 
     Raises:

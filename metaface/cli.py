@@ -22,6 +22,7 @@ from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS, MetaLearner
 from metaface.model import ModelSpec, load_model
+from metaface.multitask import commands as multitask
 from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
 from metaface.safe import KEEP_LOSS, blend_learner
@@ -393,6 +394,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
 
+    multitask.add(partial(_command, commands))
     people.add(partial(_command, commands), _options)
     protocols.add(partial(_command, commands))
     weak_spots.add(partial(_command, commands))

@@ -14,7 +14,7 @@ from metaface.multitask.samples import UNKNOWN, Labelled
 from metaface.recognition.detect import overlaps
 
 _IOU = 0.5  # from which a face counts as found
-_LEAST = 0.02  # score from which faces are looked at for average precision
+LEAST = 0.02  # score from which faces are looked at for average precision
 
 
 def measure(
@@ -54,11 +54,11 @@ def measure(
     if not given and "detection" not in model.heads:
         raise ValueError("this network has no detection head: say given=True")
     model.eval()
-    parts = list(_parts(model, labelled, given, batch, device))
+    parts = list(parts_of(model, labelled, given, batch, device))
     out: dict[str, float] = {}
     if not given and labelled.complete.any():
         out |= _detection(parts)
-    pairs = [_matched(part, found, least) for part, found in parts]
+    pairs = [matched(part, found, least) for part, found in parts]
     known = sum(int((~np.isnan(part.boxes).any(1)).sum()) for part, _ in parts)
     out["matched"] = sum(len(rows) for rows, _ in pairs) / known if known else np.nan
 
@@ -117,7 +117,7 @@ def rank1(person: np.ndarray, embeddings: np.ndarray) -> float:
     return _mean((person[cosines.argmax(1)] == person)[several]) if several.any() else np.nan
 
 
-def _parts(
+def parts_of(
     model: MultiTask, labelled: Labelled, given: bool, size: int, device: torch.device | str
 ) -> Iterator[tuple[Labelled, Found]]:
     for start in range(0, len(labelled), size):
@@ -127,11 +127,11 @@ def _parts(
             kept = batch.readable
             found = model.describe(batch.images, batch.image[kept], batch.places[kept])
         else:
-            found = model.predict(batch.images, _LEAST)
+            found = model.predict(batch.images, LEAST)
         yield part, found
 
 
-def _matched(part: Labelled, found: Found, least: float) -> tuple[np.ndarray, np.ndarray]:
+def matched(part: Labelled, found: Found, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows of known faces, and of the found ones they are."""
     image, boxes, scores = (t.cpu().numpy() for t in (found.image, found.boxes, found.scores))
     overlap = overlaps(part.boxes, boxes)

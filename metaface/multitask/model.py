@@ -75,6 +75,7 @@ class MultiTask(nn.Module):
         norm: see :class:`metaface.nets.Norm2d`. A ``frozen`` network needs its statistics
             refreshed after training, as ``fit`` does.
         weights: published ones, for the trunk.
+        width: of the trunk's inside; see :class:`Trunk`.
 
     Example::
 
@@ -95,6 +96,7 @@ class MultiTask(nn.Module):
         features: int = FEATURES,
         norm: NormMode = "group",
         weights: str | Path | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if not heads:
@@ -103,7 +105,9 @@ class MultiTask(nn.Module):
             "heads": {name: dict(options) for name, options in heads.items()},
             "trunk": trunk, "channels": channels, "features": features, "norm": norm,
         }  # fmt: skip
-        self.trunk = Trunk(trunk, channels, norm, weights)
+        if width != 1:
+            self.spec["width"] = width
+        self.trunk = Trunk(trunk, channels, norm, weights, width)
         self.heads = nn.ModuleDict()
         self.towers = nn.ModuleDict()
         for name, options in heads.items():

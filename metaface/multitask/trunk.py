@@ -28,6 +28,7 @@ class Trunk(nn.Module):
         norm: see :class:`metaface.nets.Norm2d`; ``batch`` is refused.
         weights: for ``mobilefacenet`` a published checkpoint, for torchvision what
             :class:`metaface.nets.Backbone` takes; None: fresh.
+        width: of ``small``: so many times as many channels inside, in eights.
 
     Shape:
         float ``[n, 3, H, W]`` in 0..1, any sides -> ``[n, C, ceil(H / 4), ceil(W / 4)]``. Cell
@@ -44,6 +45,7 @@ class Trunk(nn.Module):
         channels: int = 64,
         norm: NormMode = "group",
         weights: str | Path | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if norm == "batch":
@@ -52,7 +54,7 @@ class Trunk(nn.Module):
                 "choose group, frozen or pinned"
             )
         self.name, self.channels = name, channels
-        self.body = _body(name, norm, weights)
+        self.body = _body(name, norm, weights, width)
         with torch.no_grad():
             side = self.body.multiple * 2
             maps = self.body(torch.zeros(1, 3, side, side))
@@ -82,7 +84,9 @@ class _Body(nn.Module):
         raise NotImplementedError
 
 
-def _body(name: str, norm: NormMode, weights: str | Path | None) -> _Body:
+def _body(name: str, norm: NormMode, weights: str | Path | None, width: float) -> _Body:
+    if width != 1 and name != "small":
+        raise ValueError(f"width={width}: only small has one, not {name}")
     if name.startswith("torchvision:"):
         return _Torchvision(name.removeprefix("torchvision:"), norm, weights)
     if name == "mobilefacenet":
@@ -94,18 +98,19 @@ def _body(name: str, norm: NormMode, weights: str | Path | None) -> _Body:
             f"no trunk {name!r}: choose one of mobilefacenet, {', '.join(_OWN)} or "
             "torchvision:<model>"
         )
-    return _OWN[name](norm)
+    return _Small(norm, width) if name == "small" else _OWN[name](norm)
 
 
 class _Small(_Body):
     multiple = 32
 
-    def __init__(self, norm: NormMode) -> None:
+    def __init__(self, norm: NormMode, times: float = 1.0) -> None:
         super().__init__()
-        self.first = Conv2d(3, 16, 3, 2, padding=1, bias=False)
-        self.first_norm = Norm2d(16, norm)
-        inputs, stages = 16, []
-        for width, blocks in zip(_WIDTHS, _BLOCKS, strict=True):
+        inputs, *widths = (max(8, 8 * round(width * times / 8)) for width in (16, *_WIDTHS))
+        self.first = Conv2d(3, inputs, 3, 2, padding=1, bias=False)
+        self.first_norm = Norm2d(inputs, norm)
+        stages = []
+        for width, blocks in zip(widths, _BLOCKS, strict=True):
             stages.append(
                 nn.Sequential(
                     *(

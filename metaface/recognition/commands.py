@@ -27,7 +27,7 @@ from metaface.recognition.recognizer import (
     FMR,
     FPIR,
     Recognizer,
-    default_detector,
+    detector_for,
 )
 from metaface.recognition.results import Enrolment, Identified
 
@@ -307,7 +307,8 @@ def add_models(p: argparse.ArgumentParser, gallery: bool = False) -> None:
     p.add_argument(
         "--weights",
         help="embedding: a name, a checkpoint of metaface train, a "
-        ".safetensors or .onnx file; default: the gallery's, or mobilefacenet_casia",
+        ".safetensors or .onnx file, a network of metaface multitask (which detects as well); "
+        "default: the gallery's, or mobilefacenet_casia",
     )
     p.add_argument(
         "--detector",
@@ -341,8 +342,8 @@ def _recognizer(
 
 def embedder_of(o: argparse.Namespace) -> tuple[Detector, Embedder]:
     """The detector and the embedder that the options name."""
-    detector = Cascade() if o.detector == "cascade" else default_detector(o.models)
-    return detector, embed.load(o.weights or DEFAULT, o.models)
+    embedder = embed.load(o.weights or DEFAULT, o.models)
+    return Cascade() if o.detector == "cascade" else detector_for(embedder, o.models), embedder
 
 
 def _photos(given: Sequence[str]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -31,8 +32,9 @@ def load(
         source: a registered name (``mobilefacenet_casia``) or one imported into the models folder;
             the path of a MobileFaceNet checkpoint or safetensors file, of a checkpoint of
             ``metaface train`` (its embedding, on crops resized to its pictures; by nature best
-            where those were aligned alike), or of an ONNX embedder; ``torchvision:<model>`` or
-            ``timm:<model>``.
+            where those were aligned alike), of a network of ``metaface multitask`` (a detector as
+            well, see ``metaface.multitask.JointFace``), or of an ONNX embedder;
+            ``torchvision:<model>`` or ``timm:<model>``.
         given: the folder of models; see :func:`metaface.recognition.models.folder`.
         weights: the path of a state dict, needed by and only for torchvision and timm networks.
 
@@ -76,6 +78,10 @@ def _file(path: Path) -> CropEmbedder:
         if isinstance(loaded, dict) and loaded.get("spec"):
             return _trained(path)
     state, notes = read_weights(path)
+    if notes.get("format", "").startswith("metaface multitask"):
+        from metaface.multitask.joint import JointFace  # which needs this package
+
+        return cast(CropEmbedder, JointFace.load(path))
     net, description = described(path, state, notes)
     digest = weights_digest(description.architecture, state)
     named = [entry.name for entry in MODELS.values() if entry.weights == digest]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -103,10 +103,10 @@ class Recognizer:
 
         Args:
             weights: a name of the registry, or the path of a checkpoint (of ``metaface train``,
-                too), a safetensors or an ONNX file.
+                too), a safetensors (of ``metaface multitask``, too) or an ONNX file.
             models: the folder of the model files; else METAFACE_MODELS, else
                 ~/.cache/metaface/models.
-            detector: instead of YuNet.
+            detector: instead of YuNet, or of a network that detects as well.
             gallery: a file, which every change is written to; created where there is none.
             keep_crops: whether a new gallery keeps the aligned faces, too: needed by learners that
                 adapt the whole network.
@@ -118,7 +118,7 @@ class Recognizer:
         """
         embedder = embed.load(weights, models)
         return cls(
-            detector or default_detector(models),
+            detector or detector_for(embedder, models),
             embedder,
             Gallery(
                 gallery, model=embedder.digest, model_name=embedder.name, dim=embedder.dim,
@@ -504,6 +504,14 @@ class Recognizer:
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+
+
+def detector_for(embedder: Embedder, given: str | Path | None = None) -> Detector:
+    """The embedder itself where it detects as well, else :func:`default_detector`."""
+    from metaface.multitask.joint import JointFace  # which needs this package
+
+    one: object = embedder
+    return cast(Detector, one) if isinstance(one, JointFace) else default_detector(given)
 
 
 def default_detector(given: str | Path | None = None) -> YuNet:

@@ -1,0 +1,142 @@
+"""The command line of shared networks: ``metaface joint-benchmark`` and ``metaface multitask``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metaface import data
+from metaface.multitask import comparison, identification
+from metaface.multitask.comparison import SHARED, TASKS, VARIANTS, Settings
+from metaface.multitask.metrics import measure
+from metaface.multitask.model import MultiTask
+from metaface.multitask.pool import Pool
+from metaface.multitask.samples import Labelled
+from metaface.multitask.scenes import compose
+from metaface.multitask.training import fit
+from metaface.recognition.align import SIDE
+from metaface.report.joint import joint_table
+
+DEFAULTS = Settings()
+MINUTES = 10.0
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands; see :func:`metaface.recognition.commands.add`."""
+    p = command("joint-benchmark", _benchmark, "compare one shared network with networks in stages")
+    p.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS, metavar="NAME",
+                   help=f"of {', '.join(VARIANTS)}; default: all")  # fmt: skip
+    p.add_argument("--val-people", type=int, default=DEFAULTS.val_people,
+                   help=f"default: {DEFAULTS.val_people}")  # fmt: skip
+    p.add_argument("--test-people", type=int, default=DEFAULTS.test_people,
+                   help=f"default: {DEFAULTS.test_people}")  # fmt: skip
+    p.add_argument(
+        "--search", type=int, default=0, metavar="N",
+        help="search the weights of the losses in N trials on validation people (Optuna)",
+    )  # fmt: skip
+    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes,
+                   help=f"of identification; default: {DEFAULTS.episodes}")  # fmt: skip
+    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    _add_shared(p)
+    p.add_argument("--out", default="joint", help="folder of the results; default: joint")
+
+    p = command("multitask", _multitask, "train one network for several tasks of faces in scenes")
+    p.add_argument("--heads", nargs="+", default=TASKS, choices=TASKS, metavar="TASK",
+                   help=f"of {', '.join(TASKS)}; default: all")  # fmt: skip
+    p.add_argument("--weighting", default="fixed", choices=SHARED,
+                   help="of the tasks' losses; default: fixed")  # fmt: skip
+    p.add_argument(
+        "--crops",
+        metavar="DIR",
+        help="aligned photographs of people, a folder each, to be put into scenes as well",
+    )
+    _add_shared(p)
+    p.add_argument("--out", default="multitask",
+                   help="folder of checkpoint.pt and model.safetensors; default: multitask"
+    )  # fmt: skip
+
+
+def _add_shared(p: argparse.ArgumentParser) -> None:
+    for name, what in (("people", "procedural people to train on"), ("photos", "of each"),
+                       ("scenes", "to train on"), ("size", "side of a scene, pixels"),
+                       ("batch", "scenes a step")):  # fmt: skip
+        default = getattr(DEFAULTS, name)
+        p.add_argument(f"--{name}", type=int, default=default, help=f"{what}; default: {default}")
+    p.add_argument("--lr", type=float, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
+    group = p.add_mutually_exclusive_group()
+    group.add_argument("--iterations", type=int, help="training budget of a network: steps")
+    group.add_argument("--minutes", type=float, help=f"or wall time; default: {MINUTES:g}")
+    p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    p.add_argument("--seed", type=int, default=0, help="of people, scenes and weights; default: 0")
+    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _benchmark(o: argparse.Namespace) -> None:
+    settings = Settings(
+        variants=tuple(o.variants), people=o.people, val_people=o.val_people,
+        test_people=o.test_people, photos=o.photos, scenes=o.scenes, size=o.size,
+        batch=o.batch, lr=o.lr, search=o.search, iterations=o.iterations, minutes=o.minutes,
+        episodes=o.episodes, seed=o.seed, seeds=o.seeds, device=o.device,
+    )  # fmt: skip
+    results = comparison.run(settings, o.out, resume=o.resume, progress=not o.quiet)
+    for name, said in results["data"].items():
+        print(f"{name:>5}: {said}")
+    print(f"\n{joint_table(results)}\n")
+    print("± half of the 95% interval over training seeds (of 1-shot accuracy over episodes, too)")
+    print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
+
+
+def _multitask(o: argparse.Namespace) -> None:
+    held_out = max(10, o.people // 10)
+    train = Pool.procedural(range(o.people), o.photos, seed=o.seed, progress=not o.quiet)
+    unseen = Pool.procedural(
+        range(o.people, o.people + held_out), o.photos, seed=o.seed, progress=not o.quiet
+    )
+    side = DEFAULTS.side[0], min(DEFAULTS.side[1], 0.75 * o.size)
+    part = comparison.scenes_of(unseen, 2 * o.photos * held_out, o.size, side, o.seed)
+    if "recognition" in o.heads:
+        comparison.check_episodes(part)
+    scenes = [compose(train, o.scenes, size=o.size, side=side, seed=o.seed)]
+    if o.crops:
+        real = _crops(o.crops, not o.quiet)
+        print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
+        scenes.append(compose(real, o.scenes, size=o.size, side=side, seed=o.seed))
+    together = Labelled.join(scenes)
+    torch.manual_seed(o.seed)
+    model = comparison.network(o.heads, len(together.people))
+    history = fit(
+        model, comparison.source_of(together, o.batch, o.seed),
+        weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,
+        iterations=o.iterations, minutes=o.minutes if o.iterations or o.minutes else MINUTES,
+        seed=o.seed, device=o.device, out=o.out, resume=o.resume, progress=not o.quiet,
+        label="multitask",
+    )  # fmt: skip
+    print(f"{history.iterations} steps, {history.images} scenes, {history.seconds:.0f} s")
+    _print_figures(model, part)
+    print(Path(o.out) / "model.safetensors")
+
+
+def _print_figures(model: MultiTask, part: comparison.Part) -> None:
+    device = next(model.parameters()).device
+    given = "detection" not in model.heads
+    print(f"procedural people who were not trained on: {comparison.described(part)}")
+    for name, value in measure(model, part.scenes, given=given, device=device).items():
+        if "/" not in name:
+            print(f"{name:>12} {value:.3f}")
+    if "recognition" in model.heads:
+        vectors = identification.embedded(model, part.scenes, given=given, device=device)
+        person = part.scenes.person[part.once]
+        right = identification.one_shot(vectors[part.once], person)
+        print(f"5-way 1-shot {right.mean():.3f}")
+
+
+def _crops(folder: str, progress: bool) -> Pool:
+    faces = data.load(folder, image_size=SIDE, channels=3, progress=progress)
+    return Pool.from_aligned(
+        np.ascontiguousarray(faces.store[faces.rows]), faces.person, faces.people, faces.name
+    )
