@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -129,7 +130,7 @@ def portraits(
     source: str | Path,
     detector: Detector,
     *,
-    photos: Collection[int] = range(1, 1 << 30),
+    photos: tuple[float, float] = (1, math.inf),
     limit: int | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -142,7 +143,7 @@ def portraits(
         source: see ``metaface.data.load``.
         detector: one that reports unsure faces as well (``YuNet(path, least=0.3)``): they decide
             whether a face is ``alone``.
-        photos: only people with so many photographs.
+        photos: only people with so many photographs, (least, most).
         limit: at most so many photographs, drawn at random; None: all.
         seed: of that draw.
 
@@ -156,8 +157,8 @@ def portraits(
     images, boxes, points, alone, whose = [], [], [], [], []
     with open_source(path) as found:
         names, person = np.unique([p.person for p in found.photos], return_inverse=True)
-        enough = np.isin(np.bincount(person)[person], list(photos))
-        rows = np.flatnonzero(enough)
+        there = np.bincount(person)[person]
+        rows = np.flatnonzero((there >= photos[0]) & (there <= photos[1]))
         if limit is not None:
             rows = np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
         for row in tqdm(rows, desc=found.name, unit="photo", disable=not progress):

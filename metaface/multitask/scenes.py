@@ -30,10 +30,11 @@ def compose(
 ) -> Labelled:
     """``n`` square pictures of ``size`` pixels with faces of ``pool`` in them, all labelled.
 
-    Each face is scaled, turned a little and in half of the cases mirrored, its labels with it; nearer people stand lower and before the others. Behind and at times before them are
-    things that are no faces; light, colour, blur and noise are the whole scene's. A scene depends
-    on the pool, its number and the settings alone: numbers 0 to 9 are the same ten whether made at
-    once or one by one.
+    Each face is scaled, turned a little and in half of the cases mirrored, its labels with it;
+    nearer people stand lower and before the others. Behind and at times before them are things that
+    are no faces; light, colour, blur and noise are the whole scene's. A scene depends on the pool,
+    its number and the settings alone: numbers 0 to 9 are the same ten whether made at once or one
+    by one.
 
     A box is the extent of the face, hairline to chin, with what of it others cover, in the picture;
     landmarks stay where they are, also covered or (few) outside the picture. Masks have the face
