@@ -12,14 +12,15 @@ python benchmarks/joint_transfer.py start "one=runs/models/recognition/{seed}/mo
 train: networks of some tasks, on scenes of procedural people, or of as many scenes and steps with
 crops of real people among them (LFW people of 2 to 4 photographs; boxes and landmarks from YuNet).
 
-real: average precision on photographs of a face each that YuNet is sure of (0.8), where it sees
-none besides (0.3). Pasted: cut out with soft edges, put upright at a random place of a textured
-128-pixel scene with other things, the face 30 to 100 pixels long. Whole: the photographs as they
-are, reduced to 128 pixels; so nothing can be learnt from the edges of a paste. The truth is YuNet's
-box and landmarks, as it gave them on the original. It differs from what procedural scenes teach
-(hairline to chin) by little: on 354 renders the two boxes' IoU has a median of 0.85 and is below
-0.72 in 5%, so no map between the two is used; landmarks differ by 4% of the square root of the
-box's area. The constant box is the best one box to say of every picture, chosen on the test itself.
+real: average precision on scenes with one photograph each, of a face that YuNet is sure of (0.8)
+and with none beside it (0.3), put upright at a random place of a textured 128-pixel scene with
+other things, the face 30 to 100 pixels long. Soft: cut out about the face with soft edges, as in
+training with --real. Sharp: the photograph as a rectangle, which is in no training scene. The truth
+is YuNet's box and landmarks, as it gave them on the original. It differs from what procedural
+scenes teach (hairline to chin) by little: on 354 renders the two boxes' IoU has a median of 0.85
+and is below 0.72 in 5%, so no map between the two is used; landmarks differ by 4% of the square
+root of the box's area. The constant box is the best one box to say of every picture, chosen on the
+test itself.
 
 start: the embedding part of each network as the start of meta-learners, which train on procedural
 people whom no network has seen, at equal budgets, each at the outer rate that is best on validation
@@ -185,11 +186,11 @@ def real(o: argparse.Namespace) -> None:
     for name, text in (one.split("=", 1) for one in o.sets):
         found = load_set(text, o, o.limit)
         found = found.take(found.alone)
-        pool = found.pool(2 * int(SIDE[1]))
         tests = {
-            "pasted": compose(pool, o.scenes, size=SIZE, faces=(1, 1), side=SIDE, turn=0, seed=1),
-            "whole": found.whole(SIZE),
-        }
+            kind: compose(found.pool(2 * int(SIDE[1]), sharp=kind == "sharp"), o.scenes, size=SIZE,
+                          faces=(1, 1), side=SIDE, turn=0, seed=1)
+            for kind in ("soft", "sharp")
+        }  # fmt: skip
         for kind, test in tests.items():
             out.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(test.take(np.arange(32)))[..., ::-1])

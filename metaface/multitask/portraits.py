@@ -1,4 +1,4 @@
-"""Real photographs with the face that a detector finds in them, to be pasted or taken whole."""
+"""Real photographs with the face that a detector finds in them, to be pasted into scenes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from metaface.data import FaceSet
 from metaface.data._sources import open_source
-from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS, Pool
-from metaface.multitask.samples import UNKNOWN, Labelled
+from metaface.multitask.pool import ATTRIBUTES, Pool
 from metaface.recognition.align import SIDE, align
 from metaface.recognition.detect import Detector
 from metaface.recognition.faces import middle
@@ -24,7 +23,6 @@ from metaface.recognition.photos import Unusable, read
 SURE = 0.8  # score from which what a detector says is taken for the truth
 _AROUND = 2.0  # side of what is cut out, in longer sides of the face
 _RIM = 0.05  # of that side: how softly a photograph's own rim ends
-_GREY = 114  # of padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class Portraits:
             points=self.points[rows], alone=self.alone[rows], person=self.person[rows],
         )  # fmt: skip
 
-    def pool(self, size: int = 128) -> Pool:
+    def pool(self, size: int = 128, *, sharp: bool = False) -> Pool:
         """The faces with what is around them, to be pasted by :func:`compose`.
 
         Each is cut out in a square of twice its longer side, with soft edges of a shape that varies
@@ -69,6 +67,7 @@ class Portraits:
 
         Args:
             size: side of the squares in pixels; a face is half as long.
+            sharp: as the photographs are, rectangles that end where they or the squares do.
         """
         m = len(self)
         images = np.empty((m, size, size, 3), np.uint8)
@@ -78,10 +77,11 @@ class Portraits:
         for i, (picture, box) in enumerate(zip(self.images, self.boxes, strict=True)):
             scale = size / (_AROUND * box[2:].max())
             start = size / 2 - scale * (box[:2] + box[2:] / 2)  # of the photograph, in the square
-            images[i] = _placed(picture, scale, start, size, cv2.BORDER_REPLICATE)
+            images[i] = _placed(picture, scale, start, size)
             end = start + scale * np.array(picture.shape[1::-1])
             inside = np.minimum.reduce([x - start[0], y - start[1], end[0] - x, end[1] - y])
-            shown = np.clip(inside / (_RIM * size), 0, 1) * _cut_out(i, size)
+            soft = np.clip(inside / (_RIM * size), 0, 1) * _cut_out(i, size)
+            shown = np.clip(inside + 0.5, 0, 1) if sharp else soft
             away = np.hypot((2 * x - size) / box[2], (2 * y - size) / box[3]) / scale
             face = np.clip((1 - away) * scale * box[2:].min() / 2 + 0.5, 0, 1)
             layers[i, ..., 0], layers[i, ..., 1] = 255 * shown, 255 * face
@@ -93,32 +93,6 @@ class Portraits:
             expression=np.full(m, -1, np.int64),
             attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
             people=self.people, name=self.name,
-        )  # fmt: skip
-
-    def whole(self, size: int = 128) -> Labelled:
-        """The photographs as they are, reduced or enlarged to squares with grey beside them.
-
-        A photograph in which there may be another face is not ``complete``.
-        """
-        m = len(self)
-        images = np.empty((m, size, size, 3), np.uint8)
-        boxes, points = np.empty((m, 4), np.float32), np.empty((m, 5, 2), np.float32)
-        for i, picture in enumerate(self.images):
-            sides = np.array(picture.shape[1::-1])
-            scale = size / sides.max()
-            start = (size - scale * sides) / 2
-            images[i] = _placed(picture, scale, start, size, cv2.BORDER_CONSTANT)
-            boxes[i, :2] = scale * self.boxes[i, :2] + start
-            boxes[i, 2:] = scale * self.boxes[i, 2:]
-            points[i] = scale * self.points[i] + start
-        return Labelled(
-            images=images, image=np.arange(m), boxes=boxes, points=points,
-            pose=np.full((m, 3), np.nan, np.float32), person=self.person,
-            expression=np.full(m, -1, np.int64),
-            attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
-            masks=np.full((m, size, size), UNKNOWN, np.uint8), complete=self.alone.copy(),
-            people=self.people, expressions=EXPRESSIONS, attribute_names=ATTRIBUTES,
-            name=self.name,
         )  # fmt: skip
 
     def faces(self, size: int = SIDE) -> FaceSet:
@@ -201,9 +175,7 @@ def aligned_faces(
     return FaceSet.from_arrays(np.stack(crops), person, people=tuple(people), name=name)
 
 
-def _placed(
-    picture: np.ndarray, scale: float, start: np.ndarray, size: int, rim: int
-) -> np.ndarray:
+def _placed(picture: np.ndarray, scale: float, start: np.ndarray, size: int) -> np.ndarray:
     """A photograph enlarged by ``scale`` in a square, its first pixel's outer corner at
     ``start``."""
     sides = picture.shape[1::-1]
@@ -215,9 +187,8 @@ def _placed(
     matrix = np.array([[step[0], 0, start[0]], [0, step[1], start[1]]])
     matrix[:, 2] += 0.5 * step - 0.5
     found: np.ndarray = cv2.warpAffine(
-        picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=rim,
-        borderValue=(_GREY,) * 3,
-    )  # fmt: skip
+        picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     return found
 
 
