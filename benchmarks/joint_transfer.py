@@ -123,6 +123,7 @@ def main() -> None:
     p.add_argument("--image-size", type=int, default=64, help="of crops, pixels; default: 64")
     p.add_argument("--shots", type=int, nargs="+", default=[1])
     p.add_argument("--episodes", type=int, default=600, help="of each test; default: 600")
+    p.add_argument("--val-episodes", type=int, default=100, help="default: 100")
     o = parser.parse_args()
     o.run(o)
 
@@ -319,11 +320,11 @@ def meta_trained(
         if rate:
             recipe = fitted(made.recipe, people)
             mf.train(
-                made, people, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
+                made, people, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
                 lr=rate * recipe.lr, iterations=o.iterations, seed=seed, device=o.device,
                 progress=False,
             )  # fmt: skip
-        judged = mf.evaluate(made, val, episodes=200, seed=seed, stream="choice", progress=False)
+        judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)
         found[str(rate)] = judged.accuracy
         best = max(best, (judged.accuracy, rate, made), key=lambda one: one[0])
     return {

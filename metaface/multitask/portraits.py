@@ -86,7 +86,8 @@ class Portraits:
             face = np.clip((1 - away) * scale * box[2:].min() / 2 + 0.5, 0, 1)
             layers[i, ..., 0], layers[i, ..., 1] = 255 * shown, 255 * face
             points[i] = scale * self.points[i] + start
-        layers[:, 0] = layers[:, -1] = layers[:, :, 0] = layers[:, :, -1] = 0
+        # nothing goes on beyond the square, also when it is halved
+        layers[:, 0] = layers[:, -3:] = layers[:, :, 0] = layers[:, :, -1] = 0
         return Pool(
             images=images, layers=layers, outlined=np.zeros(m, bool), points=points,
             pose=np.full((m, 3), np.nan, np.float32), person=self.person,
