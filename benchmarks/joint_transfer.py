@@ -26,7 +26,10 @@ start: the embedding part of each network as the start of meta-learners, which t
 people whom no network has seen, at equal budgets, each at the outer rate that is best on validation
 people (--rates times the learner's own). Tests: procedural people again unseen, and real sets, all
 aligned. "class means" is not meta-trained; "fresh" is the same architecture at random weights. The
-difference to "fresh" or to the first start is over the same tasks.
+last layer of every start, the fresh one too, is shifted and scaled so that embeddings of the people
+meta-trained on have mean zero and a mean length of 5: learners with a linear head depend on both,
+and pretraining gives lengths far apart. The difference to "fresh" or to the first start is over the
+same tasks.
 
 SET=SOURCE:N takes people with at least N photographs. {seed} in a file name is the seed's number.
 Each unit is a file in --out; run the same again to go on.
@@ -69,6 +72,7 @@ from metaface.recognition import YuNet, models
 
 SIZE, SIDE = 128, (30.0, 100.0)  # pixels of a scene; of a face in it
 LEAST = 0.02  # score from which boxes count in average precision
+LENGTH = 5.0  # of embeddings, where meta-training starts
 UNSURE = 0.3  # score from which YuNet's second face makes a photograph unfit
 REAL_PHOTOS = (2, 4)  # of the people whose crops are trained on
 TRAIN, META, VAL, TEST = 0, 10_000, 20_000, 30_000  # first ids of procedural people
@@ -234,8 +238,8 @@ def measured(path: Path, test: Labelled, o: argparse.Namespace) -> dict[str, Any
         detected.append((found.boxes.cpu().numpy(), found.scores.cpu().numpy()))
         truth.append(test.boxes[test.image == i])
     ap = average_precision(detected, truth, [np.zeros(len(t), bool) for t in truth]).ap
-    kept = {key: said[key] for key in ("matched", "nme", "nme_box") if key in said}
-    return {"file": str(path), "ap50": ap.value, "low": ap.low, "high": ap.high, **kept}
+    kept = {key: value for key, value in said.items() if key in ("matched", "nme", "nme_box")}
+    return {"file": str(path), "ap50": ap.value, "low": ap.low, "high": ap.high} | kept
 
 
 def settings(o: argparse.Namespace) -> dict[str, Any]:
@@ -316,7 +320,7 @@ def meta_trained(
     best: tuple[float, float, Any] = (-1.0, 0.0, None)
     found = {}
     for rate in o.rates if learner != "class means" else [0.0]:
-        made = mf.learners.build(kind, embedding(name, seed, o), **options).to(o.device)
+        made = mf.learners.build(kind, embedding(name, seed, people, o), **options).to(o.device)
         if rate:
             recipe = fitted(made.recipe, people)
             mf.train(
@@ -342,14 +346,24 @@ def meta_trained(
     }  # fmt: skip
 
 
-def embedding(name: str, seed: int, o: argparse.Namespace) -> nn.Module:
-    """The start called ``name``; "fresh" is built as the first file's."""
+def embedding(name: str, seed: int, people: mf.FaceSet, o: argparse.Namespace) -> nn.Module:
+    """The start called ``name``, its last layer shifted and scaled as the docstring says; "fresh"
+    is built as the first file's."""
     files = named(o.files, seed)
-    if name != "fresh":
-        return MultiTask.load(files[name]).embedding().train()
-    torch.manual_seed(seed)
-    spec = MultiTask.load(next(iter(files.values()))).spec
-    return MultiTask(**spec).embedding()
+    if name == "fresh":
+        spec = MultiTask.load(next(iter(files.values()))).spec
+        torch.manual_seed(seed)
+        found = MultiTask(**spec).embedding()
+    else:
+        found = MultiTask.load(files[name]).embedding()
+    some = np.random.default_rng(0).permutation(len(people))[:256]
+    with torch.no_grad():
+        said = torch.cat([found(pictures(people.images[part])) for part in np.array_split(some, 8)])
+        mean = said.mean(0)
+        times = LENGTH / (said - mean).norm(dim=1).mean()
+        found.layer.bias.sub_(mean).mul_(times)
+        found.layer.weight.mul_(times)
+    return found.train()
 
 
 if __name__ == "__main__":
