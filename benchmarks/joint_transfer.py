@@ -23,13 +23,13 @@ root of the box's area. The constant box is the best one box to say of every pic
 test itself.
 
 start: the embedding part of each network as the start of meta-learners, which train on procedural
-people whom no network has seen, at equal budgets, each at the outer rate that is best on validation
-people (--rates times the learner's own). Tests: procedural people again unseen, and real sets, all
-aligned. "class means" is not meta-trained; "fresh" is the same architecture at random weights. The
-last layer of every start, the fresh one too, is shifted and scaled so that embeddings of the people
-meta-trained on have mean zero and a mean length of 5: learners with a linear head depend on both,
-and pretraining gives lengths far apart. The difference to "fresh" or to the first start is over the
-same tasks.
+people whom no network has seen, at equal budgets, each at the rates that are best on validation
+people (--rates times the learner's own, the outer one and that of the body in a task; Reptile's
+outer one stays). Tests: procedural people again unseen, and real sets, all aligned. "class means"
+is not meta-trained; "fresh" is the same architecture at random weights. The last layer of every
+start, the fresh one too, is shifted and scaled so that embeddings of the people meta-trained on
+have mean zero and a mean length of 2: learners with a linear head depend on both, and pretraining
+gives lengths far apart. The difference to "fresh" or to the first start is over the same tasks.
 
 SET=SOURCE:N takes people with at least N photographs. {seed} in a file name is the seed's number.
 Each unit is a file in --out; run the same again to go on.
@@ -72,16 +72,16 @@ from metaface.recognition import YuNet, models
 
 SIZE, SIDE = 128, (30.0, 100.0)  # pixels of a scene; of a face in it
 LEAST = 0.02  # score from which boxes count in average precision
-LENGTH = 5.0  # of embeddings, where meta-training starts
+LENGTH = 2.0  # of embeddings, where meta-training starts
 UNSURE = 0.3  # score from which YuNet's second face makes a photograph unfit
 REAL_PHOTOS = (2, 4)  # of the people whose crops are trained on
 TRAIN, META, VAL, TEST = 0, 10_000, 20_000, 30_000  # first ids of procedural people
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "class means": ("prototypical", {"distance": "cosine", "scale": 20.0}),
     "prototypical": ("prototypical", {"distance": "cosine", "scale": 20.0}),
-    "maml": ("maml", {}),
+    "maml": ("maml", {"inner_lr": 0.01, "head_lr": 0.5}),
     "anil": ("anil", {}),
-    "reptile": ("reptile", {}),
+    "reptile": ("reptile", {"inner_lr": 2e-3, "head_lr": 2e-2}),
 }
 
 
@@ -320,12 +320,15 @@ def meta_trained(
     best: tuple[float, float, Any] = (-1.0, 0.0, None)
     found = {}
     for rate in o.rates if learner != "class means" else [0.0]:
-        made = mf.learners.build(kind, embedding(name, seed, people, o), **options).to(o.device)
+        own = dict(options)
+        if rate and "inner_lr" in own:  # of the body: too high, it is forgotten in a task
+            own["inner_lr"] *= rate
+        made = mf.learners.build(kind, embedding(name, seed, people, o), **own).to(o.device)
         if rate:
             recipe = fitted(made.recipe, people)
             mf.train(
                 made, people, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-                lr=rate * recipe.lr, iterations=o.iterations, seed=seed, device=o.device,
+                lr=recipe.lr if learner == "reptile" else rate * recipe.lr, iterations=o.iterations, seed=seed, device=o.device,
                 progress=False,
             )  # fmt: skip
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)
