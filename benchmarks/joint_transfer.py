@@ -187,6 +187,7 @@ def train(o: argparse.Namespace) -> None:
 
 def real(o: argparse.Namespace) -> None:
     out = Path(o.out) / "real"
+    check_settings(out, o)
     rows = []
     for name, text in (one.split("=", 1) for one in o.sets):
         found = load_set(text, o, o.limit)
@@ -197,7 +198,6 @@ def real(o: argparse.Namespace) -> None:
             for kind in ("soft", "sharp")
         }  # fmt: skip
         for kind, test in tests.items():
-            out.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(test.take(np.arange(32)))[..., ::-1])
             rows.append({"set": name, "kind": kind, "network": "constant box", "seeds": 0,
                          "pictures": len(test), "ap50": constant_box(test)[1]})  # fmt: skip
@@ -242,6 +242,16 @@ def measured(path: Path, test: Labelled, o: argparse.Namespace) -> dict[str, Any
     return {"file": str(path), "ap50": ap.value, "low": ap.low, "high": ap.high} | kept
 
 
+def check_settings(out: Path, o: argparse.Namespace) -> None:
+    """Refuse a folder with units of other settings; seeds, files and learners may be added."""
+    free = ("run", "out", "models", "seeds", "device", "files", "sets", "learners")
+    mine = {name: value for name, value in vars(o).items() if name not in free}
+    path = out / "settings.json"
+    if path.exists() and (there := json.loads(path.read_text())) != mine:
+        raise SystemExit(f"{out} was made with {there}, now {mine}: use another --out")
+    write_json(path, mine)
+
+
 def settings(o: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(o).items() if name != "run"}
 
@@ -251,6 +261,7 @@ def settings(o: argparse.Namespace) -> dict[str, Any]:
 
 def start(o: argparse.Namespace) -> None:
     out = Path(o.out) / "start"
+    check_settings(out, o)
     people, val, tests = crops_of(o)
     names = ["fresh", *named(o.files, 0)]
     units = [(n, k, s) for s in range(o.seeds) for k in o.learners for n in names]
@@ -328,8 +339,8 @@ def meta_trained(
             recipe = fitted(made.recipe, people)
             mf.train(
                 made, people, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-                lr=recipe.lr if learner == "reptile" else rate * recipe.lr, iterations=o.iterations, seed=seed, device=o.device,
-                progress=False,
+                lr=recipe.lr if learner == "reptile" else rate * recipe.lr,
+                iterations=o.iterations, seed=seed, device=o.device, progress=False,
             )  # fmt: skip
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)
         found[str(rate)] = judged.accuracy
