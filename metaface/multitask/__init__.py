@@ -4,9 +4,10 @@ from metaface.multitask.augment import augmented, mirrored, moved
 from metaface.multitask.batch import Batch, pictures
 from metaface.multitask.heads import HEADS, Head, Loss
 from metaface.multitask.joint import JointFace
-from metaface.multitask.metrics import measure
+from metaface.multitask.metrics import constant_box, measure
 from metaface.multitask.model import Embedding, Found, MultiTask
 from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS, Pool
+from metaface.multitask.portraits import Portraits, portraits
 from metaface.multitask.samples import Labelled
 from metaface.multitask.scenes import compose
 from metaface.multitask.sheet import sheet
@@ -30,6 +31,7 @@ __all__ = [
     "MultiTask",
     "PCGrad",
     "Pool",
+    "Portraits",
     "Source",
     "Trunk",
     "Uncertainty",
@@ -37,12 +39,14 @@ __all__ = [
     "augmented",
     "celeba",
     "compose",
+    "constant_box",
     "draws",
     "fit",
     "measure",
     "mirrored",
     "moved",
     "pictures",
+    "portraits",
     "sheet",
     "wider",
 ]

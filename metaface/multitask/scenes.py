@@ -24,16 +24,17 @@ def compose(
     size: int = 128,
     faces: tuple[int, int] = (1, 3),
     side: tuple[float, float] = (24, 96),
+    turn: float = 25.0,
     seed: int = 0,
     first: int = 0,
 ) -> Labelled:
     """``n`` square pictures of ``size`` pixels with faces of ``pool`` in them, all labelled.
 
-    Each face is scaled, turned by up to 25 degrees and in half of the cases mirrored, its labels
-    with it; nearer people stand lower and before the others. Behind and at times before them are
-    things that are no faces; light, colour, blur and noise are the whole scene's. A scene depends
-    on the pool, its number and the settings alone: numbers 0 to 9 are the same ten whether made at
-    once or one by one.
+    Each face is scaled, turned a little and in half of the cases mirrored, its labels with it;
+    nearer people stand lower and before the others. Behind and at times before them are things that
+    are no faces; light, colour, blur and noise are the whole scene's. A scene depends on the pool,
+    its number and the settings alone: numbers 0 to 9 are the same ten whether made at once or one
+    by one.
 
     A box is the extent of the face, hairline to chin, with what of it others cover, in the picture;
     landmarks stay where they are, also covered or (few) outside the picture. Masks have the face
@@ -46,6 +47,7 @@ def compose(
             that covers no other by more than a third, it is left out, but never all.
         side: least and greatest length of a face's longer side, in pixels, as planned: before it
             is turned and cut by the picture. All ratios are as likely as each other.
+        turn: degrees by which a face is turned, at most; most are turned less than 10.
         seed: another seed gives other scenes.
         first: number of the first scene.
 
@@ -58,6 +60,8 @@ def compose(
         raise ValueError(f"faces={faces}: give (least, greatest) with 0 <= least <= greatest")
     if not 8 <= side[0] <= side[1] <= size:
         raise ValueError(f"side={side}: give (least, greatest), 8 <= least <= greatest <= {size}")
+    if not turn >= 0:
+        raise ValueError(f"turn={turn}: must be >= 0 degrees")
     if not len(pool):
         raise ValueError(f"{pool.name} is empty: a scene needs faces")
     images = np.empty((n, size, size, 3), np.uint8)
@@ -66,7 +70,7 @@ def compose(
     image = []
     for i in range(n):
         random = np.random.default_rng([seed, first + i])
-        pasted = _scene(pool, random, faces, side, images[i], masks[i])
+        pasted = _scene(pool, random, faces, side, turn, images[i], masks[i])
         found += pasted
         image += [i] * len(pasted)
     rows = np.array([p.row for p in found], np.int64)
@@ -118,6 +122,7 @@ def _scene(
     random: np.random.Generator,
     faces: tuple[int, int],
     side: tuple[float, float],
+    turn: float,
     image: np.ndarray,
     mask: np.ndarray,
 ) -> list[_Pasted]:
@@ -126,7 +131,8 @@ def _scene(
     backdrop.things(random, scene)
     if random.random() < 0.3:
         _paste_back(pool, random, scene, side)
-    plans = _plans(pool, random, int(random.integers(faces[0], faces[1] + 1)), side, size)
+    count = int(random.integers(faces[0], faces[1] + 1))
+    plans = _plans(pool, random, count, side, turn, size)
     done: list[_Pasted] = []
     whole: list[np.ndarray] = []  # of each face done, where it is, and where it is also seen
     seen: list[np.ndarray] = []
@@ -159,13 +165,18 @@ def _scene(
 
 
 def _plans(
-    pool: Pool, random: np.random.Generator, count: int, side: tuple[float, float], size: int
+    pool: Pool,
+    random: np.random.Generator,
+    count: int,
+    side: tuple[float, float],
+    turn: float,
+    size: int,
 ) -> list[_Plan]:
     """Faces that hardly touch, those who stand behind first."""
     plans: list[_Plan] = []
     for _ in range(count):
         row = int(random.integers(len(pool)))
-        turned = float(np.clip(random.normal(0, 9), -25, 25))
+        turned = float(np.clip(random.normal(0, 9), -turn, turn))
         mirrored = bool(random.random() < 0.5)
         for _ in range(_TRIES):
             long = float(np.exp(random.uniform(*np.log(side))))
