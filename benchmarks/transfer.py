@@ -1,11 +1,11 @@
 """From procedural faces to real ones: trained on no real photograph, tested on some.
 
-python benchmarks/transfer.py att_faces.zip lfw.zip --detector yunet.onnx [--minutes 4]
-python benchmarks/transfer.py att_faces.zip --checkpoint trained/checkpoint.pt --detector yunet.onnx
+python benchmarks/transfer.py att_faces.zip lfw.zip [--minutes 4]
+python benchmarks/transfer.py att_faces.zip --checkpoint trained/checkpoint.pt
 
-Prototypical against raw pixels and the same network untrained, 5-way 1-shot, 1000 episodes, on the
-photographs' centre (--crop) and, with --detector (YuNet, for OpenCV), on faces aligned by their
-five landmarks to the ArcFace template.
+Prototypical against raw pixels and the same network untrained, 5-way 1-shot, 1000 episodes, people
+with at least 6 photographs. All faces are aligned by their five landmarks to the ArcFace template:
+the real ones by YuNet's, the procedural ones by their own.
 """
 
 import argparse
@@ -15,59 +15,55 @@ import cv2
 import numpy as np
 
 import metaface as mf
-from metaface.recognition import Unusable, YuNet
-from metaface.recognition.align import align
-from metaface.recognition.faces import middle
+from metaface.data import synthetic
+from metaface.recognition import YuNet, embed, models
+from metaface.recognition.protocols import aligned
+from metaface.recognition.weak_spots import upright
 
-SIZE = 28
 
-
-def aligned(source: str, detector: YuNet) -> mf.FaceSet:
-    """The face nearest the middle of each photograph, aligned; without a face: left out."""
-    faces = mf.data.load(source, image_size=224)
-    pictures, people = [], []
-    for row, person in zip(faces.rows, faces.person, strict=True):
-        picture = np.asarray(faces.store[row])
-        try:
-            crop = align(picture, middle(picture, detector(picture)).points)[0]
-        except Unusable:
-            continue
-        pictures.append(cv2.resize(crop, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
-        people.append(person)
-    print(f"{faces.name}: a face in {len(pictures)} of {len(faces)} photographs")
-    return mf.FaceSet.from_arrays(np.stack(pictures), people, people=faces.people, name=faces.name)
+def procedural(people: int, photos: int, size: int) -> mf.FaceSet:
+    made = synthetic.render(people, photos, 112, "default", seed=11, progress=True)
+    crops = [
+        cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+        for crop in upright(made.images, made.landmarks)
+    ]
+    return mf.FaceSet.from_arrays(np.stack(crops), made.person, name="synthetic")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="+", help="real photographs; see metaface.data.load")
-    parser.add_argument("--detector", help="a YuNet .onnx file")
-    parser.add_argument("--crop", type=float, help="centre crop of the unaligned photographs")
-    parser.add_argument("--checkpoint", help="trained on synthetic by metaface train; else trained")
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--models", help="folder of the model files")
+    parser.add_argument("--checkpoint", help="a model trained before; else one is trained")
+    parser.add_argument("--people", type=int, default=1500, help="procedural; default: 1500")
+    parser.add_argument("--photos", type=int, default=12, help="of each; default: 12")
+    parser.add_argument("--size", type=int, default=28, help="pixels; default: 28")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training; default: 4")
+    parser.add_argument("--out", help="folder for the trained model")
     options = parser.parse_args()
 
-    spec = mf.ModelSpec("prototypical", image_size=SIZE)
-    untrained = spec.build()
-    pixels = mf.ModelSpec("prototypical", embedding="pixels").build()
     if options.checkpoint:
         trained, spec = mf.load_model(options.checkpoint)
     else:
+        spec = mf.ModelSpec("prototypical", image_size=options.size)
         trained = spec.build()
-        train, val, _ = mf.data.load("synthetic", image_size=SIZE).split(test=0)
-        mf.train(trained, train, val, minutes=options.minutes, spec=spec)
-
+        people = procedural(options.people, options.photos, options.size)
+        train, val, _ = people.split(test=0)
+        mf.train(trained, train, val, minutes=options.minutes, spec=spec, out=options.out)
+    learners = {
+        "trained": trained, "untrained": spec.build(),
+        "pixels": mf.ModelSpec("prototypical", embedding="pixels").build(),
+    }  # fmt: skip
+    detector = YuNet(models.find("yunet", options.models))
+    embedder = embed.load("mobilefacenet_casia", options.models)
     for source in options.data:
-        sets = {"centre": mf.data.load(source, image_size=SIZE, crop=options.crop)}
-        if options.detector:
-            sets["aligned"] = aligned(source, YuNet(options.detector))
-        for kind, faces in sets.items():
-            found = {
-                name: mf.evaluate(learner, faces, ways=5, shots=1, queries=5, episodes=1000)
-                for name, learner in
-                (("trained", trained), ("untrained", untrained), ("pixels", pixels))
-            }  # fmt: skip
-            print(f"{Path(source).name}, {kind}:", ", ".join(f"{n} {r}" for n, r in found.items()))
+        faces = aligned(source, detector, embedder).faces(spec.image_size)
+        faces = faces.of_people(np.flatnonzero(faces.photos() >= 6))
+        found = {
+            name: mf.evaluate(learner, faces, ways=5, shots=1, queries=5, episodes=1000)
+            for name, learner in learners.items()
+        }
+        print(f"{Path(source).name}:", ", ".join(f"{n} {r}" for n, r in found.items()))
 
 
 if __name__ == "__main__":
