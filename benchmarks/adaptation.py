@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--models", help="folder of the model files")
     parser.add_argument("--least", type=float, default=0.6, help="score of a face; default: 0.6")
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS)
-    parser.add_argument("--seeds", type=int, default=3, help="splits and trainings; default: 3")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
+                        help="of splits and trainings; default: 0 1 2")  # fmt: skip
     parser.add_argument("--ways", type=int, default=5, help="default: 5")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
     parser.add_argument("--tasks", type=int, default=12, help="1-shot; fewer of more; default: 12")
@@ -66,7 +67,7 @@ def main() -> None:
     check_settings(out, {n: v for n, v in vars(o).items() if n in CHANGES_RESULTS})
     for shots in o.shots:
         print(f"{shots}-shot: {count(o.tasks, shots)} tasks a seed, {o.ways}-way", flush=True)
-    units = [(d, s, n) for d in sources for s in range(o.seeds) for n in o.learners]
+    units = [(d, s, n) for d in sources for s in o.seeds for n in o.learners]
     bar = tqdm(units, unit="unit")
     domain: Domain | None = None
     for name, seed, learner in bar:
@@ -386,13 +387,13 @@ def summary(folder: Path, o: argparse.Namespace) -> list[dict[str, Any]]:
     units = {
         name: [
             json.loads((folder / str(seed) / f"{name.replace(' ', '-')}.json").read_text())["shots"]
-            for seed in range(o.seeds)
+            for seed in o.seeds
         ]
         for name in o.learners
     }
     rows = []
     for shots in map(str, o.shots):
-        there = [s for s in range(o.seeds) if all(shots in found[s] for found in units.values())]
+        there = [s for s in o.seeds if all(shots in found[s] for found in units.values())]
         if not there:
             continue
         cells = {name: [found[s][shots] for s in there] for name, found in units.items()}

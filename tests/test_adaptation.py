@@ -23,8 +23,8 @@ def run(tmp_path, monkeypatch, capsys):
 
     def call(*options: str) -> str:
         monkeypatch.setattr(sys, "argv", [
-            "adaptation.py", "squares=x", "--out", str(tmp_path), "--seeds", "2", "--ways", "4",
-            "--tasks", "5", "--val-tasks", "4", "--iterations", "3", "--steps", "2", *options,
+            "adaptation.py", "squares=x", "--out", str(tmp_path), "--seeds", "0", "1", "--ways",
+            "4", "--tasks", "5", "--val-tasks", "4", "--iterations", "3", "--steps", "2", *options,
         ])  # fmt: skip
         adaptation.main()
         return capsys.readouterr().out
