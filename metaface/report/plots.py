@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 FLOORS = ("pixels", "untrained", "start", "pretrained")
 COLOURS = (
@@ -61,6 +62,9 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
             color=_colour(row["learner"], names), label=row["learner"],
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
 
