@@ -254,6 +254,9 @@ def test_jitter_is_small_and_comes_from_the_seed() -> None:
     assert torch.equal(first, jittered(frames))
     assert torch.allclose(first.mean(0), frames[0], atol=0.2)
     assert 0.5 < float(first[:, 0].std()) < 2
+    wide = (jittered(frames, 3.0) - frames).norm(dim=1)
+    assert 1.2 < float(wide.mean() / (first - frames).norm(dim=1).mean()) < 1.8  # 0 to 3 times
+    assert float(wide.min()) < 0.02
 
 
 def test_points_in_a_frame_are_its_template_moved_along_its_axes() -> None:

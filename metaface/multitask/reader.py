@@ -86,10 +86,17 @@ def frames_of(reading: str, boxes: Tensor, points: Tensor) -> Tensor:
     return landmark_frames(points) if reading == "landmarks" else box_frames(boxes)
 
 
-def jittered(frames: Tensor) -> Tensor:
+def jittered(frames: Tensor, most: float | None = None) -> Tensor:
     """``frames`` a little shifted, scaled and turned, as predicted ones are; by torch's generator
-    on the CPU."""
-    noise = torch.randn(len(frames), 4).to(frames)
+    on the CPU.
+
+    Args:
+        most: each frame so many times as much, drawn from 0 to ``most``; None: once.
+    """
+    noise = torch.randn(len(frames), 4)
+    if most is not None:
+        noise = noise * (most * torch.rand(len(frames), 1))
+    noise = noise.to(frames)
     half = frames[:, 2:].norm(dim=1, keepdim=True)
     scale, turn = (noise[:, 2] * _SCALE).exp(), noise[:, 3] * _TURN
     x, y = frames[:, 2] * scale, frames[:, 3] * scale

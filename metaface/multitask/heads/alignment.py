@@ -15,6 +15,7 @@ from metaface.nets.conv import Conv2d
 _KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
 _FINE = 32  # channels that are read for the second look
 _WIDTH = 64  # channels of the second look
+_JITTER = 3.0  # times the jitter of other readings, at most: the first look may be well off
 
 
 class Alignment(Head):
@@ -74,7 +75,7 @@ class Alignment(Head):
         where, row, y, x = around(boxes, image, predicted.shape)
         first = located(predicted[where, :10, y, x], y, x)
         frames = landmark_frames(batch.marks[known])
-        frames = jittered(frames) if self.training else frames
+        frames = jittered(frames, _JITTER) if self.training else frames
         second = self.refined(predicted, image, frames)
         value = _away(first, truth[row], size[row]) + _away(second, truth, size)
         return Loss(10 * value, len(known))
