@@ -347,12 +347,12 @@ def test_the_second_look_finds_landmarks_from_any_frame_near_them() -> None:
 def test_the_second_look_is_nearer_than_the_first() -> None:
     model = small({"alignment": {}})
     batch = Batch.of(scenes(8))
-    fit(model, draws(scenes(8), 12), lr=5e-3, iterations=60, progress=False, device="cpu")
+    fit(model, draws(scenes(8), 12), lr=5e-3, iterations=120, progress=False, device="cpu")
     first, second = (
         float((points - batch.points).norm(dim=2).mean())
         for points in _first_and_second(model, batch)
     )
-    assert second < 0.95 * first
+    assert second < 0.9 * first
 
 
 def test_arcface_and_cosface_by_formula() -> None:

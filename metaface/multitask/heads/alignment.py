@@ -15,7 +15,7 @@ from metaface.nets.conv import Conv2d
 _KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
 _FINE = 32  # channels that are read for the second look
 _WIDTH = 64  # channels of the second look
-_JITTER = 3.0  # times the jitter of other readings, at most: the first look may be well off
+_JITTER = 2.0  # times the jitter of other readings, at most: the first look may be well off
 
 
 class Alignment(Head):
