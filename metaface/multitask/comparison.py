@@ -44,7 +44,7 @@ TASKS = tuple(head for heads in STAGES.values() for head in heads)
 WEIGHTS = {"recognition": 0.3}
 """Of the losses, where they are not searched: ArcFace starts near 10, the others near 1"""
 SCALE, MARGIN = 16.0, 0.2
-"""Of ArcFace: with hundreds of people and short training, 32 and 0.5 learn slower"""
+"""Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
 CHANNELS = 64
 COSINES_EVERY = 50  # steps
