@@ -33,6 +33,7 @@ from metaface.multitask import (
     measure,
     pictures,
 )
+from metaface.multitask.heads.alignment import located
 from metaface.multitask.heads.detection import (
     around,
     bumps,
@@ -49,6 +50,7 @@ from metaface.multitask.reader import (
     frames_of,
     jittered,
     landmark_frames,
+    points_in,
     read,
     whole,
 )  # fmt: skip
@@ -91,7 +93,7 @@ def scenes(people: int = 4, photos: int = 3, size: int = 64, face: int = 48) -> 
         points=drawn.landmarks + at[:, None].astype(np.float32), pose=drawn.pose,
         person=drawn.person, expression=(drawn.attributes["smile"] > 0.4).astype(np.int64),
         attributes=attributes.astype(np.float32), masks=masks, complete=np.ones(n, bool),
-        people=tuple("abcd"[:people]), expressions=("neutral", "smile"),
+        people=tuple("abcdefgh"[:people]), expressions=("neutral", "smile"),
         attribute_names=("glasses", "female"),
     )  # fmt: skip
 
@@ -252,6 +254,25 @@ def test_jitter_is_small_and_comes_from_the_seed() -> None:
     assert torch.equal(first, jittered(frames))
     assert torch.allclose(first.mean(0), frames[0], atol=0.2)
     assert 0.5 < float(first[:, 0].std()) < 2
+    wide = (jittered(frames, 3.0) - frames).norm(dim=1)
+    assert 1.2 < float(wide.mean() / (first - frames).norm(dim=1).mean()) < 1.8  # 0 to 3 times
+    assert float(wide.min()) < 0.02
+
+
+def test_points_in_a_frame_are_its_template_moved_along_its_axes() -> None:
+    labelled = scenes()
+    points = labelled.points.astype(np.float64)
+    torch.manual_seed(0)
+    frames = jittered(landmark_frames(torch.from_numpy(points)))
+    # as complex numbers: a frame is z -> middle + half * z, which is turned round by a division
+    middle, half = (frames.numpy()[:, i] + 1j * frames.numpy()[:, i + 1] for i in (0, 2))
+    there = (points[..., 0] + 1j * points[..., 1] - middle[:, None]) / half[:, None]
+    away = there - ((TEMPLATE @ [1, 1j]) * 2 / SIDE - (1 + 1j))
+    offsets = torch.from_numpy(np.stack([away.real, away.imag], 2))
+    assert np.allclose(points_in(frames, offsets), points)
+    assert np.allclose(
+        landmark_frames(points_in(frames, torch.zeros_like(offsets))), frames
+    )  # the template's own frame is where it was put
 
 
 # -- heads, each against an oracle ------------------------------------------------------------
@@ -292,6 +313,46 @@ def test_a_perfect_prediction_decodes_to_its_box() -> None:
     far = torch.cat([centre - ends[:, :2], ends[:, 2:] - centre], 1)
     assert (far > 0).all()
     assert torch.allclose(decoded((far / 16).log(), y, x), ends, atol=1e-4)
+
+
+def _first_and_second(model: MultiTask, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Landmarks at the cells of the true boxes' centres, before and after the second look."""
+    cell = ((batch.boxes[:, :2] + batch.boxes[:, 2:] / 2) / 4).long()
+    head = model.heads["alignment"]
+    with torch.no_grad():
+        said = head(model(batch.images))
+        y, x = cell[:, 1], cell[:, 0]
+        first = located(said[batch.image, :10, y, x], y, x)
+        return first, head.points(said, batch.image, y, x)
+
+
+def test_the_second_look_finds_landmarks_from_any_frame_near_them() -> None:
+    batch = Batch.of(scenes())
+    head = small({"alignment": {}}).heads["alignment"]
+    maps = torch.rand(12, 42, 16, 16)
+    torch.manual_seed(3)
+    frames = jittered(landmark_frames(batch.points))
+    template = landmark_frames(batch.points)
+    want = []
+    for frame, points in zip(frames.double(), batch.points.double(), strict=True):
+        matrix = torch.stack([frame[2:], torch.stack([-frame[3], frame[2]])], 1)
+        inside = torch.linalg.solve(matrix, (points - frame[:2]).T).T
+        want.append(inside - (torch.tensor(TEMPLATE) / SIDE * 2 - 1))
+    head.again = _Answers(torch.stack(want).float().flatten(1))
+    assert torch.allclose(head.refined(maps, batch.image, frames), batch.points, atol=1e-3)
+    away = head.refined(maps, batch.image, template) - batch.points
+    assert float(away.detach().norm(dim=2).mean()) > 0.3  # another frame, other offsets
+
+
+def test_the_second_look_is_nearer_than_the_first() -> None:
+    model = small({"alignment": {}})
+    batch = Batch.of(scenes(8))
+    fit(model, draws(scenes(8), 12), lr=5e-3, iterations=120, progress=False, device="cpu")
+    first, second = (
+        float((points - batch.points).norm(dim=2).mean())
+        for points in _first_and_second(model, batch)
+    )
+    assert second < 0.9 * first
 
 
 def test_arcface_and_cosface_by_formula() -> None:
@@ -505,17 +566,21 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
         masks=np.full((3, 64, 64), 255, np.uint8), complete=np.ones(3, bool), people=("a", "b"),
     )  # fmt: skip
     batch = Batch.of(labelled)
-    maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 10, 16, 16)
+    maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 42, 16, 16)
     maps[:, 0] += 8 * bumps(boxes, image, maps.shape)  # one peak each
     where, row, y, x = around(boxes, image, maps.shape)
     centre = torch.stack([x * 4 + 2, y * 4 + 2], 1)
     ends = corners(boxes)[row]
     maps[where, 1:, y, x] = (torch.cat([centre - ends[:, :2], ends[:, 2:] - centre], 1) / 16).log()
-    points[where, :, y, x] = ((batch.points[row] - centre[:, None]) / 16).flatten(1)
+    points[where, :10, y, x] = ((batch.points[row] - centre[:, None]) / 16).flatten(1)
     maps[0, 0, 10, 10] = 3  # the second face is the surest
     maps[0, 0, 11, 10] = -9
     model = small({"detection": {}, "alignment": {}, "recognition": {"people": 2}})
-    model.heads["detection"], model.heads["alignment"] = _Answers(maps), _Answers(points)
+    model.heads["detection"] = _Answers(maps)
+    alignment = model.heads["alignment"]
+    alignment.layers = _Answers(points)
+    for parameter in alignment.again[-1].parameters():  # mean faces: the template is right
+        nn.init.zeros_(parameter)
     return model.eval(), batch, labelled  # type: ignore[return-value]
 
 

@@ -87,6 +87,18 @@ def test_every_measure_by_hand() -> None:
     assert "rank1" not in got
 
 
+def test_landmarks_of_profiles_are_left_out_of_nme_45() -> None:
+    labelled = _labelled()
+    model = _Told(_found(), _HEADS)
+    assert measure(model, labelled)["nme_45"] == measure(model, labelled)["nme"] > 0
+    labelled.pose[0, 0] = -46  # the face that is off
+    assert measure(model, labelled)["nme_45"] == 0
+    labelled.pose[1, 0] = np.nan
+    assert np.isnan(measure(model, labelled)["nme_45"])
+    labelled.pose[:, 0] = np.nan
+    assert "nme_45" not in measure(model, labelled)
+
+
 def test_a_higher_least_score_finds_fewer() -> None:
     got = measure(_Told(_found(), _HEADS), _labelled(), least=0.7)
     assert got["matched"] == pytest.approx(1 / 3)

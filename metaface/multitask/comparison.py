@@ -41,8 +41,10 @@ STAGES = {
     "describer": ("segmentation", "pose", "expression", "attributes"),
 }
 TASKS = tuple(head for heads in STAGES.values() for head in heads)
-WEIGHTS = {"recognition": 0.15}
-"""Of the losses, where they are not searched: ArcFace starts near 18, the others near 1"""
+WEIGHTS = {"recognition": 0.3}
+"""Of the losses, where they are not searched: ArcFace starts near 10, the others near 1"""
+SCALE, MARGIN = 16.0, 0.2
+"""Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
 CHANNELS = 64
 COSINES_EVERY = 50  # steps
@@ -288,7 +290,7 @@ def described(part: Part) -> str:
 def heads_of(tasks: Sequence[str], people: int) -> dict[str, dict[str, Any]]:
     """Options of the heads of ``tasks``, for procedural scenes."""
     options: dict[str, dict[str, Any]] = {
-        "recognition": {"people": people},
+        "recognition": {"people": people, "scale": SCALE, "margin": MARGIN},
         "expression": {"classes": len(EXPRESSIONS)},
         "attributes": {"count": len(ATTRIBUTES)},
     }

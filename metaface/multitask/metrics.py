@@ -14,6 +14,7 @@ from metaface.multitask.samples import UNKNOWN, Labelled
 from metaface.recognition.detect import overlaps
 
 _IOU = 0.5  # from which a face counts as found
+_TURNED = 45.0  # degrees of yaw from which the distance between the eyes says little of the size
 LEAST = 0.02  # score from which faces are looked at for average precision
 
 
@@ -40,8 +41,9 @@ def measure(
 
     Returns:
         ``ap50`` (over pictures that are complete); ``matched``; ``nme``: mean distance of the
-        landmarks by the distance between the eyes, and ``nme_box`` by the square root of the
-        box's area; ``iou``: of all pixels known to be a face;
+        landmarks by the distance between the eyes, ``nme_45`` the same of faces whose yaw is known
+        and at most 45 degrees, and ``nme_box`` by the square root of the box's area; ``iou``: of
+        all pixels known to be a face;
         ``yaw``, ``pitch``, ``roll``: mean absolute error in degrees; ``expression``: accuracy;
         ``attributes``: accuracy, and ``attributes/<name>/precision``, ``recall`` and ``f1``;
         ``rank1``: the share of faces whose nearest other face, by cosine, is the same person, of
@@ -76,6 +78,9 @@ def measure(
     if "alignment" in model.heads and not np.isnan(labelled.points).all():
         true, said = joined("points", "alignment")
         out["nme"] = nme(true, said)
+        if not np.isnan(labelled.pose[:, 0]).all():
+            ahead = np.abs(joined("pose", "alignment")[0][:, 0]) <= _TURNED
+            out["nme_45"] = nme(true[ahead], said[ahead])
         sides = np.concatenate(
             [part.boxes[rows, 2:] for (part, _), (rows, _) in zip(parts, pairs, strict=True)]
         )

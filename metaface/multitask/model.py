@@ -16,8 +16,7 @@ from torchvision.ops import batched_nms
 
 from metaface._atomic import replacing
 from metaface.multitask.batch import Batch
-from metaface.multitask.heads import HEADS, Head, Loss
-from metaface.multitask.heads.alignment import located
+from metaface.multitask.heads import HEADS, Alignment, Head, Loss
 from metaface.multitask.heads.detection import decoded
 from metaface.multitask.reader import Tower, filled, frames_of, jittered
 from metaface.multitask.trunk import STRIDE, Trunk
@@ -220,8 +219,8 @@ class MultiTask(nn.Module):
     ) -> Found:
         own = points
         if "alignment" in self.heads:
-            y, x = cells
-            own = located(self.heads["alignment"](maps)[image, :, y, x], y, x)
+            alignment = cast(Alignment, self.heads["alignment"])
+            own = alignment.points(alignment(maps), image, *cells)
         if own is None:
             own = filled(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
         by = own if points is None else points

@@ -52,6 +52,16 @@ def landmark_frames(points: Tensor) -> Tensor:
     return torch.cat([middle, torch.stack([cos, sin], 1) * (SIDE / 2)], 1)
 
 
+def points_in(frames: Tensor, offsets: Tensor) -> Tensor:
+    """Points ``[F, 5, 2]`` in pixels: those of the template in ``frames`` ``[F, 4]``, moved by
+    ``offsets`` ``[F, 5, 2]`` along the frames' axes, in units of half their side."""
+    template = torch.as_tensor(TEMPLATE, dtype=frames.dtype, device=frames.device) * (2 / SIDE) - 1
+    across, down = (template + offsets).unbind(2)
+    cos, sin = frames[:, 2:3], frames[:, 3:4]
+    turned = torch.stack([cos * across - sin * down, sin * across + cos * down], 2)
+    return frames[:, None, :2] + turned
+
+
 def filled(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes and points, those that are NaN put where they lie by the other in a mean face."""
     frames = landmark_frames(points)
@@ -76,10 +86,17 @@ def frames_of(reading: str, boxes: Tensor, points: Tensor) -> Tensor:
     return landmark_frames(points) if reading == "landmarks" else box_frames(boxes)
 
 
-def jittered(frames: Tensor) -> Tensor:
+def jittered(frames: Tensor, most: float | None = None) -> Tensor:
     """``frames`` a little shifted, scaled and turned, as predicted ones are; by torch's generator
-    on the CPU."""
-    noise = torch.randn(len(frames), 4).to(frames)
+    on the CPU.
+
+    Args:
+        most: each frame so many times as much, drawn from 0 to ``most``; None: once.
+    """
+    noise = torch.randn(len(frames), 4)
+    if most is not None:
+        noise = noise * (most * torch.rand(len(frames), 1))
+    noise = noise.to(frames)
     half = frames[:, 2:].norm(dim=1, keepdim=True)
     scale, turn = (noise[:, 2] * _SCALE).exp(), noise[:, 3] * _TURN
     x, y = frames[:, 2] * scale, frames[:, 3] * scale
