@@ -385,10 +385,12 @@ def measure_unit(domain: Domain, name: str, seed: int, o: argparse.Namespace) ->
 def summary(folder: Path, o: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each shot and learner, and for the safe choice among them."""
     units = {
-        name: [
-            json.loads((folder / str(seed) / f"{name.replace(' ', '-')}.json").read_text())["shots"]
+        name: {
+            seed: json.loads((folder / str(seed) / f"{name.replace(' ', '-')}.json").read_text())[
+                "shots"
+            ]
             for seed in o.seeds
-        ]
+        }
         for name in o.learners
     }
     rows = []

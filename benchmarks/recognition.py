@@ -20,7 +20,7 @@ import torch
 from metaface import nets
 from metaface.data._sources import open_source
 from metaface.recognition import Recognizer, models
-from metaface.recognition.align import align
+from metaface.recognition.faces import crops_of
 from metaface.recognition.photos import read
 
 
@@ -59,7 +59,8 @@ def main() -> None:
         @torch.inference_mode()
         def plain(path: str) -> np.ndarray:
             picture = read(path)
-            crop = align(picture, people.detector(picture).points[:1])[:, :, 8:104]
+            first = people.detector(picture)[:1]
+            crop = crops_of(picture, first, people.detector)[:, :, 8:104]
             pixels = torch.from_numpy(crop).permute(0, 3, 1, 2) / 255
             found: np.ndarray = (net(pixels) + net(pixels.flip(3))).numpy()
             return found
