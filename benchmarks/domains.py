@@ -52,7 +52,8 @@ def main() -> None:
         "prototypical", {"distance": "cosine", "scale": 20.0, "tune": options.tune},
         embedding="mobilefacenet-112x96", norm="pinned", image_size=112,
     )  # fmt: skip
-    before = embedder(spec.build(start=weights).embedding)
+    pretrained = spec.build(start=weights).embedding
+    before = embedder(pretrained)
     sets = [
         in_place(source, detector) if options.given else aligned(source, detector, before)
         for source in options.data
@@ -74,8 +75,7 @@ def main() -> None:
         )  # fmt: skip
         new = rank1 if len(sets) > 1 else few_shot
         net, choice = mf.safe.blend(
-            spec.build(start=weights).embedding, learner.embedding,
-            on(new, val), [on(few_shot, keep_val)],
+            pretrained, learner.embedding, on(new, val), [on(few_shot, keep_val)],
         )  # fmt: skip
         row = {
             "split": split, "before": new(before, test), "after": on(new, test)(net),

@@ -11,23 +11,20 @@ the real ones by YuNet's, the procedural ones by their own.
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 import metaface as mf
 from metaface.data import synthetic
 from metaface.recognition import YuNet, embed, models
+from metaface.recognition.align import shrunk
 from metaface.recognition.protocols import aligned
 from metaface.recognition.weak_spots import upright
 
 
 def procedural(people: int, photos: int, size: int) -> mf.FaceSet:
     made = synthetic.render(people, photos, 112, "default", seed=11, progress=True)
-    crops = [
-        cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
-        for crop in upright(made.images, made.landmarks)
-    ]
-    return mf.FaceSet.from_arrays(np.stack(crops), made.person, name="synthetic")
+    crops = shrunk(upright(made.images, made.landmarks), size)
+    return mf.FaceSet.from_arrays(crops, made.person, name="synthetic")
 
 
 def main() -> None:

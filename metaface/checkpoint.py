@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,31 @@ def exists(path: str | Path) -> bool:
 def previous(path: str | Path) -> Path:
     """Where the checkpoint before ``path`` is kept."""
     return Path(f"{path}.previous")
+
+
+def same_settings(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training of other settings.
+
+    Raises:
+        CheckpointError: which of them differ.
+    """
+    if there != now:
+        changed = {k: f"{there.get(k)} there, {v} now" for k, v in now.items() if there.get(k) != v}
+        raise CheckpointError(
+            f"{path} was trained with other settings: {changed}; use those, or another folder"
+        )
+
+
+@contextmanager
+def restoring(path: Path, what: str) -> Iterator[None]:
+    """Say of a state that does not fit that it is ``path``'s, and does not fit ``what``.
+
+    Raises:
+        CheckpointError: what came out as another error of a state that does not fit.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not fit this {what}: {error}") from error

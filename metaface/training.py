@@ -397,28 +397,13 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        try:
-            if state["settings"] != self._settings():
-                changed = {
-                    key: f"{state['settings'].get(key)} there, {value} now"
-                    for key, value in self._settings().items()
-                    if state["settings"].get(key) != value
-                }
-                raise checkpoint.CheckpointError(
-                    f"{path} was trained with other settings: {changed}; use those, or another "
-                    "folder"
-                )
+        with checkpoint.restoring(path, "learner"):
+            checkpoint.same_settings(path, state["settings"], self._settings())
             self.learner.load_state_dict(state["learner"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best, self.stale, self._sums = state["best"], state["stale"], state["sums"]
             self.history = History(**state["history"])
             torch.set_rng_state(state["torch_rng"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            if isinstance(error, checkpoint.CheckpointError):
-                raise
-            raise checkpoint.CheckpointError(
-                f"{path} does not fit this learner: {error}"
-            ) from error
         self._started = time.monotonic() - self.history.seconds
 
 

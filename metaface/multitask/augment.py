@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from metaface.multitask.samples import UNKNOWN, Labelled
+from metaface.recognition.align import MIRRORED
 
-_SWAP = np.array([1, 0, 2, 4, 3])  # landmarks in a mirror
 _UNMOVED = ("pose", "person", "expression", "attributes")
 
 
@@ -66,7 +66,7 @@ def mirrored(pictures: Labelled, which: np.ndarray | None = None) -> Labelled:
     faces = which[pictures.image]
     boxes, points, pose = pictures.boxes.copy(), pictures.points.copy(), pictures.pose.copy()
     boxes[faces, 0] = width - boxes[faces, 0] - boxes[faces, 2]
-    points[faces] = points[faces][:, _SWAP]
+    points[faces] = points[faces][:, MIRRORED]
     points[faces, :, 0] = width - points[faces, :, 0]
     pose[faces] *= np.array([-1, 1, -1], np.float32)
     return replace(pictures, images=images, masks=masks, boxes=boxes, points=points, pose=pose)

@@ -161,7 +161,9 @@ def run(
     device = best_device() if settings.device is None else torch.device(settings.device)
     check_free(out, settings, resume, "comparison")
     write_json(out / "settings.json", asdict(settings))
-    parts = _parts(settings, out / "pools", progress)
+    pools = _pools(settings, out / "pools", progress)
+    parts, crowd = _parts(settings, pools), _crowd(settings, pools["test"])
+    del pools
     train, val, test = (parts[name] for name in ("train", "val", "test"))
     trials = _search(settings, out, train, val, device, progress) if settings.search else []
     if trials:
@@ -189,9 +191,7 @@ def run(
             if name != "recognition-only"
         }
         right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
-        speed = compare_speed(
-            models, right, _crowd(settings, out), test, settings, device, progress
-        )
+        speed = compare_speed(models, right, crowd, test, settings, device, progress)
         write_json(out / "speed" / "result.json", speed)
     results = {
         "settings": asdict(settings),
@@ -212,12 +212,11 @@ def run(
 # -- people and scenes ------------------------------------------------------------------------
 
 
-def _parts(settings: Settings, folder: Path, progress: bool) -> dict[str, Part]:
+def _parts(settings: Settings, pools: Mapping[str, Pool]) -> dict[str, Part]:
     s = settings
     counts = {"train": s.scenes, "val": s.photos * s.val_people, "test": s.photos * s.test_people}
     parts = {
-        name: scenes_of(pool, counts[name], s.size, s.side, s.seed)
-        for name, pool in _pools(s, folder, progress).items()
+        name: scenes_of(pool, counts[name], s.size, s.side, s.seed) for name, pool in pools.items()
     }
     for name in ("val", "test"):
         check_episodes(parts[name])
@@ -266,9 +265,8 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, Pool]:
     return found
 
 
-def _crowd(settings: Settings, out: Path) -> Labelled:
-    """Test scenes with three faces, small enough to have a place, to time."""
-    pool = _pools(settings, out / "pools", False)["test"]
+def _crowd(settings: Settings, pool: Pool) -> Labelled:
+    """Scenes with three faces, small enough to have a place, to time."""
     low, high = settings.side
     side = low, max(low, min(high, settings.size / 3))
     scenes = compose(pool, 20, size=settings.size, side=side, faces=(3, 3), seed=settings.seed + 1)

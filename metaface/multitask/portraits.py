@@ -15,7 +15,7 @@ from tqdm import tqdm
 from metaface.data import FaceSet
 from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
-from metaface.recognition.align import SIDE, align
+from metaface.recognition.align import SIDE, align, shrunk
 from metaface.recognition.detect import Detector
 from metaface.recognition.faces import middle
 from metaface.recognition.photos import Unusable, read
@@ -171,9 +171,8 @@ def aligned_faces(
     """Photographs ``[H, W, 3]`` by their landmarks ``[m, 5, 2]``, aligned and reduced to ``size``
     pixels."""
     crops = [align(picture, five[None])[0] for picture, five in zip(images, points, strict=True)]
-    if size != SIDE:
-        crops = [cv2.resize(c, (size, size), interpolation=cv2.INTER_AREA) for c in crops]
-    return FaceSet.from_arrays(np.stack(crops), person, people=tuple(people), name=name)
+    kept = np.stack(crops) if size == SIDE else shrunk(crops, size)
+    return FaceSet.from_arrays(kept, person, people=tuple(people), name=name)
 
 
 def _placed(picture: np.ndarray, scale: float, start: np.ndarray, size: int) -> np.ndarray:

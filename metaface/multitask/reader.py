@@ -104,6 +104,17 @@ def jittered(frames: Tensor, most: float | None = None) -> Tensor:
     return torch.cat([frames[:, :2] + noise[:, :2] * (2 * _SHIFT) * half, turned], 1)
 
 
+def grid_of(frames: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Where the middles of ``side`` x ``side`` cells of each frame lie, ``[F, side, side, 2]``, as
+    ``F.grid_sample`` takes it of a picture of so many pixels."""
+    steps = (torch.arange(side, device=frames.device, dtype=frames.dtype) + 0.5) * 2 / side - 1
+    across, down = steps[None, None, :], steps[None, :, None]
+    x0, y0, cos, sin = (v[:, None, None] for v in frames.unbind(1))
+    x = x0 + cos * across - sin * down
+    y = y0 + sin * across + cos * down
+    return torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)
+
+
 def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tensor:
     """Patches ``[F, C, side, side]``: what lies under each frame, as roi_align takes it, turned.
 
@@ -115,12 +126,7 @@ def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tens
         frames: ``[F, 4]``, see :func:`box_frames`.
     """
     height, width = maps.shape[-2:]
-    steps = (torch.arange(2 * side, device=maps.device, dtype=maps.dtype) + 0.5) / side - 1
-    across, down = steps[None, None, :], steps[None, :, None]
-    x0, y0, cos, sin = (v[:, None, None] for v in frames.to(maps.dtype).unbind(1))
-    x = x0 + cos * across - sin * down
-    y = y0 + sin * across + cos * down
-    each = torch.stack([x * (2 / (STRIDE * width)) - 1, y * (2 / (STRIDE * height)) - 1], -1)
+    each = grid_of(frames.to(maps), 2 * side, STRIDE * height, STRIDE * width)
     # the patches of a picture one below the other: no map is copied for each of its faces
     slot = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
     grid = each.new_full((len(maps), int(slot.max()) + 1, 2 * side, 2 * side, 2), _OUTSIDE)

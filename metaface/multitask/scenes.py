@@ -10,11 +10,11 @@ import numpy as np
 from metaface.multitask import _backdrop as backdrop
 from metaface.multitask.pool import Pool
 from metaface.multitask.samples import UNKNOWN, Labelled
+from metaface.recognition.align import MIRRORED
 
 HIDDEN = 0.3  # share of a face that other people and things may cover, at most
 CUT = 0.15  # share of its side by which a face may stick out of the picture, at most
 _TRIES = 8  # places tried for a face
-_SWAP = np.array([1, 0, 2, 4, 3])  # landmarks in a mirror
 
 
 def compose(
@@ -151,7 +151,7 @@ def _scene(
         mask[(layers[..., 2] >= 128) & covers & face] = 1
         points = pool.points[plan.row] @ matrix[:, :2].T + matrix[:, 2]
         if plan.mirrored:
-            points = points[_SWAP]
+            points = points[MIRRORED]
         done.append(_Pasted(**vars(plan), box=box, points=points))
         whole.append(face)
         seen.append(face.copy())

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from metaface.multitask.batch import pictures
 from metaface.multitask.model import Embedding, Found, MultiTask
-from metaface.multitask.reader import landmark_frames
+from metaface.multitask.reader import grid_of, landmark_frames
 from metaface.multitask.samples import UNKNOWN, Labelled
 from metaface.recognition.align import SIDE, TEMPLATE
 
@@ -86,12 +86,7 @@ def cropped(images: Tensor, image: Tensor, points: Tensor, side: int) -> Tensor:
 
     Bilinear without reduction: for faces that are no larger than about two crops.
     """
-    height, width = images.shape[-2:]
-    steps = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) * 2 / side - 1
-    across, down = steps[None, None, :], steps[None, :, None]
-    x0, y0, cos, sin = (v[:, None, None] for v in landmark_frames(points).to(images).unbind(1))
-    x, y = x0 + cos * across - sin * down, y0 + sin * across + cos * down
-    grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)
+    grid = grid_of(landmark_frames(points).to(images), side, *images.shape[-2:])
     return F.grid_sample(images[image], grid, align_corners=False)
 
 

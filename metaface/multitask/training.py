@@ -270,28 +270,13 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        try:
-            changed = {
-                key: f"{state['settings'].get(key)} there, {value} now"
-                for key, value in self.settings.items()
-                if state["settings"].get(key) != value
-            }
-            if changed:
-                raise checkpoint.CheckpointError(
-                    f"{path} was trained with other settings: {changed}; use those, or another "
-                    "folder"
-                )
+        with checkpoint.restoring(path, "network"):
+            checkpoint.same_settings(path, state["settings"], self.settings)
             self.model.load_state_dict(state["model"])
             self.weighting.load_state_dict(state["weighting"])
             self.optimizer.load_state_dict(state["optimizer"])
             self._sums, self.history = state["sums"], History(**state["history"])
             torch.set_rng_state(state["torch_rng"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            if isinstance(error, checkpoint.CheckpointError):
-                raise
-            raise checkpoint.CheckpointError(
-                f"{path} does not fit this network: {error}"
-            ) from error
         self._started = time.monotonic() - self.history.seconds
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -12,6 +14,8 @@ TEMPLATE = np.array(
 )  # fmt: skip
 """float64 ``[5, 2]``: x, y in the crop of the eye, eye, nose, mouth corner, mouth corner, each
 pair from left to right in the picture (ArcFace, Deng et al. 2019, as InsightFace publishes it)"""
+MIRRORED = np.array([1, 0, 2, 4, 3])
+"""Where each landmark of a mirrored picture was before"""
 
 
 def align(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -40,6 +44,12 @@ def warped(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
         picture, matrix = _reduced(picture, matrix, side, 2**halvings)
     found: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
     return found
+
+
+def shrunk(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
+    """uint8 ``[n, size, size, 3]`` of square crops of any size, by the mean of the pixels."""
+    shape = (size, size)
+    return np.stack([cv2.resize(crop, shape, interpolation=cv2.INTER_AREA) for crop in crops])
 
 
 def similarity(points: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -25,6 +24,7 @@ from metaface.data._sources import open_source, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
 from metaface.recognition import faces, models
+from metaface.recognition.align import shrunk
 from metaface.recognition.commands import add_models, embedder_of
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
@@ -61,10 +61,7 @@ class Aligned:
 
     def faces(self, size: int = 112) -> FaceSet:
         """The crops as a data set of MetaFace, reduced to ``size`` pixels."""
-        crops = self.crops
-        if size != crops.shape[1]:
-            shape = (size, size)
-            crops = np.stack([cv2.resize(c, shape, interpolation=cv2.INTER_AREA) for c in crops])
+        crops = self.crops if size == self.crops.shape[1] else shrunk(self.crops, size)
         return FaceSet.from_arrays(crops, self.person, people=self.people, name=self.name)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metaface.recognition.align import warped
+from metaface.recognition.align import MIRRORED, warped
 from metaface.recognition.exposure import brightened
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def second_look(picture: np.ndarray, faces: Faces, find: Callable[[np.ndarray], 
             window = brightened(window, face, _GREY, _GREY)
         mirrored = _middle(find(np.ascontiguousarray(window[:, ::-1])))
         if mirrored is not None:
-            mirrored = mirrored[[1, 0, 2, 4, 3]] * (-1, 1) + (_SIDE - 1, 0)
+            mirrored = mirrored[MIRRORED] * (-1, 1) + (_SIDE - 1, 0)
         found = [five for five in (_middle(find(window)), mirrored) if five is not None]
         if found:
             points[i] = np.mean(found, 0) / scale + start

@@ -44,6 +44,23 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
+class FaceHead(Head):
+    """A linear layer on the features of each face.
+
+    Shape:
+        ``[F, channels]`` -> ``[F, outputs]``.
+    """
+
+    def __init__(self, channels: int, outputs: int, reads: str) -> None:
+        super().__init__()
+        self.reads = reads
+        self.layer = nn.Linear(channels, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        found: Tensor = self.layer(features)
+        return found
+
+
 def nothing(predicted: Tensor) -> Loss:
     """The loss where nothing is known."""
     return Loss(predicted.new_zeros(()), 0)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import Head, Loss, nothing
+from metaface.multitask.heads.base import FaceHead, Loss, nothing
 
 _DEGREES = 30.0  # unit of what is predicted
 
 
-class Pose(Head):
+class Pose(FaceHead):
     """Yaw, pitch and roll; smooth L1 (knee at 3 degrees) in units of 30 degrees.
 
     Shape:
@@ -21,13 +21,10 @@ class Pose(Head):
     reads = "box"
 
     def __init__(self, channels: int, reads: str = "box") -> None:
-        super().__init__()
-        self.reads = reads
-        self.layer = nn.Linear(channels, 3)
+        super().__init__(channels, 3, reads)
 
     def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.layer(features) * _DEGREES
-        return found
+        return super().forward(features) * _DEGREES
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         truth = batch.pose[faces]
@@ -39,7 +36,7 @@ class Pose(Head):
         return Loss(F.smooth_l1_loss(found, truth, beta=0.1), count)
 
 
-class Expression(Head):
+class Expression(FaceHead):
     """One of several expressions; cross entropy.
 
     Shape:
@@ -49,13 +46,7 @@ class Expression(Head):
     reads = "box"
 
     def __init__(self, channels: int, classes: int, reads: str = "box") -> None:
-        super().__init__()
-        self.reads = reads
-        self.layer = nn.Linear(channels, classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.layer(features)
-        return found
+        super().__init__(channels, classes, reads)
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         truth = batch.expression[faces]
@@ -66,7 +57,7 @@ class Expression(Head):
         return Loss(F.cross_entropy(predicted[known], truth[known]), count)
 
 
-class Attributes(Head):
+class Attributes(FaceHead):
     """Several attributes, each there or not; binary cross entropy, mean over what is known.
 
     Shape:
@@ -76,13 +67,7 @@ class Attributes(Head):
     reads = "box"
 
     def __init__(self, channels: int, count: int, reads: str = "box") -> None:
-        super().__init__()
-        self.reads = reads
-        self.layer = nn.Linear(channels, count)
-
-    def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.layer(features)
-        return found
+        super().__init__(channels, count, reads)
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         truth = batch.attributes[faces]

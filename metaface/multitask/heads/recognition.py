@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import Head, Loss, nothing
+from metaface.multitask.heads.base import FaceHead, Loss, nothing
 
 MARGINS = {"softmax": 0.0, "arcface": 0.5, "cosface": 0.35}  # as their papers have them
 
 
-class Recognition(Head):
+class Recognition(FaceHead):
     """An embedding, learnt as a classification of ``people``.
 
     Losses:
@@ -54,18 +54,13 @@ class Recognition(Head):
         dim: int = 128,
         reads: str = "landmarks",
     ) -> None:
-        super().__init__()
+        super().__init__(channels, dim, reads)
         if loss not in MARGINS:
             raise ValueError(f"loss={loss!r}: choose one of {', '.join(MARGINS)}")
-        self.kind, self.scale, self.center, self.reads = loss, scale, center, reads
+        self.kind, self.scale, self.center = loss, scale, center
         self.margin = MARGINS[loss] if margin is None else margin
-        self.layer = nn.Linear(channels, dim)
         self.people = nn.Parameter(torch.randn(people, dim) * 0.1)
         self.centers = nn.Parameter(torch.zeros(people, dim)) if center else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.layer(features)
-        return found
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         person = batch.person[faces]
