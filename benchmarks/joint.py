@@ -11,8 +11,7 @@ from metaface.report.joint import joint_table
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--variants", nargs="+", default=comparison.VARIANTS)
 parser.add_argument("--minutes", type=float, default=10.0, help="training time of each network")
-parser.add_argument("--people", type=int, default=300, help="to train on")
-parser.add_argument("--scenes", type=int, default=6000, help="to train on")
+parser.add_argument("--people", type=int, default=600, help="to train on")
 parser.add_argument("--seeds", type=int, default=1, help="training seeds")
 parser.add_argument("--search", type=int, default=0, help="trials of the weights of the losses")
 parser.add_argument("--out", default="joint", help="folder of the results")
@@ -23,7 +22,6 @@ settings = comparison.Settings(
     variants=tuple(options.variants),
     minutes=options.minutes,
     people=options.people,
-    scenes=options.scenes,
     seeds=options.seeds,
     search=options.search,
 )

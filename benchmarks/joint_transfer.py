@@ -109,7 +109,7 @@ def main() -> None:
     p.add_argument("--people", type=int, default=400, help="procedural ones; default: 400")
     p.add_argument("--photos", type=int, default=6, help="of each; default: 6")
     p.add_argument("--iterations", type=int, default=4000, help="default: 4000")
-    p.add_argument("--batch", type=int, default=32, help="scenes a step; default: 32")
+    p.add_argument("--batch", type=int, default=16, help="scenes a step; default: 16")
     p.add_argument("--trunk", default="small", help="default: small")
     p = command("real", real)
     p.add_argument("files", nargs="+", metavar="NAME=FILE")
@@ -170,7 +170,9 @@ def train(o: argparse.Namespace) -> None:
         }
         heads = list(HEADS) if tasks == "all" else tasks.split("+")
         torch.manual_seed(seed)
-        model = MultiTask({name: options.get(name, {}) for name in heads}, trunk=o.trunk)
+        model = MultiTask(
+            {name: options.get(name, {}) for name in heads}, trunk=o.trunk, norm="frozen"
+        )
 
         def scenes(step: int, seed: int = seed) -> Labelled:
             return Labelled.join(
@@ -178,7 +180,7 @@ def train(o: argparse.Namespace) -> None:
                 for pool, count in zip(pools, counts, strict=True)
             )
 
-        fit(model, scenes, iterations=o.iterations, seed=seed, device=o.device, out=folder,
+        fit(model, scenes, lr=4e-3, iterations=o.iterations, seed=seed, device=o.device, out=folder,
             resume=True, label=folder.parent.name)  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from metaface.recognition.align import SIDE, align
 
 TINY = Settings(
     variants=("separate", "recognition-only", "fixed"), people=3, val_people=10, test_people=10,
-    photos=12, scenes=12, size=64, side=(24, 48), batch=4, iterations=6, episodes=20,
+    photos=12, size=64, side=(24, 48), batch=4, iterations=6, episodes=20,
     device="cpu",
 )  # fmt: skip
 
@@ -344,7 +344,7 @@ def people_of(out: Path, name: str) -> list[str]:
 def test_bad_settings_are_refused_before_anything_is_done(tmp_path: Path) -> None:
     for change, message in (
         ({"variants": ("joint",)}, "no variant 'joint'"), ({"weights": {"depth": 1.0}}, "depth"),
-        ({"test_people": 4}, "test_people=4"), ({"scenes": 5}, "scenes=5"),
+        ({"test_people": 4}, "test_people=4"), ({"batch": 0}, "batch=0"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             comparison.run(replace(TINY, **change), tmp_path / "out", progress=False)
@@ -356,7 +356,7 @@ def test_a_network_of_the_command_finds_and_names_people(
 ) -> None:
     out = tmp_path / "net"
     command = ["multitask", "--heads", "detection", "alignment", "recognition", "--people", "3",
-               "--photos", "12", "--scenes", "8", "--size", "64", "--batch", "4", "--iterations",
+               "--photos", "12", "--size", "64", "--batch", "4", "--iterations",
                "2", "--device", "cpu", "--quiet", "--out", str(out)]  # fmt: skip
     assert main(command) == 0
     assert "5-way 1-shot" in capsys.readouterr().out

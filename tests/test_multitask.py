@@ -33,7 +33,7 @@ from metaface.multitask import (
     measure,
     pictures,
 )
-from metaface.multitask.heads.alignment import located
+from metaface.multitask.heads.alignment import entropy, expected
 from metaface.multitask.heads.detection import (
     around,
     bumps,
@@ -45,6 +45,7 @@ from metaface.multitask.heads.detection import (
 )  # fmt: skip
 from metaface.multitask.heads.recognition import Recognition
 from metaface.multitask.reader import (
+    PATCH,
     box_frames,
     filled,
     frames_of,
@@ -259,20 +260,22 @@ def test_jitter_is_small_and_comes_from_the_seed() -> None:
     assert float(wide.min()) < 0.02
 
 
-def test_points_in_a_frame_are_its_template_moved_along_its_axes() -> None:
+def test_points_in_a_frame_go_along_its_axes() -> None:
     labelled = scenes()
     points = labelled.points.astype(np.float64)
     torch.manual_seed(0)
     frames = jittered(landmark_frames(torch.from_numpy(points)))
-    # as complex numbers: a frame is z -> middle + half * z, which is turned round by a division
+    assert np.allclose(points_in(frames, torch.from_numpy(_inside(frames, points))), points)
+    template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).expand(len(points), 5, 2)
+    assert np.allclose(landmark_frames(points_in(frames, template)), frames)
+
+
+def _inside(frames: torch.Tensor, points: np.ndarray) -> np.ndarray:
+    """Where ``points`` lie in ``frames``, -1..1. As complex numbers a frame is z -> middle +
+    half * z, which is turned round by a division."""
     middle, half = (frames.numpy()[:, i] + 1j * frames.numpy()[:, i + 1] for i in (0, 2))
     there = (points[..., 0] + 1j * points[..., 1] - middle[:, None]) / half[:, None]
-    away = there - ((TEMPLATE @ [1, 1j]) * 2 / SIDE - (1 + 1j))
-    offsets = torch.from_numpy(np.stack([away.real, away.imag], 2))
-    assert np.allclose(points_in(frames, offsets), points)
-    assert np.allclose(
-        landmark_frames(points_in(frames, torch.zeros_like(offsets))), frames
-    )  # the template's own frame is where it was put
+    return np.stack([there.real, there.imag], 2)
 
 
 # -- heads, each against an oracle ------------------------------------------------------------
@@ -315,44 +318,70 @@ def test_a_perfect_prediction_decodes_to_its_box() -> None:
     assert torch.allclose(decoded((far / 16).log(), y, x), ends, atol=1e-4)
 
 
-def _first_and_second(model: MultiTask, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Landmarks at the cells of the true boxes' centres, before and after the second look."""
-    cell = ((batch.boxes[:, :2] + batch.boxes[:, 2:] / 2) / 4).long()
-    head = model.heads["alignment"]
-    with torch.no_grad():
-        said = head(model(batch.images))
-        y, x = cell[:, 1], cell[:, 0]
-        first = located(said[batch.image, :10, y, x], y, x)
-        return first, head.points(said, batch.image, y, x)
+def _pointing(points: np.ndarray) -> np.ndarray:
+    """How likely each cell is, ``[F, 5, PATCH, PATCH]``, where the mean is ``points`` (-1..1)."""
+    cells = np.arange(PATCH)
+    x, y = (
+        np.maximum(0, 1 - abs(((points[..., i] + 1) * (PATCH / 2) - 0.5)[..., None] - cells))
+        for i in (0, 1)
+    )
+    return y[..., :, None] * x[..., None, :]
 
 
-def test_the_second_look_finds_landmarks_from_any_frame_near_them() -> None:
+def test_the_mean_of_a_heat_map_is_the_point_it_learns() -> None:
+    points = scenes().points.astype(np.float64)
+    torch.manual_seed(3)
+    frames = jittered(landmark_frames(torch.from_numpy(points)), 2.0)
+    target = _pointing(_inside(frames, points))
+    heat = torch.from_numpy(target).clamp_min(1e-12).log()
+    assert np.allclose(expected(heat, frames), points, atol=1e-6)
+    other = torch.randn(target.shape, dtype=torch.float64)
+    want = F.cross_entropy(
+        other.flatten(2).movedim(2, 1), torch.from_numpy(target).flatten(2).movedim(2, 1)
+    )
+    assert float(entropy(other, frames, torch.from_numpy(points))) == pytest.approx(float(want))
+    assert float(entropy(heat, frames, torch.from_numpy(points))) < float(want)
+
+
+def test_points_outside_the_frame_or_unknown_are_not_learnt() -> None:
+    frames = torch.tensor([[50.0, 40.0, 20.0, 0.0]])
+    heat = torch.zeros(1, 5, PATCH, PATCH)
+    points = torch.tensor(
+        [[[50.0, 40.0], [90.0, 40.0], [50.0, -9.0], [math.nan, 40.0], [42.0, 51.0]]]
+    )
+    assert float(entropy(heat, frames, points)) == pytest.approx(math.log(PATCH**2))
+    assert float(entropy(heat, frames, points[:, 1:4].repeat(1, 2, 1)[:, :5])) == 0
+
+
+def test_the_closer_look_does_not_depend_on_the_light() -> None:
     batch = Batch.of(scenes())
     head = small({"alignment": {}}).heads["alignment"]
     maps = torch.rand(12, 42, 16, 16)
-    torch.manual_seed(3)
-    frames = jittered(landmark_frames(batch.points))
-    template = landmark_frames(batch.points)
-    want = []
-    for frame, points in zip(frames.double(), batch.points.double(), strict=True):
-        matrix = torch.stack([frame[2:], torch.stack([-frame[3], frame[2]])], 1)
-        inside = torch.linalg.solve(matrix, (points - frame[:2]).T).T
-        want.append(inside - (torch.tensor(TEMPLATE) / SIDE * 2 - 1))
-    head.again = _Answers(torch.stack(want).float().flatten(1))
-    assert torch.allclose(head.refined(maps, batch.image, frames), batch.points, atol=1e-3)
-    away = head.refined(maps, batch.image, template) - batch.points
-    assert float(away.detach().norm(dim=2).mean()) > 0.3  # another frame, other offsets
+    frames = landmark_frames(batch.points)
+    with torch.no_grad():
+        bright, dark = (
+            expected(head.heat(maps, images, batch.image, frames), frames)
+            for images in (batch.images, 0.5 * batch.images)
+        )
+    inside = (frames[:, :2] - frames[:, 2:].norm(dim=1, keepdim=True) * 1.5 > 0).all(1)
+    assert torch.allclose(bright[inside], dark[inside], atol=0.2)
 
 
-def test_the_second_look_is_nearer_than_the_first() -> None:
+def test_the_closer_look_mends_wrong_frames() -> None:
     model = small({"alignment": {}})
-    batch = Batch.of(scenes(8))
-    fit(model, draws(scenes(8), 12), lr=5e-3, iterations=120, progress=False, device="cpu")
-    first, second = (
+    some = scenes(8)
+    fit(model, draws(some, 12), lr=5e-3, iterations=120, progress=False, device="cpu")
+    batch, head = Batch.of(some), model.heads["alignment"]
+    torch.manual_seed(0)
+    frames = jittered(landmark_frames(batch.points), 4.0)
+    template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).float().expand(len(frames), 5, 2)
+    with torch.no_grad():
+        heat = head.heat(head(model(batch.images)), batch.images, batch.image, frames)
+    before, after = (
         float((points - batch.points).norm(dim=2).mean())
-        for points in _first_and_second(model, batch)
+        for points in (points_in(frames, template), expected(heat, frames))
     )
-    assert second < first
+    assert after < before / 2
 
 
 def test_arcface_and_cosface_by_formula() -> None:
@@ -566,7 +595,7 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
         masks=np.full((3, 64, 64), 255, np.uint8), complete=np.ones(3, bool), people=("a", "b"),
     )  # fmt: skip
     batch = Batch.of(labelled)
-    maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 42, 16, 16)
+    maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 10, 16, 16)
     maps[:, 0] += 8 * bumps(boxes, image, maps.shape)  # one peak each
     where, row, y, x = around(boxes, image, maps.shape)
     centre = torch.stack([x * 4 + 2, y * 4 + 2], 1)
@@ -579,8 +608,8 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
     model.heads["detection"] = _Answers(maps)
     alignment = model.heads["alignment"]
     alignment.layers = _Answers(points)
-    for parameter in alignment.again[-1].parameters():  # mean faces: the template is right
-        nn.init.zeros_(parameter)
+    template = _pointing(np.tile(TEMPLATE * 2 / SIDE - 1, (3, 1, 1)))  # mean faces: it is right
+    alignment.again = _Answers(torch.from_numpy(template).clamp_min(1e-12).log())
     return model.eval(), batch, labelled  # type: ignore[return-value]
 
 

@@ -15,8 +15,6 @@ from metaface.multitask.comparison import SHARED, TASKS, VARIANTS, Settings
 from metaface.multitask.metrics import measure
 from metaface.multitask.model import MultiTask
 from metaface.multitask.pool import Pool
-from metaface.multitask.samples import Labelled
-from metaface.multitask.scenes import compose
 from metaface.multitask.training import fit
 from metaface.recognition.align import SIDE
 from metaface.report.joint import joint_table
@@ -62,7 +60,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _add_shared(p: argparse.ArgumentParser) -> None:
     for name, what in (("people", "procedural people to train on"), ("photos", "of each"),
-                       ("scenes", "to train on"), ("size", "side of a scene, pixels"),
+                       ("size", "side of a scene, pixels"),
                        ("batch", "scenes a step")):  # fmt: skip
         default = getattr(DEFAULTS, name)
         p.add_argument(f"--{name}", type=int, default=default, help=f"{what}; default: {default}")
@@ -79,7 +77,7 @@ def _add_shared(p: argparse.ArgumentParser) -> None:
 def _benchmark(o: argparse.Namespace) -> None:
     settings = Settings(
         variants=tuple(o.variants), people=o.people, val_people=o.val_people,
-        test_people=o.test_people, photos=o.photos, scenes=o.scenes, size=o.size,
+        test_people=o.test_people, photos=o.photos, size=o.size,
         batch=o.batch, lr=o.lr, search=o.search, iterations=o.iterations, minutes=o.minutes,
         episodes=o.episodes, seed=o.seed, seeds=o.seeds, device=o.device,
     )  # fmt: skip
@@ -101,16 +99,14 @@ def _multitask(o: argparse.Namespace) -> None:
     part = comparison.scenes_of(unseen, 2 * o.photos * held_out, o.size, side, o.seed)
     if "recognition" in o.heads:
         comparison.check_episodes(part)
-    scenes = [compose(train, o.scenes, size=o.size, side=side, seed=o.seed)]
+    pools = [train]
     if o.crops:
-        real = _crops(o.crops, not o.quiet)
-        print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
-        scenes.append(compose(real, o.scenes, size=o.size, side=side, seed=o.seed))
-    together = Labelled.join(scenes)
+        pools.append(_crops(o.crops, not o.quiet))
+        print(f"{pools[1].name}: {len(pools[1])} crops of {len(pools[1].people)} people")
     torch.manual_seed(o.seed)
-    model = comparison.network(o.heads, len(together.people))
+    model = comparison.network(o.heads, sum(len(pool.people) for pool in pools))
     history = fit(
-        model, comparison.source_of(together, o.batch, o.seed),
+        model, comparison.fresh(pools, o.batch, o.size, side, o.seed),
         weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,
         iterations=o.iterations, minutes=o.minutes if o.iterations or o.minutes else MINUTES,
         seed=o.seed, device=o.device, out=o.out, resume=o.resume, progress=not o.quiet,

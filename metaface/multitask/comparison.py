@@ -26,7 +26,7 @@ from metaface.multitask.samples import Labelled
 from metaface.multitask.scenes import compose
 from metaface.multitask.speed import compare_speed
 from metaface.multitask.staged import Staged, crops_of
-from metaface.multitask.training import Source, draws, fit
+from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
 from metaface.training import Budget, best_device
 
@@ -63,10 +63,10 @@ class Settings:
             and the whole budget; ``fixed``, ``uncertainty``, ``pcgrad``: one shared network.
         people, val_people, test_people: procedural people, different ones.
         photos: of each.
-        scenes: to train on; for validation and test, as many as they have photographs.
         size: side of a scene, pixels.
         side: least and greatest side of a face in it, pixels.
-        batch: scenes a step.
+        batch: scenes a step, new ones in each; for validation and test there are as many as
+            photographs.
         lr: highest learning rate.
         weights: of the losses, by task, for ``fixed`` and ``pcgrad``; 1 where there is none.
         search: search these weights on validation people with so many trials; 0: use ``weights``.
@@ -79,15 +79,14 @@ class Settings:
     """
 
     variants: tuple[str, ...] = VARIANTS
-    people: int = 300
+    people: int = 600
     val_people: int = 40
     test_people: int = 100
     photos: int = 12
-    scenes: int = 6000
     size: int = 128
     side: tuple[float, float] = (24, 96)
-    batch: int = 32
-    lr: float = 2e-3
+    batch: int = 16
+    lr: float = 4e-3
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     search: int = 0
     iterations: int | None = None
@@ -114,8 +113,6 @@ class Settings:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least {value}")
-        if self.scenes < 2 * self.batch:
-            raise ValueError(f"scenes={self.scenes}: must be two batches of {self.batch} or more")
         job = self if self.iterations or self.minutes else replace(self, minutes=10.0)
         Budget(job.iterations, minutes=job.minutes)
         return job
@@ -162,9 +159,11 @@ def run(
     check_free(out, settings, resume, "comparison")
     write_json(out / "settings.json", asdict(settings))
     pools = _pools(settings, out / "pools", progress)
-    parts, crowd = _parts(settings, pools), _crowd(settings, pools["test"])
+    train, crowd = pools["train"], _crowd(settings, pools["test"])
+    val, test = (_part(settings, pools[name]) for name in ("val", "test"))
+    data = {"train": f"{len(train)} photographs of {len(train.people)} people"}
+    data |= {"val": described(val), "test": described(test)}
     del pools
-    train, val, test = (parts[name] for name in ("train", "val", "test"))
     trials = _search(settings, out, train, val, device, progress) if settings.search else []
     if trials:
         best = max(trials, key=lambda t: float(t["score"]))
@@ -196,7 +195,7 @@ def run(
     results = {
         "settings": asdict(settings),
         "machine": machine.describe(device),
-        "data": {name: described(part) for name, part in parts.items()},
+        "data": data,
         "weights": settings.weights,
         "trials": trials,
         "rows": [_row(group) for group in _by_variant(units).values()],
@@ -212,15 +211,11 @@ def run(
 # -- people and scenes ------------------------------------------------------------------------
 
 
-def _parts(settings: Settings, pools: Mapping[str, Pool]) -> dict[str, Part]:
-    s = settings
-    counts = {"train": s.scenes, "val": s.photos * s.val_people, "test": s.photos * s.test_people}
-    parts = {
-        name: scenes_of(pool, counts[name], s.size, s.side, s.seed) for name, pool in pools.items()
-    }
-    for name in ("val", "test"):
-        check_episodes(parts[name])
-    return parts
+def _part(s: Settings, pool: Pool) -> Part:
+    """Scenes to measure on, as many as photographs."""
+    part = scenes_of(pool, len(pool), s.size, s.side, s.seed)
+    check_episodes(part)
+    return part
 
 
 def check_episodes(part: Part) -> None:
@@ -300,7 +295,9 @@ def network(
 ) -> MultiTask:
     """A network whose trunk and map are ``width`` times as wide as the shared one's."""
     channels = 4 * round(CHANNELS / 4 * width)
-    return MultiTask(heads_of(tasks, people), channels=channels, features=features, width=width)
+    return MultiTask(
+        heads_of(tasks, people), channels=channels, features=features, norm="frozen", width=width
+    )
 
 
 def parameters(model: nn.Module) -> int:
@@ -335,24 +332,43 @@ def weighting_of(
     return PCGrad(weights) if variant == "pcgrad" else Fixed(weights)
 
 
-def source_of(labelled: Labelled, size: int, seed: int, **options: Any) -> Source:
-    """Batches of ``size`` pictures, changed at random; ``options``: of :func:`augmented`."""
-    batches = draws(labelled, size, seed)
-    return lambda step: augmented(batches(step), (seed, step), **options)
+def fresh(
+    pools: Sequence[Pool], batch: int, size: int, side: tuple[float, float], seed: int
+) -> Source:
+    """Batches of scenes that are composed when they are needed, no two alike; of several pools,
+    each gives its share of them."""
+    counts = [len(part) for part in np.array_split(np.arange(batch), len(pools))]
+
+    def scenes(step: int) -> Labelled:
+        return Labelled.join(
+            compose(pool, count, size=size, side=side, seed=seed, first=step * count)
+            for pool, count in zip(pools, counts, strict=True)
+        )
+
+    return scenes
+
+
+def _crops(scenes: Source, seed: int) -> Source:
+    """Aligned crops of the faces in ``scenes``, as a detector would give them."""
+    return lambda step: augmented(
+        crops_of(scenes(step), CROP), (seed, step), flip=False, zoom=(0.95, 1.05), shift=0.02,
+        light=0, blur=0,
+    )  # fmt: skip
 
 
 def _train(
     variant: str,
     seed: int,
     settings: Settings,
-    train: Part,
+    train: Pool,
     folder: Path,
     device: torch.device,
     progress: bool,
     part: float = 1.0,
 ) -> tuple[Any, dict[str, Any]]:
     """Train one unit, going on with what is there; the network, and what was spent."""
-    people = len(train.scenes.people)
+    people = len(train.people)
+    scenes = fresh([train], settings.batch, settings.size, settings.side, seed)
     stages = {"": TASKS}
     size = (1.0, FEATURES)
     if variant in STAGED:
@@ -364,12 +380,9 @@ def _train(
     for name, tasks in stages.items():
         torch.manual_seed(seed)
         model = network(tasks, people, *size)
-        source = source_of(train.scenes, settings.batch, seed)
-        if name == "recogniser":  # about two faces are in a scene
-            crops = crops_of(train.scenes, CROP)
-            source = source_of(crops, 2 * settings.batch, seed, zoom=(0.95, 1.05), shift=0.02)
         history = fit(
-            model, source, weighting=weighting_of(variant, settings.weights), lr=settings.lr,
+            model, _crops(scenes, seed) if name == "recogniser" else scenes,
+            weighting=weighting_of(variant, settings.weights), lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0, seed=seed, device=device,
             out=folder / name, resume=True, progress=progress,
             label=" ".join([folder.name, name]).strip(), **settings.share(part),
@@ -449,7 +462,7 @@ def score(metrics: Mapping[str, float]) -> float:
 
 
 def _search(
-    settings: Settings, out: Path, train: Part, val: Part, device: torch.device, progress: bool
+    settings: Settings, out: Path, train: Pool, val: Part, device: torch.device, progress: bool
 ) -> list[dict[str, Any]]:
     """Trials of ``fixed`` with other weights, by :func:`score` on validation people.
 

@@ -180,7 +180,7 @@ class MultiTask(nn.Module):
         kept = kept[torch.argsort(image[kept], stable=True)]  # by picture, then by score
         ends, image, y, x = ends[kept], image[kept], y[kept], x[kept]
         boxes = torch.cat([ends[:, :2], (ends[:, 2:] - ends[:, :2]).clamp_min(1)], 1)
-        return self._describe(maps, images.shape, image, boxes, None, score[kept], (y, x))
+        return self._describe(maps, images, image, boxes, None, score[kept], (y, x))
 
     @torch.no_grad()
     def describe(
@@ -205,12 +205,12 @@ class MultiTask(nn.Module):
         cell = ((boxes[:, :2] + boxes[:, 2:] / 2) / STRIDE).long()
         y, x = cell[:, 1].clamp(0, maps.shape[-2] - 1), cell[:, 0].clamp(0, maps.shape[-1] - 1)
         scores = boxes.new_ones(len(boxes))
-        return self._describe(maps, images.shape, image, boxes, points, scores, (y, x))
+        return self._describe(maps, images, image, boxes, points, scores, (y, x))
 
     def _describe(
         self,
         maps: Tensor,
-        shape: torch.Size,
+        images: Tensor,
         image: Tensor,
         boxes: Tensor,
         points: Tensor | None,
@@ -220,7 +220,7 @@ class MultiTask(nn.Module):
         own = points
         if "alignment" in self.heads:
             alignment = cast(Alignment, self.heads["alignment"])
-            own = alignment.points(alignment(maps), image, *cells)
+            own = alignment.points(alignment(maps), images, image, *cells)
         if own is None:
             own = filled(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
         by = own if points is None else points
@@ -240,7 +240,8 @@ class MultiTask(nn.Module):
         if "recognition" in said:
             said["recognition"] = F.normalize(said["recognition"], dim=1)
         if "segmentation" in said:
-            said["segmentation"] = said["segmentation"][:, 0, : shape[-2], : shape[-1]]
+            height, width = images.shape[-2:]
+            said["segmentation"] = said["segmentation"][:, 0, :height, :width]
         return Found(image, boxes, own, scores, said)
 
     def embedding(self) -> Embedding:

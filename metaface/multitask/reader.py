@@ -52,11 +52,10 @@ def landmark_frames(points: Tensor) -> Tensor:
     return torch.cat([middle, torch.stack([cos, sin], 1) * (SIDE / 2)], 1)
 
 
-def points_in(frames: Tensor, offsets: Tensor) -> Tensor:
-    """Points ``[F, 5, 2]`` in pixels: those of the template in ``frames`` ``[F, 4]``, moved by
-    ``offsets`` ``[F, 5, 2]`` along the frames' axes, in units of half their side."""
-    template = torch.as_tensor(TEMPLATE, dtype=frames.dtype, device=frames.device) * (2 / SIDE) - 1
-    across, down = (template + offsets).unbind(2)
+def points_in(frames: Tensor, points: Tensor) -> Tensor:
+    """Points ``[F, 5, 2]`` in pixels of those in ``frames`` ``[F, 4]``, each of which is -1..1
+    across and down."""
+    across, down = points.unbind(2)
     cos, sin = frames[:, 2:3], frames[:, 3:4]
     turned = torch.stack([cos * across - sin * down, sin * across + cos * down], 2)
     return frames[:, None, :2] + turned
@@ -115,7 +114,9 @@ def grid_of(frames: Tensor, side: int, height: int, width: int) -> Tensor:
     return torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)
 
 
-def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tensor:
+def read(
+    maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH, stride: int = STRIDE
+) -> Tensor:
     """Patches ``[F, C, side, side]``: what lies under each frame, as roi_align takes it, turned.
 
     Each cell is the mean of 2x2 bilinear samples; outside the map there is zero.
@@ -124,9 +125,10 @@ def read(maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH) -> Tens
         maps: ``[n, C, h, w]``.
         image: int64 ``[F]``, F >= 1, ascending: the map of each frame.
         frames: ``[F, 4]``, see :func:`box_frames`.
+        stride: pixels a cell of the map.
     """
     height, width = maps.shape[-2:]
-    each = grid_of(frames.to(maps), 2 * side, STRIDE * height, STRIDE * width)
+    each = grid_of(frames.to(maps), 2 * side, stride * height, stride * width)
     # the patches of a picture one below the other: no map is copied for each of its faces
     slot = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
     grid = each.new_full((len(maps), int(slot.max()) + 1, 2 * side, 2 * side, 2), _OUTSIDE)

@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads.base import Head, Loss, nothing
 from metaface.multitask.heads.detection import UNIT, around, map_layers
 from metaface.multitask.reader import PATCH, jittered, landmark_frames, points_in, read
 from metaface.multitask.trunk import STRIDE
-from metaface.nets.conv import Conv2d
 
 _KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
-_FINE = 32  # channels that are read for the second look
-_WIDTH = 64  # channels of the second look
-_JITTER = 2.0  # times the jitter of other readings, at most: the first look may be well off
+_FINE = 32  # channels of the closer look
+_SPREAD = (1, 2, 4)  # dilations of its convolutions: together they see the whole frame
+_JITTER = 4.0  # times the jitter of other readings, at most: the first look may be well off
+_LOOKS = 2  # after the first one
+_DARK = 0.02  # added to the contrast of what is looked at
+_SURE = 0.2  # weight of the cross entropy beside the distances
 
 
 class Alignment(Head):
-    """Five landmarks of each face, read off the map at its centre, then looked at once more.
+    """Five landmarks of each face, read off the map at its centre, then looked at closer.
 
     They are predicted in pixels from the middle of the cell, so that no error of the box enters,
-    at the centre's cell and the eight around it. The frame of these (see
+    at the centre's cell and the eight around it. Then the frame of these (see
     :func:`metaface.multitask.reader.landmark_frames`), whose size and turn are the face's, is read
-    out of further channels, and there the landmarks are predicted as offsets from those of the
-    template: a cascade of two (Sun, Wang, Tang 2013) on one map. The second look learns in true
-    frames with jitter, so that it does not wait for the first.
+    out of further channels and out of the picture, its light taken off; each landmark is the mean
+    place by a heat map of the frame (integral regression, Sun et al. 2018). Twice: a cascade (Sun,
+    Wang, Tang 2013). The closer look learns in true frames with much jitter, so that it does not
+    wait for the first, and cannot do with the mean face.
 
     The loss of each is smooth L1 of their distances by the size of the face (the square root of
-    its box's area); they are added.
+    its box's area); to these is added the cross entropy of the heat maps (see :func:`entropy`).
 
     Shape:
-        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and what the second
+        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and what the closer
         look reads.
     """
 
@@ -40,31 +44,39 @@ class Alignment(Head):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.layers = map_layers(channels, 10 + _FINE)
-        side = -(-PATCH // 4)
-        self.again = nn.Sequential(
-            Conv2d(_FINE, _WIDTH, 3, 2, padding=1, bias=True),
-            nn.ReLU(),
-            Conv2d(_WIDTH, _WIDTH, 3, 2, padding=1, bias=True),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(_WIDTH * side**2, 10),
-        )
+        self.layers = map_layers(channels, 10)
+        self.fine = nn.Conv2d(channels, _FINE, 1)
+        self.pixels = nn.Sequential(
+            nn.Conv2d(3, _FINE // 2, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(_FINE // 2, _FINE, 3, 2, padding=1),
+        )  # fmt: skip
+        looks: list[nn.Module] = []
+        for wide in _SPREAD:
+            looks += [nn.Conv2d(_FINE, _FINE, 3, padding=wide, dilation=wide), nn.ReLU()]
+        self.again = nn.Sequential(*looks, nn.Conv2d(_FINE, 5, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
-        found: Tensor = self.layers(maps)
-        return found
+        return torch.cat([self.layers(maps), self.fine(maps)], 1)
 
-    def points(self, predicted: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    def points(
+        self, predicted: Tensor, images: Tensor, image: Tensor, y: Tensor, x: Tensor
+    ) -> Tensor:
         """Landmarks ``[k, 5, 2]`` in pixels of the faces at cells y, x of pictures ``image``,
-        int64 ``[k]``, ascending by picture; ``predicted`` is what :meth:`forward` gave."""
-        first = located(predicted[image, :10, y, x], y, x)
-        return self.refined(predicted, image, landmark_frames(first)) if len(image) else first
+        int64 ``[k]``, ascending; ``predicted`` is what :meth:`forward` gave of the map of
+        ``images`` ``[n, 3, H, W]``."""
+        points = located(predicted[image, :10, y, x], y, x)
+        for _ in range(_LOOKS if len(image) else 0):
+            frames = landmark_frames(points)
+            points = expected(self.heat(predicted, images, image, frames), frames)
+        return points
 
-    def refined(self, predicted: Tensor, image: Tensor, frames: Tensor) -> Tensor:
-        """Landmarks ``[k, 5, 2]`` in pixels by a look into ``frames`` ``[k, 4]``."""
-        offsets = self.again(read(predicted[:, 10:], image, frames))
-        return points_in(frames, offsets.unflatten(1, (5, 2)))
+    def heat(self, predicted: Tensor, images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
+        """Logits ``[k, 5, PATCH, PATCH]`` of where in ``frames`` ``[k, 4]`` each landmark is."""
+        pixels = read(images, image, frames, 2 * PATCH, stride=1)
+        shade, light = torch.std_mean(pixels, (1, 2, 3), keepdim=True)
+        seen = self.pixels((pixels - light) / (shade + _DARK))
+        found: Tensor = self.again(F.relu(seen + read(predicted[:, 10:], image, frames)))
+        return found
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         known = (batch.readable & (~batch.points.isnan()).all(2).any(1)).nonzero()[:, 0]
@@ -76,9 +88,37 @@ class Alignment(Head):
         first = located(predicted[where, :10, y, x], y, x)
         frames = landmark_frames(batch.marks[known])
         frames = jittered(frames, _JITTER) if self.training else frames
-        second = self.refined(predicted, image, frames)
+        heat = self.heat(predicted, batch.images, image, frames)
+        second = expected(heat, frames)
         value = _away(first, truth[row], size[row]) + _away(second, truth, size)
-        return Loss(10 * value, len(known))
+        return Loss(10 * value + _SURE * entropy(heat, frames, truth), len(known))
+
+
+def expected(heat: Tensor, frames: Tensor) -> Tensor:
+    """Points ``[k, 5, 2]`` in pixels: the mean place by the softmax of ``heat``, logits
+    ``[k, 5, PATCH, PATCH]`` in ``frames`` (integral regression, Sun et al. 2018)."""
+    line = (torch.arange(PATCH).to(frames) + 0.5) * (2 / PATCH) - 1
+    p = heat.flatten(2).softmax(2).unflatten(2, (PATCH, PATCH)).to(frames)
+    return points_in(frames, torch.stack([p.sum(2) @ line, p.sum(3) @ line], 2))
+
+
+def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
+    """Cross entropy of ``heat``, meaned over the points ``truth`` ``[k, 5, 2]`` that are known and
+    lie in ``frames``; the four cells around a point are each as likely as they are near, so that
+    the mean of what is learnt is the point."""
+    away = truth - frames[:, None, :2]
+    along = frames[:, None, 2:]
+    place = torch.stack(
+        [(away * along).sum(2), (away[..., 1] * along[..., 0] - away[..., 0] * along[..., 1])], 2
+    ) / along.square().sum(2, keepdim=True)
+    place = (place + 1) * (PATCH / 2) - 0.5
+    inside = (place > 0).all(2) & (place < PATCH - 1).all(2)  # False where it is not known
+    if not inside.any():
+        return heat.new_zeros(())
+    cells = torch.arange(PATCH).to(place)
+    near = (1 - (place[inside][..., None] - cells).abs()).clamp_min(0)  # [m, 2, PATCH]
+    target = near[:, 1, :, None] * near[:, 0, None]
+    return -(target.flatten(1) * heat[inside].flatten(1).log_softmax(1)).sum(1).mean()
 
 
 def _away(found: Tensor, truth: Tensor, size: Tensor) -> Tensor:
