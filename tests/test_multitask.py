@@ -51,6 +51,7 @@ from metaface.multitask.reader import (
     frames_of,
     jittered,
     landmark_frames,
+    places_in,
     points_in,
     read,
     whole,
@@ -266,6 +267,7 @@ def test_points_in_a_frame_go_along_its_axes() -> None:
     torch.manual_seed(0)
     frames = jittered(landmark_frames(torch.from_numpy(points)))
     assert np.allclose(points_in(frames, torch.from_numpy(_inside(frames, points))), points)
+    assert np.allclose(places_in(frames, torch.from_numpy(points)), _inside(frames, points))
     template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).expand(len(points), 5, 2)
     assert np.allclose(landmark_frames(points_in(frames, template)), frames)
 
@@ -742,6 +744,20 @@ def test_a_larger_picture_is_searched_at_halves(
     overlap = overlaps(small_faces.boxes[:1] * 4, large.boxes)
     assert overlap.max() > 0.6
     assert large.points.shape == (len(large), 5, 2) and (np.diff(large.scores) <= 0).all()
+
+
+def test_a_network_starts_from_what_fits_of_another(tmp_path: Path) -> None:
+    first = small()
+    first.save(tmp_path / "first.safetensors")
+    heads = ALL | {"recognition": {"people": 7}}
+    second = small(heads, seed=1)
+    before = {name: tensor.clone() for name, tensor in second.state_dict().items()}
+    theirs = first.state_dict()
+    for name, tensor in second.start(tmp_path / "first.safetensors").state_dict().items():
+        fresh = name == "heads.recognition.people"  # seven people, not four
+        assert torch.equal(tensor, before[name] if fresh else theirs[name]), name
+    with pytest.raises(ValueError, match="first.safetensors has another trunk"):
+        MultiTask(ALL, channels=24, features=32).start(tmp_path / "first.safetensors")
 
 
 def test_a_damaged_file_is_refused(trained: Path, tmp_path: Path) -> None:

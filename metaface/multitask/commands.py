@@ -52,6 +52,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="aligned photographs of people, a folder each, to be put into scenes as well",
     )
+    p.add_argument("--start", metavar="FILE",
+                   help="go on from the model.safetensors of an earlier training")  # fmt: skip
     _add_shared(p)
     p.add_argument("--out", default="multitask",
                    help="folder of checkpoint.pt and model.safetensors; default: multitask"
@@ -105,6 +107,8 @@ def _multitask(o: argparse.Namespace) -> None:
         print(f"{pools[1].name}: {len(pools[1])} crops of {len(pools[1].people)} people")
     torch.manual_seed(o.seed)
     model = comparison.network(o.heads, sum(len(pool.people) for pool in pools))
+    if o.start:
+        model.start(o.start)
     history = fit(
         model, comparison.fresh(pools, o.batch, o.size, side, o.seed),
         weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,

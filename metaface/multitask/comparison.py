@@ -41,7 +41,7 @@ STAGES = {
     "describer": ("segmentation", "pose", "expression", "attributes"),
 }
 TASKS = tuple(head for heads in STAGES.values() for head in heads)
-WEIGHTS = {"recognition": 0.3}
+WEIGHTS = {"recognition": 1.0}
 """Of the losses, where they are not searched: ArcFace starts near 10, the others near 1"""
 SCALE, MARGIN = 16.0, 0.2
 """Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""

@@ -257,6 +257,27 @@ class MultiTask(nn.Module):
         with replacing(Path(path)) as file:
             file.write(to_bytes(state, notes))
 
+    def start(self, path: str | Path) -> MultiTask:
+        """Take over from :meth:`save`'s file of another network what fits: its trunk, and of its
+        heads and towers what has the same name and shape; the rest stays fresh.
+
+        Returns:
+            This network.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not such a file, or of another trunk.
+        """
+        theirs, own = MultiTask.load(path).state_dict(), self.state_dict()
+        fits = {n: v for n, v in theirs.items() if n in own and own[n].shape == v.shape}
+        if any(name.startswith("trunk.") and name not in fits for name in own):
+            raise ValueError(
+                f"{path} has another trunk, width or norm than this network: give one that was "
+                f"made alike ({self.spec['trunk']}, {self.spec['channels']} channels)"
+            )
+        self.load_state_dict(own | fits)
+        return self
+
     @classmethod
     def load(cls, path: str | Path) -> MultiTask:
         """The network that :meth:`save` wrote, in evaluation mode.

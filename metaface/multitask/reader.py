@@ -61,6 +61,14 @@ def points_in(frames: Tensor, points: Tensor) -> Tensor:
     return frames[:, None, :2] + turned
 
 
+def places_in(frames: Tensor, points: Tensor) -> Tensor:
+    """Where points ``[F, 5, 2]`` in pixels lie in ``frames``: :func:`points_in` turned round."""
+    away, along = points - frames[:, None, :2], frames[:, None, 2:]
+    across = (away * along).sum(2)
+    down = away[..., 1] * along[..., 0] - away[..., 0] * along[..., 1]
+    return torch.stack([across, down], 2) / along.square().sum(2, keepdim=True)
+
+
 def filled(boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes and points, those that are NaN put where they lie by the other in a mean face."""
     frames = landmark_frames(points)

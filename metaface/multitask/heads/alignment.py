@@ -8,14 +8,22 @@ from torch.nn import functional as F
 
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads.base import Head, Loss, nothing
-from metaface.multitask.heads.detection import UNIT, around, map_layers
-from metaface.multitask.reader import PATCH, jittered, landmark_frames, points_in, read
+from metaface.multitask.heads.detection import UNIT, around, cells, map_layers
+from metaface.multitask.reader import (
+    PATCH,
+    jittered,
+    landmark_frames,
+    places_in,
+    points_in,
+    read,
+)
 from metaface.multitask.trunk import STRIDE
 
 _KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
 _FINE = 32  # channels of the closer look
 _SPREAD = (1, 2, 4)  # dilations of its convolutions: together they see the whole frame
 _JITTER = 4.0  # times the jitter of other readings, at most: the first look may be well off
+_OWN = 0.5  # share of faces that are looked at where the first look found them, where it is near
 _LOOKS = 2  # after the first one
 _DARK = 0.02  # added to the contrast of what is looked at
 _SURE = 0.2  # weight of the cross entropy beside the distances
@@ -30,7 +38,7 @@ class Alignment(Head):
     out of further channels and out of the picture, its light taken off; each landmark is the mean
     place by a heat map of the frame (integral regression, Sun et al. 2018). Twice: a cascade (Sun,
     Wang, Tang 2013). The closer look learns in true frames with much jitter, so that it does not
-    wait for the first, and cannot do with the mean face.
+    wait for the first and cannot do with the mean face, and in those of the first look.
 
     The loss of each is smooth L1 of their distances by the size of the face (the square root of
     its box's area); to these is added the cross entropy of the heat maps (see :func:`entropy`).
@@ -87,7 +95,12 @@ class Alignment(Head):
         where, row, y, x = around(boxes, image, predicted.shape)
         first = located(predicted[where, :10, y, x], y, x)
         frames = landmark_frames(batch.marks[known])
-        frames = jittered(frames, _JITTER) if self.training else frames
+        if self.training:
+            y, x = cells(boxes, predicted.shape)
+            own = landmark_frames(located(predicted[image, :10, y, x], y, x).detach())
+            near = (places_in(own, truth).abs() < 1).all(2).all(1)
+            near &= (torch.rand(len(near)) < _OWN).to(near.device)
+            frames = torch.where(near[:, None], own, jittered(frames, _JITTER))
         heat = self.heat(predicted, batch.images, image, frames)
         second = expected(heat, frames)
         value = _away(first, truth[row], size[row]) + _away(second, truth, size)
@@ -106,17 +119,12 @@ def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy of ``heat``, meaned over the points ``truth`` ``[k, 5, 2]`` that are known and
     lie in ``frames``; the four cells around a point are each as likely as they are near, so that
     the mean of what is learnt is the point."""
-    away = truth - frames[:, None, :2]
-    along = frames[:, None, 2:]
-    place = torch.stack(
-        [(away * along).sum(2), (away[..., 1] * along[..., 0] - away[..., 0] * along[..., 1])], 2
-    ) / along.square().sum(2, keepdim=True)
-    place = (place + 1) * (PATCH / 2) - 0.5
+    place = (places_in(frames, truth) + 1) * (PATCH / 2) - 0.5
     inside = (place > 0).all(2) & (place < PATCH - 1).all(2)  # False where it is not known
     if not inside.any():
         return heat.new_zeros(())
-    cells = torch.arange(PATCH).to(place)
-    near = (1 - (place[inside][..., None] - cells).abs()).clamp_min(0)  # [m, 2, PATCH]
+    line = torch.arange(PATCH).to(place)
+    near = (1 - (place[inside][..., None] - line).abs()).clamp_min(0)  # [m, 2, PATCH]
     target = near[:, 1, :, None] * near[:, 0, None]
     return -(target.flatten(1) * heat[inside].flatten(1).log_softmax(1)).sum(1).mean()
 

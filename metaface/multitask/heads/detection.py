@@ -85,7 +85,7 @@ def decoded(distances: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return torch.cat([centre - far[:, :2], centre + far[:, 2:]], 1)
 
 
-def _cells(boxes: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def cells(boxes: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Row and column of the cells that the boxes' centres are in."""
     cell = ((boxes[:, :2] + boxes[:, 2:] / 2) / STRIDE).floor().long()
     return cell[:, 1].clamp(0, shape[-2] - 1), cell[:, 0].clamp(0, shape[-1] - 1)
@@ -99,7 +99,7 @@ def around(
     Returns:
         int64 ``[k]`` each: picture, row of the face, y and x of the cell.
     """
-    row, column = _cells(boxes, shape)
+    row, column = cells(boxes, shape)
     step = torch.arange(-1, 2, device=boxes.device)
     y = (row[:, None, None] + step[:, None]).expand(-1, 3, 3).flatten(1)
     x = (column[:, None, None] + step).expand(-1, 3, 3).flatten(1)
@@ -117,7 +117,7 @@ def bumps(boxes: Tensor, image: Tensor, shape: torch.Size) -> Tensor:
     """The heat map to learn, ``[n, h, w]``: 1 at the cell of each centre, falling off by the size
     of its box; where faces meet, the greater."""
     n, _, height, width = shape
-    row, column = _cells(boxes, shape)
+    row, column = cells(boxes, shape)
     deviation = (_SPREAD * boxes[:, 2:] / STRIDE).clamp_min(0.3)
     down = torch.arange(height, device=boxes.device) - row[:, None]
     across = torch.arange(width, device=boxes.device) - column[:, None]
