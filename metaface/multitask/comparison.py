@@ -41,8 +41,6 @@ STAGES = {
     "describer": ("segmentation", "pose", "expression", "attributes"),
 }
 TASKS = tuple(head for heads in STAGES.values() for head in heads)
-WEIGHTS = {"recognition": 1.0}
-"""Of the losses, where they are not searched: ArcFace starts near 10, the others near 1"""
 SCALE, MARGIN = 16.0, 0.2
 """Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
@@ -87,7 +85,7 @@ class Settings:
     side: tuple[float, float] = (24, 96)
     batch: int = 16
     lr: float = 4e-3
-    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    weights: dict[str, float] = field(default_factory=dict)
     search: int = 0
     iterations: int | None = None
     minutes: float | None = None
