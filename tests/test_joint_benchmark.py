@@ -277,7 +277,7 @@ def test_weights_are_those_of_the_best_trial(
     monkeypatch.setattr(comparison, "_measured", measured)
     part: Any = None
     search = (TINY.checked(), tmp_path, part, part, torch.device("cpu"), False)
-    settings = replace(search[0], search=6)
+    settings = replace(search[0], search=6, weights={"recognition": 0.3})
     found = comparison._search(settings, *search[1:])
     assert asked[0]["recognition"] == 0.3 and asked[0]["pose"] == 1  # those of the settings first
     assert all(weights["detection"] == 1 for weights in asked)
