@@ -50,7 +50,7 @@ def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> N
     page = render(
         "joint.html",
         results=results,
-        lines=lines(results),
+        lines=_turned(lines(results)),
         differences=_differences(results),
         speed=_speed(results["speed"]["points"]),
         cosines=[(name, _cosines(rows)) for name, rows in results["cosines"].items()],
@@ -79,7 +79,7 @@ def lines(results: Mapping[str, Any]) -> list[list[str]]:
 
 def joint_table(results: Mapping[str, Any]) -> str:
     """The table as text, a metric a line."""
-    turned = list(zip(*lines(results), strict=True))
+    turned = _turned(lines(results))
     widths = [max(len(line[i]) for line in turned) for i in range(len(turned[0]))]
     return "\n".join(
         "  ".join(
@@ -123,6 +123,10 @@ def predicted(model: Any, scenes: Labelled, device: torch.device) -> Labelled:
     )  # fmt: skip
 
 
+def _turned(table: list[list[str]]) -> list[tuple[str, ...]]:
+    return list(zip(*table, strict=True))
+
+
 def _columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     there = {name for row in results["rows"] for name in row["metrics"]}
     return [column for column in COLUMNS if column[0] in there]
@@ -137,8 +141,8 @@ def _cell(value: list[float] | None, unit: int, sign: str = "") -> str:
     return f"{mean:{sign}.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 
 
-def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """By reference: the table, header first."""
+def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """By reference: the table, a metric a line."""
     found = []
     every = results["differences"]
     for reference in dict.fromkeys(d["reference"] for d in every):
@@ -151,7 +155,7 @@ def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]
         table = [["", *(title for _, title, _ in columns)]]
         for variant in dict.fromkeys(variant for variant, _ in mine):
             table.append([variant, *(_cell(mine.get((variant, c[0])), c[2], "+") for c in columns)])
-        found.append((reference, table))
+        found.append((reference, _turned(table)))
     return found
 
 
@@ -175,16 +179,23 @@ def _speed(points: list[dict[str, Any]]) -> Markup:
 
 
 def _cosines(rows: list[dict[str, float]]) -> Markup:
-    """Between the gradients of every two tasks over the trunk, against training time."""
-    figure, axes = chart("training time, s", "cosine of gradients")
-    names = sorted({key for row in rows for key in row if key.startswith("cosine/")})
-    for i, name in enumerate(names):
-        there = [row for row in rows if name in row]
-        axes.plot(
-            [row["seconds"] for row in there], [row[name] for row in there], linewidth=1,
-            color=COLOURS[i % len(COLOURS)], linestyle=("-", "--", ":")[i // len(COLOURS) % 3],
-            label=name.removeprefix("cosine/").replace("/", " and "),
-        )  # fmt: skip
-    axes.axhline(0, color="#888888", linewidth=0.8)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6)
+    """Between the gradients of every two tasks over the trunk, means over the training."""
+    noted: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("cosine/"):
+                _, one, other = key.split("/")
+                noted.setdefault((one, other), []).append(value)
+    tasks = list(dict.fromkeys(task for pair in noted for task in pair))
+    grid = np.full((len(tasks), len(tasks)), np.nan)
+    for (one, other), values in noted.items():
+        i, j = tasks.index(one), tasks.index(other)
+        grid[i, j] = grid[j, i] = np.mean(values)
+    figure, axes = chart("", "")
+    axes.grid(False)
+    axes.imshow(grid, cmap="RdBu", vmin=-0.5, vmax=0.5)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), tasks)
+    for i, j in np.argwhere(~np.isnan(grid)):
+        axes.text(j, i, f"{grid[i, j]:+.2f}", ha="center", va="center", fontsize=8)
     return svg(figure)
