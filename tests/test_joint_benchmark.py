@@ -311,7 +311,7 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert any("cosine/detection/recognition" in row for row in written["cosines"]["fixed"])
     assert {d["reference"] for d in written["differences"]} == {"separate", "recognition-only"}
     page = (out / "report.html").read_text()
-    assert "<svg" in page and page.count("data:image/png") == 2 and "1-shot" in page
+    assert "<svg" in page and page.count('<img src="data:image/png') == 2 and "1-shot" in page
     groups = [set(people_of(out, name)) for name in ("train", "val", "test")]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
 
