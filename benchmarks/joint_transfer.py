@@ -67,6 +67,7 @@ from metaface.multitask import (
     portraits,
     sheet,
 )  # fmt: skip
+from metaface.multitask.comparison import fresh
 from metaface.multitask.portraits import aligned_faces
 from metaface.recognition import YuNet, models
 
@@ -173,13 +174,7 @@ def train(o: argparse.Namespace) -> None:
         model = MultiTask(
             {name: options.get(name, {}) for name in heads}, trunk=o.trunk, norm="frozen"
         )
-
-        def scenes(step: int, seed: int = seed) -> Labelled:
-            return Labelled.join(
-                compose(pool, count, seed=seed, first=step * count)
-                for pool, count in zip(pools, counts, strict=True)
-            )
-
+        scenes = fresh(list(zip(pools, counts, strict=True)), SIZE, (24, 96), seed)
         fit(model, scenes, lr=4e-3, iterations=o.iterations, seed=seed, device=o.device, out=folder,
             resume=True, label=folder.parent.name)  # fmt: skip
 

@@ -758,6 +758,8 @@ def test_a_network_starts_from_what_fits_of_another(tmp_path: Path) -> None:
         assert torch.equal(tensor, before[name] if fresh else theirs[name]), name
     with pytest.raises(ValueError, match="first.safetensors has another trunk"):
         MultiTask(ALL, channels=24, features=32).start(tmp_path / "first.safetensors")
+    with pytest.raises(ValueError, match="another trunk than this network, norm='group'"):
+        small(norm="frozen").start(tmp_path / "first.safetensors")
 
 
 def test_a_damaged_file_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -101,16 +101,19 @@ def _multitask(o: argparse.Namespace) -> None:
     part = comparison.scenes_of(unseen, 2 * o.photos * held_out, o.size, side, o.seed)
     if "recognition" in o.heads:
         comparison.check_episodes(part)
-    pools = [train]
+    pools = [(train, o.batch)]
     if o.crops:
-        pools.append(_crops(o.crops, not o.quiet))
-        print(f"{pools[1].name}: {len(pools[1])} crops of {len(pools[1].people)} people")
+        if o.batch < 2:
+            raise ValueError(f"--batch {o.batch}: half of each step are real faces, give 2 or more")
+        real = _crops(o.crops, not o.quiet)
+        print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
+        pools = [(train, o.batch - o.batch // 2), (real, o.batch // 2)]
     torch.manual_seed(o.seed)
-    model = comparison.network(o.heads, sum(len(pool.people) for pool in pools))
+    model = comparison.network(o.heads, sum(len(pool.people) for pool, _ in pools))
     if o.start:
         model.start(o.start)
     history = fit(
-        model, comparison.fresh(pools, o.batch, o.size, side, o.seed),
+        model, comparison.fresh(pools, o.size, side, o.seed),
         weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,
         iterations=o.iterations, minutes=o.minutes if o.iterations or o.minutes else MINUTES,
         seed=o.seed, device=o.device, out=o.out, resume=o.resume, progress=not o.quiet,

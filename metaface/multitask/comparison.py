@@ -331,16 +331,15 @@ def weighting_of(
 
 
 def fresh(
-    pools: Sequence[Pool], batch: int, size: int, side: tuple[float, float], seed: int
+    pools: Sequence[tuple[Pool, int]], size: int, side: tuple[float, float], seed: int
 ) -> Source:
-    """Batches of scenes that are composed when they are needed, no two alike; of several pools,
-    each gives its share of them."""
-    counts = [len(part) for part in np.array_split(np.arange(batch), len(pools))]
+    """Batches of scenes that are composed when they are needed, no two alike: of each pool so
+    many."""
 
     def scenes(step: int) -> Labelled:
         return Labelled.join(
             compose(pool, count, size=size, side=side, seed=seed, first=step * count)
-            for pool, count in zip(pools, counts, strict=True)
+            for pool, count in pools
         )
 
     return scenes
@@ -366,7 +365,7 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     """Train one unit, going on with what is there; the network, and what was spent."""
     people = len(train.people)
-    scenes = fresh([train], settings.batch, settings.size, settings.side, seed)
+    scenes = fresh([(train, settings.batch)], settings.size, settings.side, seed)
     stages = {"": TASKS}
     size = (1.0, FEATURES)
     if variant in STAGED:

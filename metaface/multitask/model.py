@@ -17,9 +17,9 @@ from torchvision.ops import batched_nms
 from metaface._atomic import replacing
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads import HEADS, Alignment, Head, Loss
-from metaface.multitask.heads.detection import decoded
+from metaface.multitask.heads.detection import cells, decoded
 from metaface.multitask.reader import Tower, filled, frames_of, jittered
-from metaface.multitask.trunk import STRIDE, Trunk
+from metaface.multitask.trunk import Trunk
 from metaface.nets import NormMode
 from metaface.nets.weights import load_weights, read_weights
 
@@ -202,10 +202,8 @@ class MultiTask(nn.Module):
             maps: as for :meth:`losses`.
         """
         maps = self(images) if maps is None else maps
-        cell = ((boxes[:, :2] + boxes[:, 2:] / 2) / STRIDE).long()
-        y, x = cell[:, 1].clamp(0, maps.shape[-2] - 1), cell[:, 0].clamp(0, maps.shape[-1] - 1)
-        scores = boxes.new_ones(len(boxes))
-        return self._describe(maps, images, image, boxes, points, scores, (y, x))
+        scores, at = boxes.new_ones(len(boxes)), cells(boxes, maps.shape)
+        return self._describe(maps, images, image, boxes, points, scores, at)
 
     def _describe(
         self,
@@ -215,12 +213,12 @@ class MultiTask(nn.Module):
         boxes: Tensor,
         points: Tensor | None,
         scores: Tensor,
-        cells: tuple[Tensor, Tensor],
+        at: tuple[Tensor, Tensor],
     ) -> Found:
         own = points
         if "alignment" in self.heads:
             alignment = cast(Alignment, self.heads["alignment"])
-            own = alignment.points(alignment(maps), images, image, *cells)
+            own = alignment.points(alignment(maps), images, image, *at)
         if own is None:
             own = filled(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
         by = own if points is None else points
@@ -268,14 +266,16 @@ class MultiTask(nn.Module):
             FileNotFoundError: no such file.
             ValueError: not such a file, or of another trunk.
         """
-        theirs, own = MultiTask.load(path).state_dict(), self.state_dict()
-        fits = {n: v for n, v in theirs.items() if n in own and own[n].shape == v.shape}
-        if any(name.startswith("trunk.") and name not in fits for name in own):
-            raise ValueError(
-                f"{path} has another trunk, width or norm than this network: give one that was "
-                f"made alike ({self.spec['trunk']}, {self.spec['channels']} channels)"
-            )
-        self.load_state_dict(own | fits)
+        other = MultiTask.load(path)
+        for key in ("trunk", "channels", "norm", "width"):
+            if other.spec.get(key) != self.spec.get(key):
+                raise ValueError(
+                    f"{path} has another trunk than this network, {key}={other.spec.get(key)!r}: "
+                    f"give one with {key}={self.spec.get(key)!r}"
+                )
+        own = self.state_dict()
+        fits = {n: v for n, v in other.state_dict().items() if n in own}
+        self.load_state_dict(own | {n: v for n, v in fits.items() if own[n].shape == v.shape})
         return self
 
     @classmethod

@@ -126,7 +126,7 @@ def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
     line = torch.arange(PATCH).to(place)
     near = (1 - (place[inside][..., None] - line).abs()).clamp_min(0)  # [m, 2, PATCH]
     target = near[:, 1, :, None] * near[:, 0, None]
-    return -(target.flatten(1) * heat[inside].flatten(1).log_softmax(1)).sum(1).mean()
+    return F.cross_entropy(heat[inside].flatten(1), target.flatten(1))
 
 
 def _away(found: Tensor, truth: Tensor, size: Tensor) -> Tensor:
