@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from metaface import checkpoint, distributed
+from metaface import checkpoint, distributed, runs
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
@@ -186,7 +186,18 @@ def train(
     sampler = (AcrossDomains if across else EpisodeSampler)(
         faces, recipe.ways, recipe.shots, recipe.queries, **drawn
     )
-    run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
+    parts = {"training": faces, **({} if val is None else {"validation": val})}
+    validation = {"val_ways": val_ways, "val_shots": val_shots, "val_episodes": val_episodes}
+    options: dict[str, Any] = {
+        "recipe": recipe, "budget": budget, "seed": seed, "augment": augment, "patience": patience,
+        "support_domain": support_domain, "query_domain": query_domain, "across": across,
+        "spec": spec, **({} if val is None else validation),
+    }  # fmt: skip
+    definition = runs.define(options, learner=learner, faces=parts)
+    run = _Run(
+        learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group,
+        definition,
+    )  # fmt: skip
     path = None if out is None else Path(out) / "checkpoint.pt"
 
     def earlier() -> tuple[dict[str, Any], str | None] | None:
@@ -273,8 +284,9 @@ class _Run:
         spec: ModelSpec | None,
         seen: dict[str, Any],
         group: distributed.Group,
+        definition: dict[str, Any],
     ) -> None:
-        self.seen, self.group = seen, group
+        self.seen, self.group, self.definition = seen, group, definition
         self.part = group.part(recipe.meta_batch)
         self.learner, self.recipe, self.budget = learner, recipe, budget
         self.sampler, self.spec = sampler, spec
@@ -373,19 +385,10 @@ class _Run:
         text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, {tasks:.1f} tasks/s"
         return text + (f", validation {validated[-1]:.3f}" if validated else "")
 
-    def _settings(self) -> dict[str, Any]:
-        augment = self.sampler.augment
-        return {
-            "recipe": asdict(self.recipe), "budget": asdict(self.budget),
-            "people": len(self.sampler.people), "photographs": len(self.sampler.faces),
-            "seed": self.sampler.seed, "augment": augment and asdict(augment),
-            **({"across": True} if isinstance(self.sampler, AcrossDomains) else {}),
-        }  # fmt: skip
-
     def state(self) -> dict[str, Any]:
         return {
             "spec": None if self.spec is None else asdict(self.spec),
-            "settings": self._settings(),
+            "definition": self.definition,
             "seen": self.seen,
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -398,13 +401,35 @@ class _Run:
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         with checkpoint.restoring(path, "learner"):
-            checkpoint.same_settings(path, state["settings"], self._settings())
+            self._refuse_another(state, path)
             self.learner.load_state_dict(state["learner"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.best, self.stale, self._sums = state["best"], state["stale"], state["sums"]
             self.history = History(**state["history"])
             torch.set_rng_state(state["torch_rng"])
         self._started = time.monotonic() - self.history.seconds
+
+    def _refuse_another(self, state: dict[str, Any], path: Path) -> None:
+        there = state.get("definition") or _former_definition(state)
+        changed = runs.differences(there, self.definition)
+        if changed:
+            raise checkpoint.CheckpointError(
+                f"{path} is of another run ({changed}): go on with what it was started with, or "
+                "choose another folder (--out)"
+            )
+
+
+def _former_definition(state: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint from before MetaFace 0.2 says of its run, and a warning of the rest."""
+    log.warning(
+        "a checkpoint from before MetaFace 0.2 does not say which photographs it was trained on: "
+        "they are not compared"
+    )
+    settings = dict(state["settings"])
+    for counted in ("people", "photographs"):
+        settings.pop(counted)
+    spec = state.get("spec")
+    return {"options": {"across": False, **settings, **({"spec": spec} if spec else {})}}
 
 
 def best_device() -> torch.device:

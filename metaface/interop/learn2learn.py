@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
@@ -20,7 +19,7 @@ from torch.utils.data import get_worker_info
 from metaface.episodes import EpisodeSampler
 from metaface.learners.base import State, Weights
 from metaface.learners.chunks import replica
-from metaface.learners.head import LinearHeadLearner
+from metaface.learners.head import HeadStep, LinearHeadLearner
 from metaface.learners.maml import MAML
 
 # -- our tasks in their loops ------------------------------------------------------------------
@@ -117,6 +116,9 @@ class Learn2Learn(LinearHeadLearner):
             numbers, ``[1, 1]`` and ``[1]``: what it makes for these must broadcast to any head.
         inner_lr: step of the inner loop (of MetaSGD: at the start).
         inner_steps: steps of the inner loop.
+        head_lr: step of the head; see :class:`metaface.learners.head.HeadStep`. learn2learn has
+            one rate for all, so the head is shown features of a size at which ``inner_lr`` is this
+            step. None: features as they are, as in learn2learn's examples.
         first_order: ignore the inner loop's curvature.
 
     Raises:
@@ -134,6 +136,7 @@ class Learn2Learn(LinearHeadLearner):
         inner_lr: float = 0.1,
         inner_steps: int = 3,
         *,
+        head_lr: float | None = 0.5,
         first_order: bool = False,
     ) -> None:
         super().__init__(embedding)
@@ -146,8 +149,9 @@ class Learn2Learn(LinearHeadLearner):
                 "which leave frozen ones alone, or tune='full'"
             )
         make = _named(algorithm) if isinstance(algorithm, str) else algorithm
-        self.inner_steps = inner_steps
-        self.algorithm: Any = make(_network(embedding), lr=inner_lr, first_order=first_order)
+        self.inner_lr, self.inner_steps, self.head_lr = inner_lr, inner_steps, head_lr
+        self.head_step = HeadStep(head_lr is not None)
+        self.algorithm: Any = make(_Network(embedding), lr=inner_lr, first_order=first_order)
         self.algorithm.module = nn.Module()  # fit puts in the weights it is given
 
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
@@ -163,11 +167,17 @@ class Learn2Learn(LinearHeadLearner):
     def _adapted(self, start: Weights, images: Tensor, labels: Tensor) -> Weights:
         """The fast weights of one task, from images ``[S, C, H, W]`` and labels ``[S]``."""
         record = torch.is_grad_enabled()
+        network = _Network(self.embedding)
+        if self.head_step.standardised and self.head_lr is not None:
+            features = self.embed(start, images[None])
+            network.mean, network.size = (x[0] for x in self.head_step.measure(features))
+            # descent by inner_lr on logits c times as large is descent by c^2 inner_lr
+            network.times = (2 * len(start["head.bias"]) * self.head_lr / self.inner_lr) ** 0.5
         with torch.enable_grad():
             fast = self.algorithm.clone()
             # learn2learn leaves marks on the tensors it adapts: never on the learner's own
             fast.module = _with_weights(
-                _network(self.embedding),
+                network,
                 {
                     n: w.clone() if record and w.requires_grad else w.detach().requires_grad_()
                     for n, w in start.items()
@@ -177,8 +187,35 @@ class Learn2Learn(LinearHeadLearner):
                 fast.first_order = True  # the same steps, without the graph through them
             for _ in range(self.inner_steps):
                 fast.adapt(F.cross_entropy(fast(images), labels))
-        weights = dict(fast.module.named_parameters())
+        weights = network.raw(dict(fast.module.named_parameters()))
         return weights if record else {n: w.detach() for n, w in weights.items()}
+
+
+class _Network(nn.Module):
+    """Embedding and head as one module; its parameters have the names they have in ``theta``.
+
+    Attributes:
+        mean, size: of the features ``[1, D]`` and ``[1, 1]``, by which the head sees them.
+        times: factor of the logits.
+    """
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.head = nn.utils.skip_init(nn.Linear, 1, 1)
+        self.mean: Tensor | float = 0.0
+        self.size: Tensor | float = 1.0
+        self.times = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head((self.embedding(images) - self.mean) / self.size)
+        return self.times * logits
+
+    def raw(self, weights: Weights) -> Weights:
+        """``weights`` with a head that sees the features as they are."""
+        weight = self.times * weights["head.weight"] / self.size
+        bias = self.times * weights["head.bias"] - (weight * self.mean).sum(-1)
+        return weights | {"head.weight": weight, "head.bias": bias}
 
 
 def _named(name: str) -> Callable[..., nn.Module]:
@@ -214,12 +251,6 @@ def _learn2learn() -> ModuleType:
         ) from error
     module: ModuleType = learn2learn
     return module
-
-
-def _network(embedding: nn.Module) -> nn.Module:
-    """Embedding and head as one module; its parameters have the names they have in ``theta``."""
-    head = nn.utils.skip_init(nn.Linear, 1, 1)
-    return nn.Sequential(OrderedDict(embedding=embedding, head=head))
 
 
 def _with_weights(module: nn.Module, weights: Weights) -> nn.Module:

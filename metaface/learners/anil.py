@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.learners.base import FeatureLearner, Recipe, State
+from metaface.learners.head import HeadStep
 
 
 class ANIL(FeatureLearner):
@@ -16,7 +17,7 @@ class ANIL(FeatureLearner):
 
     Args:
         embedding: the shared network.
-        head_lr: step of the head.
+        head_lr: step of the head; see :class:`metaface.learners.head.HeadStep`.
         inner_steps: steps of the inner loop.
     """
 
@@ -25,17 +26,21 @@ class ANIL(FeatureLearner):
     def __init__(self, embedding: nn.Module, head_lr: float = 0.5, inner_steps: int = 3) -> None:
         super().__init__(embedding)
         self.head_lr = head_lr
+        self.head_step = HeadStep()
         self.inner_steps = inner_steps
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
         truth = F.one_hot(labels, ways).to(features)  # [T, S, N]
         weight = features.new_zeros(len(features), ways, features.shape[-1])
-        bias = features.new_zeros(len(features), 1, ways)
+        bias = features.new_zeros(len(features), ways)
+        head = {"head.weight": weight, "head.bias": bias}
         for _ in range(self.inner_steps):  # the cross-entropy's gradient, written out
-            slope = ((features @ weight.mT + bias).softmax(-1) - truth) / labels.shape[1]
-            weight = weight - self.head_lr * slope.mT @ features
-            bias = bias - self.head_lr * slope.sum(1, keepdim=True)
-        return {"weight": weight, "bias": bias}
+            logits = features @ head["head.weight"].mT + head["head.bias"][:, None]
+            slope = (logits.softmax(-1) - truth) / labels.shape[1]
+            slopes = {"head.weight": slope.mT @ features, "head.bias": slope.sum(1)}
+            slopes = self.head_step.slopes(slopes, features, ways)
+            head = {n: w - self.head_lr * slopes[n] for n, w in head.items()}
+        return {"weight": head["head.weight"], "bias": head["head.bias"][:, None]}
 
     def score_head(self, state: State, features: Tensor) -> Tensor:
         return features @ state["weight"].mT + state["bias"]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.cosine import imprinted
-from metaface.learners.head import LinearHeadLearner, gradients
+from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 
 
 class FineTune(LinearHeadLearner):
@@ -34,7 +34,8 @@ class FineTune(LinearHeadLearner):
         embedding: the shared network.
         inner_lr: Adam's step of the last layer.
         steps: steps of head and network together; 0: none, the head alone adapts.
-        head_lr: Adam's step of the head.
+        head_lr: Adam's step of the head; of a linear one, see
+            :class:`metaface.learners.head.HeadStep`.
         head_steps: steps of the head alone, before.
         decay: rate of the first layer as a share of the last's, geometric in between.
         thaw: share of ``steps`` after which the first layer joins, those between in proportion;
@@ -75,17 +76,19 @@ class FineTune(LinearHeadLearner):
         self.thaw = thaw
         self.classifier = classifier
         self.scale = scale
+        self.head_step = HeadStep(classifier == "linear")
 
     @torch.no_grad()
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
         with self._order() as ran:
             features = self.embed(theta, images)
         head = self._start(features, labels, ways)
+        raw = self.head_step.raw(features, adam=True)
         adam = _Adam(dict.fromkeys(head, self.head_lr))
         for _ in range(self.head_steps):
             with torch.enable_grad():
                 head = {n: w.requires_grad_() for n, w in head.items()}
-                loss = task_losses(self.head_scores(head, features), labels).sum()
+                loss = task_losses(self.head_scores(raw(head), features), labels).sum()
             head = adam(head, gradients(loss, head, create_graph=False))
         steps = self.steps if self.adapted(theta) else 0
         weights = (self.per_task(theta, len(images)) if steps else theta) | head
@@ -96,9 +99,9 @@ class FineTune(LinearHeadLearner):
             now = {n: w for n, w in now.items() if depth[n] * self.thaw * steps <= step}
             with torch.enable_grad():
                 now = {n: w.detach().requires_grad_() for n, w in now.items()}
-                loss = self.losses(weights | now, images, labels).sum()
+                loss = self.losses(raw(weights | now), images, labels).sum()
             weights |= adam(now, gradients(loss, now, create_graph=False))
-        return {"theta": weights}
+        return {"theta": raw(weights)}
 
     def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()

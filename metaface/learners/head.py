@@ -1,12 +1,113 @@
-"""The linear head of the learners that adapt by gradient steps."""
+"""The linear head of the learners that adapt by gradient steps, and how far it steps."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metaface.learners.base import MetaLearner, State, Weights, task_losses
 from metaface.nets.conv import channels_last
+
+log = logging.getLogger("metaface.learners")
+
+_FLOOR = 1e-3  # of the size of the mean: features that differ by less do not count as different
+_TINY = 1e-15
+_SUM = 10.0  # absolute sum of standardised features, for Adam
+
+
+class HeadStep(nn.Module):
+    """The steps of a head that starts from zero, made independent of the features it sees.
+
+    A step of a fixed rate on raw features does nothing where they are small, and explodes where
+    they are large or many. So the head steps as if the features were standardised: less their
+    mean over the support, and divided by the size of what is left. A step then has the same effect
+    whatever the number, the scale and the common part of the features.
+
+    By gradient descent, features have a mean squared length of 1 and a rate of ``lr`` is a step of
+    ``2 N lr``. A zero head's probabilities are 1/N, so the loss has a curvature of 1/N at most and
+    2 N is the longest stable step from there: ``lr=1``. With ``lr=0.5`` and equal shots the first
+    step sets each person's row to the mean of their standardised features. By Adam, which moves
+    every weight by ``lr``, features have an absolute sum of 10, so that a logit moves by ``10 lr``
+    at most.
+
+    Attributes:
+        standardised: False: steps on the features as they are. It is saved with the weights, as
+            the buffer ``rule``; weights that do not say it are from before MetaFace 0.2, when
+            every head stepped so, and set it to False.
+    """
+
+    rule: Tensor
+
+    def __init__(self, standardised: bool = True) -> None:
+        super().__init__()
+        self.standardised = standardised
+        self.register_buffer("rule", torch.tensor(int(standardised)))
+
+    def measure(self, features: Tensor, *, adam: bool = False) -> tuple[Tensor, Tensor]:
+        """Mean ``[T, 1, D]`` and size ``[T, 1, 1]`` of features ``[T, n, D]``.
+
+        The size is the root of the mean squared length of the features less their mean; for Adam
+        a tenth of the mean of their absolute sum. Features that do not differ get a size above
+        their rounding errors.
+        """
+        mean = features.mean(1, keepdim=True)
+        rest = features - mean
+        if adam:
+            size = rest.abs().sum(-1, keepdim=True).mean(1, keepdim=True)
+            return mean, (size + _FLOOR * mean.abs().sum(-1, keepdim=True) + _TINY) / _SUM
+        square = rest.square().sum(-1, keepdim=True).mean(1, keepdim=True)
+        return mean, (square + _FLOOR**2 * mean.square().sum(-1, keepdim=True) + _TINY**2).sqrt()
+
+    def slopes(self, slopes: Weights, features: Tensor, ways: int) -> Weights:
+        """``slopes`` with those of the head so that a step of plain descent is one of this rule.
+
+        Args:
+            slopes: gradients of the mean loss, ``head.weight`` ``[T, N, D]`` and ``head.bias``
+                ``[T, N]`` among them.
+            features: of the support, ``[T, S, D]``.
+        """
+        if not self.standardised:
+            return slopes
+        mean, size = self.measure(features)
+        weight, bias = slopes["head.weight"], slopes["head.bias"]
+        weight = 2 * ways * (weight - bias[..., None] * mean) / size.square()
+        bias = 2 * ways * bias - (weight @ mean.mT).squeeze(-1)
+        return slopes | {"head.weight": weight, "head.bias": bias}
+
+    def raw(self, features: Tensor, *, adam: bool = False) -> Callable[[Weights], Weights]:
+        """What turns a head for standardised features into the same head for raw ones.
+
+        For optimisers that are not plain descent: they move the head for standardised features.
+
+        Args:
+            features: of the support, ``[T, S, D]``.
+        """
+        if not self.standardised:
+            return lambda weights: weights
+        mean, size = self.measure(features, adam=adam)
+
+        def turned(weights: Weights) -> Weights:
+            weight = weights["head.weight"] / size
+            bias = weights["head.bias"] - (weight @ mean.mT).squeeze(-1)
+            return weights | {"head.weight": weight, "head.bias": bias}
+
+        return turned
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state = {f"{prefix}rule": torch.tensor(0), **state}
+        super()._load_from_state_dict(state, prefix, *rest)
+        was, self.standardised = self.standardised, bool(state[f"{prefix}rule"])
+        if self.standardised and not was:
+            raise ValueError(
+                "these weights were trained with a head that steps on standardised features, and "
+                "the head of this learner does not: give head_lr, and no learned head"
+            )
+        if was and not self.standardised:
+            log.warning("weights from before MetaFace 0.2: their head steps on raw features")
 
 
 class LinearHeadLearner(MetaLearner):

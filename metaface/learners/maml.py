@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
-from metaface.learners.head import LinearHeadLearner, gradients
+from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 
 
 class MAML(LinearHeadLearner):
@@ -23,7 +23,9 @@ class MAML(LinearHeadLearner):
         embedding: the shared network.
         inner_lr: step of the inner loop.
         inner_steps: steps of the inner loop.
-        head_lr: step of the head, which has further to go from zero; None: ``inner_lr``.
+        head_lr: step of a head that starts from zero; see
+            :class:`metaface.learners.head.HeadStep`. Of a learned head, on the features as they
+            are. None: ``inner_lr``, on the features as they are.
         test_steps: steps when adapting; None: as many as in training.
         head: see :class:`LinearHeadLearner`.
         first_order: ignore the inner loop's curvature (FOMAML): the meta-gradient is the query
@@ -70,6 +72,7 @@ class MAML(LinearHeadLearner):
             raise ValueError("multi_step needs the full graph: leave first_order and sweep out")
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
+        self.head_step = HeadStep(head is None and head_lr is not None)
         self.inner_steps = inner_steps
         self.test_steps = inner_steps if test_steps is None else test_steps
         self.first_order = first_order
@@ -114,14 +117,15 @@ class MAML(LinearHeadLearner):
                 weights = {n: w.detach() for n, w in weights.items()}
             if step == 0 and self.head is None:
                 features = self.embed(weights, images)
-                moving = _slopes_wanted(self.zero_head(features, ways))
-                losses = task_losses(self.head_scores(moving, features), labels)
+                moving = head = _slopes_wanted(self.zero_head(features, ways))
             else:
                 moving = _slopes_wanted(self.adapted(self.per_task(weights, len(images))))
-                weights = weights | moving
-                losses = self.losses(weights, images, labels)
+                weights = head = weights | moving
+                features = self.embed(weights, images)
+            losses = task_losses(self.head_scores(head, features), labels)
             slopes = gradients(losses.sum(), moving, create_graph=record)
         with torch.set_grad_enabled(record):
+            slopes = self.head_step.slopes(slopes, features, ways)
             return weights | self._moved(moving, slopes, step)
 
     def _moved(self, weights: Weights, slopes: Weights, step: int) -> Weights:

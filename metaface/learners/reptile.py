@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights
-from metaface.learners.head import LinearHeadLearner, gradients
+from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 
 
 class Reptile(LinearHeadLearner):
@@ -26,7 +26,9 @@ class Reptile(LinearHeadLearner):
     Args:
         embedding: the shared network.
         inner_lr: step of the inner optimiser.
-        head_lr: its step for the head, which has further to go from zero; None: ``inner_lr``.
+        head_lr: its step for a head that starts from zero; see
+            :class:`metaface.learners.head.HeadStep`. Of a learned head, on the features as they
+            are. None: ``inner_lr``, on the features as they are.
         inner_steps: inner steps when training.
         test_steps: inner steps when adapting (the papers use 50); None: as many as in training.
         inner_batch: photographs an inner step, class-mixed; None: all of the support.
@@ -56,6 +58,7 @@ class Reptile(LinearHeadLearner):
             raise ValueError(f"inner_optimizer={inner_optimizer!r}: choose 'adam' or 'sgd'")
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
+        self.head_step = HeadStep(head is None and head_lr is not None)
         self.inner_steps = inner_steps
         self.test_steps = test_steps if test_steps is not None else inner_steps
         self.inner_batch = inner_batch
@@ -65,27 +68,33 @@ class Reptile(LinearHeadLearner):
     def fit(self, theta: Weights, images: Tensor, labels: Tensor, ways: int) -> State:
         self.check_ways(ways)
         start = self.per_task(theta, len(images))
+        steps = self.inner_steps if self.training else self.test_steps
+        batches = self._batches(images.shape[1], steps)
+        adam = self.inner_optimizer == "adam"
+        raw = _as_it_is
         if self.head is None:
-            start |= self.zero_head(self.embed(theta, images[:, :1]), ways)
+            features = self.embed(theta, images[:, batches[0]] if batches else images)
+            start |= self.zero_head(features, ways)
+            raw = self.head_step.raw(features, adam=adam)
         moving = {n: w.clone().requires_grad_() for n, w in self.adapted(start).items()}
         weights = start | moving
         second = [torch.zeros_like(w) for w in moving.values()]
-        rates = [self.head_lr if n.startswith("head.") else self.inner_lr for n in moving]
-        steps = self.inner_steps if self.training else self.test_steps
-        for step, index in enumerate(self._batches(images.shape[1], steps), start=1):
+        head_lr = self.head_lr * (2 * ways if self.head_step.standardised and not adam else 1)
+        rates = [head_lr if n.startswith("head.") else self.inner_lr for n in moving]
+        for step, index in enumerate(batches, start=1):
             with torch.enable_grad():
-                loss = self.losses(weights, images[:, index], labels[:, index]).sum()
+                loss = self.losses(raw(weights), images[:, index], labels[:, index]).sum()
             slopes = gradients(loss, moving, create_graph=False)
             for w, g, square, rate in zip(
                 moving.values(), slopes.values(), second, rates, strict=True
             ):
-                if self.inner_optimizer == "adam":
+                if adam:
                     square.mul_(0.999).addcmul_(g, g, value=0.001)
                     scale = (square / (1 - 0.999**step)).sqrt_().add_(1e-8)
                     w.addcdiv_(g, scale, value=-rate)
                 else:
                     w.sub_(g, alpha=rate)
-        return {"theta": {name: w.detach() for name, w in weights.items()}}
+        return {"theta": {name: w.detach() for name, w in raw(weights).items()}}
 
     @torch.no_grad()
     def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
@@ -110,3 +119,7 @@ class Reptile(LinearHeadLearner):
             np.concatenate([shuffle.permutation(count) for _ in range(passes)])
         )
         return [order[i * self.inner_batch : (i + 1) * self.inner_batch] for i in range(steps)]
+
+
+def _as_it_is(weights: Weights) -> Weights:
+    return weights

@@ -1,0 +1,128 @@
+"""What defines a run: stored with it, and compared where it is resumed.
+
+Every job that can be resumed calls :func:`define` and :func:`differences`: training, benchmark,
+domain matrix, comparison of networks and sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from torch import nn
+
+from metaface._digest import array_digest, content_digest, file_digest
+from metaface.data import FaceSet
+
+_NAMED = 5  # differing people that a message names
+_digests: WeakKeyDictionary[FaceSet, dict[str, str]] = WeakKeyDictionary()
+
+
+def define(
+    options: Mapping[str, Any] | Any,
+    *,
+    learner: nn.Module | None = None,
+    faces: Mapping[str, FaceSet] | None = None,
+) -> dict[str, Any]:
+    """What defines a run, as JSON gives it back.
+
+    Args:
+        options: everything else that decides the result: recipe, budget, seed, specification of
+            the model, ... (a dataclass or a mapping).
+        learner: its kind, norm and settings are taken.
+        faces: photographs by the part they play, such as ``train``: of each person the digest of
+            their photographs and domains is taken, so that a renamed or replaced one is noticed.
+
+    Returns:
+        ``{"options": ..., "learner": ..., "people": {part: {name: digest}}}``.
+    """
+    found: dict[str, Any] = {"options": asdict(options) if is_dataclass(options) else options}  # type: ignore[arg-type]
+    if learner is not None:
+        found["learner"] = {"kind": type(learner).__name__, **settings_of(learner)}
+    if faces is not None:
+        found["people"] = {part: people_of(view) for part, view in faces.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two runs differ, in words; empty where they do not.
+
+    What only one of them says is not compared: it was written by another version.
+
+    Args:
+        there: what :func:`define` said of the run that is there.
+        now: what it says of this one.
+    """
+    return "; ".join(_differences(there, now, ()))
+
+
+def people_of(faces: FaceSet) -> dict[str, str]:
+    """A digest of each person's photographs (pixels, order and domains), by name."""
+    if faces not in _digests:
+        order = np.argsort(faces.person, kind="stable")
+        ids, starts = np.unique(faces.person[order], return_index=True)
+        domains = np.array(faces.domains)
+        _digests[faces] = {
+            faces.people[person]: content_digest(
+                [array_digest(faces.store, faces.all_rows[:, mine].ravel()),
+                 domains[faces.domain[mine]].tolist()]
+            )[:16]
+            for person, mine in zip(ids, np.split(order, starts[1:]), strict=True)
+        }  # fmt: skip
+    return _digests[faces]
+
+
+def settings_of(learner: nn.Module) -> dict[str, Any]:
+    """The settings of a learner: its plain attributes, and its norm."""
+    apart = {"training", "task_chunk", "frugal"}  # which change no result
+    plain = (bool, int, float, str, type(None))
+    own = {n: v for n, v in vars(learner).items() if n[0] != "_" and n not in apart}
+    found = {n: v for n, v in own.items() if isinstance(v, plain)}
+    return found | {"norm": getattr(learner, "norm", None)}
+
+
+def digest_of(path: str | Path | None) -> str | None:
+    """Of a file, such as the weights that training starts from; None of None."""
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return file_digest(file)
+
+
+def _differences(there: Any, now: Any, where: tuple[str, ...]) -> Iterator[str]:
+    if where[:1] == ("people",) and len(where) == 2:
+        yield from _people_differ(there, now, where[1])
+    elif isinstance(there, Mapping) and isinstance(now, Mapping):
+        for name in now:
+            if name in there:
+                yield from _differences(there[name], now[name], (*where, name))
+            elif len(where) > 1:  # an option of a learner that the other has not
+                yield f"{_called((*where, name))} was not given, is {now[name]!r}"
+        for name in there:
+            if name not in now and len(where) > 1:
+                yield f"{_called((*where, name))} was {there[name]!r}, is not given"
+    elif there != now and not (there != there and now != now):  # nan is nan
+        yield f"{_called(where)} was {there!r}, is {now!r}"
+
+
+def _called(where: tuple[str, ...]) -> str:
+    return ".".join(part for part in where if part != "options") or "options"
+
+
+def _people_differ(there: Mapping[str, str], now: Mapping[str, str], part: str) -> Iterator[str]:
+    for said, names in (
+        ("are new", [n for n in now if n not in there]),
+        ("are gone", [n for n in there if n not in now]),
+        ("have other photographs", [n for n in now if n in there and there[n] != now[n]]),
+    ):
+        if names:
+            more = ", ..." if len(names) > _NAMED else ""
+            yield f"{len(names)} {part} people {said} ({', '.join(sorted(names)[:_NAMED])}{more})"
+    if list(there) != list(now) and sorted(there) == sorted(now):
+        yield f"the {part} people are in another order"
