@@ -178,4 +178,6 @@ def _reason(error: Exception) -> str:
         said = said.rpartition("WeightsUnpickler error:")[2]
     sentences = re.split(r"(?<=[.!?])\s+|\n", said)
     kept = [s.strip() for s in sentences if s.strip() and not _ADVICE.search(s)]
-    return kept[0][:300] if kept else f"torch cannot read it ({type(error).__name__})"
+    if not kept or kept[0].startswith("Unsupported operand") or " " not in kept[0]:
+        return "torch.save did not write it, or it is cut short"
+    return kept[0][:300]
