@@ -15,6 +15,7 @@ from torch import nn
 
 from metaface import machine
 from metaface._atomic import replacing
+from metaface._lock import alone_in
 from metaface.benchmark import check_free, finished, refuse_several_processes, write_json
 from metaface.intervals import T95, interval
 from metaface.multitask import identification
@@ -130,6 +131,7 @@ class Part:
     once: np.ndarray
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
