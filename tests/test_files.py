@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers import damaged, patterns, tiny
 
-from metaface import benchmark, checkpoint, cli
+from metaface import _atomic, benchmark, checkpoint, cli
 from metaface._atomic import replacing
 from metaface._lock import FolderInUse, locked
 from metaface.learners import Prototypical
@@ -73,12 +73,12 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 
 @posix
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from pathlib import Path; from metaface._atomic import replacing\n"
+    script = (  # the module alone, which starts at once
+        "import sys, time; from pathlib import Path; exec(open(sys.argv[2]).read())\n"
         "with replacing(Path(sys.argv[1])) as f:\n"
         "    f.write(b'half'); f.flush(); print('there', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "a[1]")]
+    command = [sys.executable, "-c", script, str(tmp_path / "a[1]"), _atomic.__file__]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline() == b"there\n"
         write(tmp_path / "a[1]", b"1")  # beside a writer that lives
@@ -169,11 +169,12 @@ def test_every_command_keeps_out_of_a_folder_in_use(
 
 @posix
 def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
-    script = (
-        "import sys, time; from metaface._lock import locked\n"
-        "with locked(sys.argv[1]):\n    print('there', flush=True); time.sleep(60)"
+    script = (  # what locked() does, in a process that starts at once
+        "import fcntl, os, sys, time; file = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX); file.write(f'process {os.getpid()}, since 9:00')\n"
+        "file.flush(); print('there', flush=True); time.sleep(60)"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
+    command = [sys.executable, "-c", script, str(tmp_path / ".lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline() == b"there\n"
         with pytest.raises(FolderInUse, match=f"process {child.pid}, since"), locked(tmp_path):
