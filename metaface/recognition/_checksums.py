@@ -20,7 +20,6 @@ import numpy as np
 SUMS = "sums"  # the key in the table meta
 _BY_ROW = {
     "person": "SELECT id, name FROM person NOT INDEXED ORDER BY id",
-    "embedding": "SELECT id, embedding FROM face NOT INDEXED ORDER BY id",
     "crop": "SELECT face, pixels FROM crop ORDER BY face",
     "stranger": "SELECT id, person, embedding FROM stranger ORDER BY id",
     "stranger_crop": "SELECT id, pixels FROM stranger ORDER BY id",
@@ -28,7 +27,8 @@ _BY_ROW = {
     "sequence": "SELECT name, seq FROM sqlite_sequence",
 }
 _FACES = "SELECT id, person FROM face NOT INDEXED ORDER BY id"
-TABLES = (*_BY_ROW, "face")
+_EMBEDDINGS = "SELECT id, embedding FROM face NOT INDEXED ORDER BY id"
+TABLES = (*_BY_ROW, "face", "embedding")
 _META = {"model", "model_name", "dim", "keep_crops", "revision"}
 _PASSING = {"unclean"}  # meta without a checksum: see Store.wipe
 _ALL = (1 << 64) - 1
@@ -40,12 +40,10 @@ class Damaged(ValueError):
 
 def of_row(row: Sequence[Any]) -> int:
     """A hash of one row's values and their types, 0..2^64-1."""
-    found = hashlib.sha256()
-    for value in row:
-        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
-        found.update(f"{type(value).__name__} {len(data)};".encode())
-        found.update(data)
-    return int.from_bytes(found.digest()[:8], "little")
+    blobs = [value for value in row if isinstance(value, bytes)]
+    kept = tuple((len(v),) if isinstance(v, bytes) else v for v in row) if blobs else row
+    # ascii, since what repr escapes depends on Python's version
+    return _of_bytes(b"".join((ascii(kept).encode(), *blobs)))
 
 
 def of_rows(rows: Iterable[Sequence[Any]]) -> int:
@@ -59,11 +57,19 @@ def of_faces(ids: Sequence[int] | np.ndarray, person: Sequence[int] | np.ndarray
     return int(mixed.sum(dtype=np.uint64))
 
 
+def of_embeddings(ids: Iterable[int], embeddings: Iterable[bytes]) -> int:
+    """The checksum of faces' embeddings, by their faces' ids."""
+    rows = zip(ids, embeddings, strict=True)
+    return sum(_of_bytes(b"%d;%b" % row) for row in rows) & _ALL
+
+
 def of_table(db: sqlite3.Connection, table: str) -> int:
     """The checksum of a table as it is."""
     if table == "face":
         pairs = np.array(db.execute(_FACES).fetchall(), np.int64).reshape(-1, 2)
         return of_faces(pairs[:, 0], pairs[:, 1])
+    if table == "embedding":
+        return sum(of_embeddings([row[0]], [row[1]]) for row in db.execute(_EMBEDDINGS)) & _ALL
     return of_rows(db.execute(_BY_ROW[table]))
 
 
@@ -135,6 +141,10 @@ _WORDS = {
 def _whole(meta: dict[str, Any], sums: dict[str, int]) -> str:
     row = [*(meta[key] for key in sorted(_META)), *(sums[table] & _ALL for table in TABLES)]
     return f"{of_row(row):016x}"
+
+
+def _of_bytes(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

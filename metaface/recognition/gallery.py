@@ -180,7 +180,7 @@ class Gallery:
                 ).lastrowid
                 assert face is not None
                 sums["face"] += _checksums.of_faces([face], [person])
-                sums["embedding"] += _checksums.of_row((face, data))
+                sums["embedding"] += _checksums.of_embeddings([face], [data])
                 if crop is not None:
                     db.execute("INSERT INTO crop VALUES (?, ?)", (face, crop))
                     sums["crop"] += _checksums.of_row((face, crop))
@@ -208,8 +208,9 @@ class Gallery:
             theirs = "FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)"
             rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", found).fetchall()
             sums["person"] -= _checksums.of_row((found[0], name))
-            sums["face"] -= _checksums.of_faces([row[0] for row in rows], [found[0]] * len(rows))
-            sums["embedding"] -= _checksums.of_rows(rows)
+            ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
+            sums["face"] -= _checksums.of_faces(ids, found * len(rows))
+            sums["embedding"] -= _checksums.of_embeddings(ids, blobs)
             sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", found))
             db.execute(f"DELETE {theirs}", found)
             photos = db.execute("DELETE FROM face WHERE person = ?", found).rowcount
@@ -243,7 +244,9 @@ class Gallery:
                 ids[here] = [row[0] for row in rows]
                 person[here] = [row[1] for row in rows]
                 vectors[here] = self._read(row[2] for row in rows)
-                embedded += _checksums.of_rows((row[0], row[2]) for row in rows)
+                embedded += _checksums.of_embeddings(
+                    (row[0] for row in rows), (row[2] for row in rows)
+                )
                 seen += len(rows)
             _all_there(seen, count, ids)
             _checksums.check(sums, "person", _checksums.of_rows(people))
@@ -526,8 +529,8 @@ def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
     _checksums.check(sums, "face", _checksums.of_faces(pairs[:, 0], pairs[:, 1]))
     _checksums.check(sums, "sequence", _checksums.of_table(db, "sequence"))
     _checksums.ascending(np.array([row[0] for row in people], np.int64))
-    names = [row[1] for row in by_name]
-    if names != sorted((row[1] for row in people), key=str.encode):
+    indexed = [(row[1], row[0]) for row in by_name]
+    if sorted(indexed) != indexed or set(indexed) != {(row[1], row[0]) for row in people}:
         raise _checksums.Damaged("its index of names does not fit its people")
     if (np.diff(pairs[:, 1]) < 0).any():
         raise _checksums.Damaged("its index of faces is out of order")
