@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -244,8 +246,14 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, Pool]:
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as there:
-                kept: dict[str, Any] = {key: there[key] for key in there.files}
+            try:  # each array has a CRC-32 there
+                # np.load would not close what it cannot read
+                with open(path, "rb") as packed, np.load(packed, allow_pickle=False) as there:
+                    kept: dict[str, Any] = {key: there[key] for key in there.files}
+            except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}): remove it, and it is made again"
+                ) from error
             people = tuple(str(person) for person in kept.pop("people"))
             found[name] = Pool(**kept, people=people)
         else:
