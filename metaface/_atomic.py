@@ -15,6 +15,7 @@ try:
 except ImportError:  # Windows: what a killed process left lies there until it is removed by hand
     fcntl = None  # type: ignore[assignment]
 
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 
 
@@ -62,7 +63,7 @@ def _start(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
-            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            handle = os.open(temporary, _NEW, 0o666)
         except FileExistsError:
             continue
         file = open(handle, "w+b")  # noqa: SIM115 - closed by the caller
