@@ -15,6 +15,7 @@ import torch
 
 from metaface import data, distributed, machine, nets, report
 from metaface._atomic import replacing
+from metaface._lock import alone_in
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import SIDES, partners, sides
@@ -217,6 +218,7 @@ def load_people(
     return People(train_faces, val_faces, settings.unseen(test))
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metaface import data, machine, nets, report
+from metaface._lock import alone_in
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
 from metaface.domains import (
@@ -148,6 +149,7 @@ def _source(text: str) -> tuple[str, tuple[str, ...], str | None]:
     return source, tuple(name.strip() for name in inside.split(",") if name.strip()), only
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:

@@ -108,8 +108,15 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
             f"{path} does not say which learner it holds: train with spec=, or load it into a "
             "learner of your own with load_state_dict"
         )
-    spec = ModelSpec(**state["spec"])
-    learner = spec.build()
-    best = state.get("best")
-    learner.load_state_dict(best["learner"] if best else state["learner"])
+    try:
+        spec = ModelSpec(**state["spec"])
+        learner = spec.build()
+        best = state.get("best")
+        learner.load_state_dict(best["learner"] if best else state["learner"])
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} does not hold the learner that it says it holds: {error!r}"
+            if isinstance(error, KeyError)
+            else f"{path} does not hold the learner that it says it holds: {error}"
+        ) from error
     return learner, spec

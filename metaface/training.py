@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from metaface import checkpoint, distributed
+from metaface._lock import locked
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
@@ -164,6 +165,7 @@ def train(
         Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
         metaface.distributed.ProcessLost: another process died; how to go on.
+        FolderInUse: another run is writing into ``out``.
     """
     budget = Budget(iterations, images, minutes)
     given: dict[str, Any] = {
@@ -213,7 +215,7 @@ def train(
         )  # fmt: skip
         return result.accuracy, result.ci95
 
-    with group.watch(path):
+    with group.watch(path), locked(out if group.first else None):
         if found := group.from_first(earlier):
             state, warning = found
             if warning and group.first:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import damaged
 from PIL import Image, ImageOps
 
 from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
@@ -600,6 +601,74 @@ def test_damaged_entry_is_rebuilt(folder, cache, caplog, damage):
     caplog.clear()
     load(folder, image_size=8)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_damaged_pixels_and_labels_are_never_used(folder, cache, caplog, count):
+    want = load(folder, image_size=8)
+    images, person, people = want.images.copy(), want.person, want.people
+    files = sorted(entries(cache)[0].iterdir())
+    assert [file.name for file in files] == ["checksums.json", "images.u8", "labels.npz"]
+    for seed in range(count):
+        file = files[seed // 5 % 3]
+        whole = file.read_bytes()
+        spoilt = damaged(whole, seed)
+        if spoilt == whole:
+            continue
+        file.write_bytes(spoilt)
+        caplog.clear()
+        found = load(folder, image_size=8)
+        assert np.array_equal(found.images, images), seed
+        assert np.array_equal(found.person, person) and found.people == people
+        # of what JSON says, spaces and the like may change
+        assert "building it again" in caplog.text or file.name == "checksums.json"
+    assert len(entries(cache)) == 1 and not entries(cache, "tmp-")
+
+
+def test_an_entry_is_checked_once_by_a_process(folder, cache, monkeypatch):
+    load(folder, image_size=8)
+    monkeypatch.setattr(_cache.zlib, "crc32", None)
+    load(folder, image_size=8)
+
+
+def test_an_entry_under_another_ones_name_is_not_used(folder, cache, caplog):
+    want = load(folder, image_size=8).images.copy()
+    load(folder, image_size=8, crop=0.5)
+    one, other = entries(cache)
+    swapped = cache / "aside"
+    one.rename(swapped)
+    other.rename(one)
+    swapped.rename(other)
+    assert np.array_equal(load(folder, image_size=8).images, want)
+    assert "entry does not fit its checksum" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and rights")
+def test_an_entry_of_another_user_is_not_used(folder, cache, caplog, monkeypatch):
+    want = load(folder, image_size=8).images.copy()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    monkeypatch.setattr(np, "memmap", None)
+    found = load(folder, image_size=8)
+    assert np.array_equal(found.images, want)
+    assert "belongs to another user" in caplog.text and "METAFACE_CACHE" in caplog.text
+    assert len(entries(cache)) == 1  # nothing of theirs is removed
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and rights")
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_an_entry_that_others_may_write_to_is_made_anew(folder, cache, caplog, umask):
+    before = os.umask(umask)
+    try:
+        want = load(folder, image_size=8).images.copy()
+        load(folder, image_size=8)
+        assert not caplog.text
+        entries(cache)[0].chmod(0o775)
+        assert np.array_equal(load(folder, image_size=8).images, want)
+        assert "others may write to it" in caplog.text
+        assert entries(cache)[0].stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_labels_are_never_unpickled(folder, cache):

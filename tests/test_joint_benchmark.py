@@ -366,3 +366,11 @@ def test_a_network_of_the_command_finds_and_names_people(
     assert isinstance(embed.load(file), JointFace)
     people = Recognizer.from_pretrained(file)
     assert people.detector is people.embedder
+
+
+def test_damaged_pools_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "train.npz"
+    for data in (b"", b"noise", b"PK\x03\x04 noise"):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"{path} is damaged.*remove it"):
+            comparison._pools(TINY, tmp_path, progress=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import nn
 
 from metaface import machine
 from metaface._atomic import replacing
+from metaface._lock import alone_in
 from metaface.benchmark import check_free, finished, refuse_several_processes, write_json
 from metaface.intervals import T95, interval
 from metaface.multitask import identification
@@ -130,6 +133,7 @@ class Part:
     once: np.ndarray
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -242,8 +246,14 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, Pool]:
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as there:
-                kept: dict[str, Any] = {key: there[key] for key in there.files}
+            try:  # each array has a CRC-32 there
+                # np.load would not close what it cannot read
+                with open(path, "rb") as packed, np.load(packed, allow_pickle=False) as there:
+                    kept: dict[str, Any] = {key: there[key] for key in there.files}
+            except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}): remove it, and it is made again"
+                ) from error
             people = tuple(str(person) for person in kept.pop("people"))
             found[name] = Pool(**kept, people=people)
         else:

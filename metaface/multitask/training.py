@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import checkpoint
+from metaface._lock import locked
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import Labelled
@@ -117,7 +118,7 @@ def fit(
     weighting = weighting.to(device)
     run = _Run(model.to(device), weighting, budget, settings)
     path = None if out is None else Path(out) / "checkpoint.pt"
-    with torch.random.fork_rng(devices=[]):
+    with locked(out), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if path is not None and checkpoint.exists(path):
             if not resume:
@@ -130,9 +131,9 @@ def fit(
             run.restore(state, path)
         _loop(run, source, path, device, checkpoint_seconds, label if progress else None)
         refresh(model, (Batch.of(source(k), device) for k in range(_REFRESH)))
-    model.eval()
-    if path is not None:
-        model.save(path.with_name("model.safetensors"))
+        model.eval()
+        if path is not None:
+            model.save(path.with_name("model.safetensors"))
     return run.history
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save
-
 from metaface._atomic import replacing
-from metaface.nets.weights import read_weights
+from metaface.nets.weights import read_weights, save_weights
 from metaface.recognition.describe import KEY, Description
 from metaface.recognition.embed import Network, Onnx, described
 from metaface.recognition.known import check_known_answer
@@ -75,9 +73,7 @@ def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) 
         check_known_answer(embedder)
     elif path.stem in MODELS:
         check(MODELS[path.stem], path)  # says that it is not what its name says
-    data = save({n: t.contiguous() for n, t in state.items()}, {KEY: about.to_json()})
-    with replacing(target) as file:
-        file.write(data)
+    save_weights(target, state, {KEY: about.to_json()})
     return target
 
 

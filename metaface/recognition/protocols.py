@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
+from metaface._lock import alone_in
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
 from metaface.data._sources import open_source, read_file
@@ -222,6 +223,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     add_models(p)
 
 
+@alone_in(lambda o: o.out)
 def _align(o: argparse.Namespace) -> None:
     detector, _ = embedder_of(o)
     out, skipped = Path(o.out), 0
@@ -246,6 +248,7 @@ def _align(o: argparse.Namespace) -> None:
     print(f"{len(taken)} faces in {out}, {skipped} photographs skipped")
 
 
+@alone_in(lambda o: o.out)
 def _protocol(o: argparse.Namespace) -> None:
     if "detection" in o.protocols and len(o.protocols) > 1:
         raise ValueError("detection has data of its own: run it alone")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from metaface import checkpoint, data
+from metaface._lock import alone_in
 from metaface.benchmark import write_json
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
@@ -104,6 +105,7 @@ def _network(o: argparse.Namespace) -> MetaLearner:
 # -- robustness ------------------------------------------------------------------------------
 
 
+@alone_in(lambda o: o.out)
 def _robustness(o: argparse.Namespace) -> None:
     known: Sequence[str] = tuple(STEPS if o.dials else CORRUPTIONS)
     chosen = {
@@ -165,6 +167,7 @@ def _by_dials(o: argparse.Namespace, chosen: dict) -> list[Level]:
 # -- slices ----------------------------------------------------------------------------------
 
 
+@alone_in(lambda o: o.out)
 def _slices(o: argparse.Namespace) -> None:
     people = load_people(o)
     print(people.faces.describe())
