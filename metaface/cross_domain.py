@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metaface import data, machine, nets, report
+from metaface._text import file_name, given_path
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
 from metaface.domains import (
@@ -80,7 +81,8 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.train}+{self.learner}-seed{self.seed}"  # no name of a domain has a +
+        # no name of a domain has a +
+        return file_name(f"{self.train}+{self.learner}-seed{self.seed}")
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
@@ -174,7 +176,7 @@ def run(
             settings.
     """
     refuse_several_processes("the domain matrix")
-    out = Path(out)
+    out = given_path(out, "the results")
     device = best_device() if settings.device is None else torch.device(settings.device)
     _check(settings)
     settings = settings.checked()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import shutil
 from pathlib import Path
 
 from safetensors.torch import save
 
 from metaface._atomic import replacing
+from metaface._text import given_path
 from metaface.nets.weights import read_weights
 from metaface.recognition.describe import KEY, Description
 from metaface.recognition.embed import Network, Onnx, described
 from metaface.recognition.known import check_known_answer
 from metaface.recognition.models import MODELS, check, folder, sha256_of
 from metaface.recognition.preprocess import Preprocessing
+
+log = logging.getLogger("metaface.recognition")
 
 
 def import_weights(
@@ -27,7 +32,8 @@ def import_weights(
     file with its preprocessing and origin in the metadata; an ONNX embedder is copied, with those
     in ``NAME.json`` beside it; a registered detector is copied. An embedder is then known to
     :func:`metaface.recognition.embed.load` by the file's stem; a registered file, whatever it is
-    called, by the registry's name, after its known answer is checked.
+    called, by the registry's name, after its known answer is checked. What was imported under the
+    same name before is replaced; where it was something else, a warning says so.
 
     Args:
         path: the file; no code in it is run.
@@ -45,7 +51,7 @@ def import_weights(
         ImportError: an ONNX file without onnxruntime.
         OSError: the folder cannot be written, or is full.
     """
-    path, root = Path(path), folder(given)
+    path, root = given_path(path, "the weights"), folder(given)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
     for entry in MODELS.values():
@@ -76,6 +82,7 @@ def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) 
     elif path.stem in MODELS:
         check(MODELS[path.stem], path)  # says that it is not what its name says
     data = save({n: t.contiguous() for n, t in state.items()}, {KEY: about.to_json()})
+    _say_replaced(target, hashlib.sha256(data).hexdigest())
     with replacing(target) as file:
         file.write(data)
     return target
@@ -96,6 +103,12 @@ def _onnx(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
 
 def _copied(path: Path, target: Path) -> Path:
     if target.resolve() != path.resolve():
+        _say_replaced(target, sha256_of(path))
         with open(path, "rb") as source, replacing(target) as file:
             shutil.copyfileobj(source, file)
     return target
+
+
+def _say_replaced(target: Path, sha256: str) -> None:
+    if target.is_file() and sha256_of(target) != sha256:
+        log.warning("%s held other weights of this name: they are replaced", target)
