@@ -23,7 +23,9 @@ def printable(text: object, keep: str = "") -> str:
         keep: characters to leave as they are, such as the newline of a message.
     """
     return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode()
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
         for c in str(text)
     )
 

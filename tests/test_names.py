@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import warnings
 import zipfile
@@ -23,7 +22,15 @@ import metaface as mf
 from metaface import benchmark, cross_domain, data, report
 from metaface.cli import main
 from metaface.evaluation import read_pairs, read_wider
-from metaface.recognition import Gallery, Recognizer, commands, embed, protocols, recognizer
+from metaface.recognition import (
+    Gallery,
+    GalleryError,
+    Recognizer,
+    commands,
+    embed,
+    protocols,
+    recognizer,
+)
 from metaface.recognition.importing import import_weights
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import in_folder, listed
@@ -187,6 +194,16 @@ def test_a_learner_of_any_name_has_its_folder_inside(tmp_path):
         made = [unit(name, *rest).name for name in names]
         assert len(set(made)) == len(names) and "maml" in made[2]
         assert all((tmp_path / name).parent == tmp_path for name in made)
+
+
+def test_a_gallerys_word_for_its_model_is_no_path(tmp_path):
+    toy = squares()
+    for name in ("../x.onnx", str(tmp_path / "x.onnx")):
+        path = tmp_path / "some.gallery"
+        Gallery(path, model=toy.digest, model_name=name, dim=toy.dim).close()
+        with pytest.raises(GalleryError, match="a path and no name"):
+            Recognizer.load(path, models=tmp_path)
+        path.unlink()
 
 
 def test_imported_weights_that_replace_others_are_named(tmp_path, caplog):
@@ -419,15 +436,13 @@ def test_a_file_name_that_is_not_utf8_is_identified(run, tmp_path):
             assert json.loads(said)["photos"][0]["path"] == f"in/{LATIN1}.png"  # the very one
 
 
-def test_an_output_without_unicode_stops_nothing(tmp_path):
+def test_an_output_without_unicode_stops_nothing(tmp_path, monkeypatch):
     add("Zoë 王芳", tmp_path / "some.gallery")
-    code = "import sys; from metaface.cli import main; sys.exit(main(sys.argv[1:]))"
-    said = subprocess.run(
-        [sys.executable, "-c", code, "people", "--gallery", str(tmp_path / "some.gallery")],
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-        capture_output=True, timeout=300, check=True,
-    )  # fmt: skip
-    assert said.stdout == b"    1  Zo\\xeb \\u738b\\u82b3\n"
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii", newline="\n"))
+    assert main(["people", "--gallery", str(tmp_path / "some.gallery")]) == 0
+    sys.stdout.flush()
+    assert written.getvalue() == b"    1  Zo\\xeb \\u738b\\u82b3\n"
 
 
 def test_a_csv_holds_no_formula(run, tmp_path):

@@ -25,7 +25,7 @@ from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
-from metaface.recognition.gallery import Gallery
+from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
@@ -141,10 +141,19 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: no such gallery.
+            metaface.recognition.GalleryError: it calls its model by a path; or as
+                :meth:`from_pretrained`.
         """
         if weights is None:
             with Gallery.open(gallery) as there:
                 weights = there.model_name
+            named = weights.startswith(("torchvision:", "timm:"))
+            if not named and Path(weights).name != weights:  # a foreign file's word
+                raise GalleryError(
+                    "gallery_model_mismatch",
+                    f"gallery {gallery} calls its model {weights!r}, which is a path and no name: "
+                    "name the weights yourself (weights=..., --weights)",
+                )
         return cls.from_pretrained(weights, gallery=gallery, **options)
 
     def save(self, path: str | Path) -> None:
