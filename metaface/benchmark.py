@@ -16,6 +16,7 @@ import torch
 from metaface import data, distributed, machine, nets, report
 from metaface._atomic import replacing
 from metaface._lock import alone_in
+from metaface._text import file_name, given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import SIDES, partners, sides
@@ -243,7 +244,7 @@ def run(
             settings.
     """
     refuse_several_processes("the benchmark")
-    out = Path(out)
+    out = given_path(out, "the results")
     device = best_device() if settings.device is None else torch.device(settings.device)
     settings = settings.checked()
     check_free(out, settings, resume)
@@ -280,7 +281,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.learner}-seed{self.seed}" if self.trained else self.learner
+        return file_name(f"{self.learner}-seed{self.seed}" if self.trained else self.learner)
 
 
 def _units(settings: Settings) -> Iterator[Unit]:

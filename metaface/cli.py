@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
+from metaface._text import printable
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
@@ -30,15 +32,22 @@ from metaface.sweep import sweep
 from metaface.training import Interrupted, seen_people, train
 
 DEFAULTS = Settings()
+STATUS = """exit status:
+  0    done; what was left out on the way, such as unreadable photographs, is said
+  1    another process of the same distributed job was lost, or MetaFace itself failed
+  2    not done: a wrong or empty argument, a file or setting that cannot be used, or not one
+       usable photograph in what was given
+  130  interrupted; what can be gone on with is kept
+  141  nobody reads the output any more
+What is found changes nothing: verify ends with 0 for two people, identify for strangers.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
-
-    1: another process of a distributed job was lost; 2: bad input; 130: interrupted;
-    141: nobody reads the output any more.
-    """
+    """Run one command; returns the exit status, one of those in ``STATUS``."""
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that it cannot write stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -59,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(why: str, status: int) -> int:
     if distributed.first_to_say(why):
-        print(f"metaface: {why}", file=sys.stderr)
+        print(f"metaface: {printable(why, keep=chr(10))}", file=sys.stderr)
     return status
 
 
@@ -240,10 +249,22 @@ def _preview(o: argparse.Namespace) -> None:
 # -- options ---------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses empty arguments: as a path, an empty text is the current folder."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        found, rest = super().parse_known_args(*given, **named)
+        for name, value in vars(found).items():
+            if "" in (value if isinstance(value, (list, tuple)) else (value,)):
+                self.error(f"{name.replace('_', '-')} is empty: leave it out, or give a value")
+        return found, rest
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="metaface", description="Few-shot meta-learning for face identities."
-    )
+    parser = _Parser(
+        prog="metaface", description="Few-shot meta-learning for face identities.", epilog=STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"metaface {metaface.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

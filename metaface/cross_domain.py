@@ -14,6 +14,7 @@ import torch
 
 from metaface import data, machine, nets, report
 from metaface._lock import alone_in
+from metaface._text import file_name, given_path
 from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
 from metaface.data import FaceSet
 from metaface.domains import (
@@ -81,7 +82,8 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.train}+{self.learner}-seed{self.seed}"  # no name of a domain has a +
+        # no name of a domain has a +
+        return file_name(f"{self.train}+{self.learner}-seed{self.seed}")
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
@@ -176,7 +178,7 @@ def run(
             settings.
     """
     refuse_several_processes("the domain matrix")
-    out = Path(out)
+    out = given_path(out, "the results")
     device = best_device() if settings.device is None else torch.device(settings.device)
     _check(settings)
     settings = settings.checked()

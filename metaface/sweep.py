@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from metaface import benchmark, distributed, machine, report
+from metaface._text import given_path
 from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
 from metaface.learners import LEARNERS
@@ -92,7 +93,7 @@ def sweep(
     if trials < 1:
         raise ValueError(f"trials={trials}: must be at least 1")
     settings = settings.checked()
-    out = Path(out)
+    out = given_path(out, "the results")
     people = _people(settings, progress)
     device = best_device() if settings.device is None else torch.device(settings.device)
     spaces = _spaces(settings, people.train, parameters)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from metaface import checkpoint, distributed
 from metaface._lock import locked
+from metaface._text import given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
@@ -189,7 +190,7 @@ def train(
         faces, recipe.ways, recipe.shots, recipe.queries, **drawn
     )
     run = _Run(learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group)
-    path = None if out is None else Path(out) / "checkpoint.pt"
+    path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
 
     def earlier() -> tuple[dict[str, Any], str | None] | None:
         if path is None or not checkpoint.exists(path):

@@ -29,6 +29,7 @@ from typing import BinaryIO
 import numpy as np
 
 from metaface._digest import file_digest
+from metaface._text import given_path
 from metaface.data.faceset import FaceSet, Skipped
 
 try:
@@ -52,8 +53,9 @@ _checked: dict[Path, tuple[int, ...]] = {}  # entries whose images this process 
 
 def cache_dir(cache: str | Path | None = None) -> Path:
     """Where decoded photographs lie: ``cache``, else METAFACE_CACHE, else ~/.cache/metaface."""
-    chosen = cache or os.environ.get("METAFACE_CACHE") or "~/.cache/metaface"
-    return Path(chosen).expanduser().absolute()
+    if cache is not None:
+        return given_path(cache, "the cache").expanduser().absolute()
+    return Path(os.environ.get("METAFACE_CACHE") or "~/.cache/metaface").expanduser().absolute()
 
 
 def clear_cache(cache: str | Path | None = None) -> int:

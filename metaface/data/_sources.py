@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from metaface._text import printable
 from metaface.data._decode import TooLargeError
 from metaface.data.faceset import Skipped
 
@@ -45,7 +46,7 @@ class Source:
     """Picture files, not yet decoded.
 
     Attributes:
-        name: what the set is called.
+        name: what the set is called, as it can be shown anywhere.
         photos: in the order they will have.
         skipped: pictures that belong to nobody, or cannot be read whatever their content.
         read: the bytes of a photo; raises OSError, TooLargeError and whatever zipfile raises.
@@ -110,7 +111,7 @@ def _folder(top: Path) -> Source:
         below.sort()
         files += [((p := Path(folder, name)).relative_to(top).parts, p) for name in names]
     photos, skipped = _people(files, top)
-    return Source(top.resolve().name, photos, skipped, _read_file, _read_file)
+    return Source(printable(top.resolve().name), photos, skipped, _read_file, _read_file)
 
 
 def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
@@ -134,7 +135,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
 
     usable = [p for p in photos if not p.handle.flag_bits & 1]
-    return Source(path.stem, usable, skipped, read, mark)
+    return Source(printable(path.stem), usable, skipped, read, mark)
 
 
 def _csv(path: Path) -> Source:
@@ -161,7 +162,7 @@ def _csv(path: Path) -> Source:
         raise ValueError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from error
     if not photos:
         raise ValueError(f"{path}: no row has a path and a person; {EXPECTED}")
-    return Source(path.stem, photos, skipped, _read_file, _read_file)
+    return Source(printable(path.stem), photos, skipped, _read_file, _read_file)
 
 
 def _people(files: list[tuple[Parts, Any]], top: Path) -> tuple[list[Photo], list[Skipped]]:

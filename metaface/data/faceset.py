@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from metaface._text import printable
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -308,11 +310,11 @@ class FaceSet:
         counts = self.photos()[self.person_ids]
         height, width, channels = self.store.shape[1:]
         line = (
-            f"{self.name}: {len(counts)} people, {len(self)} photographs "
+            f"{printable(self.name)}: {len(counts)} people, {len(self)} photographs "
             f"({counts.min()} to {counts.max()} each), {width}x{height}x{channels}"
         )
         if len(self.domains) > 1:
-            line += f", domains {', '.join(self.domains)}"
+            line += f", domains {', '.join(map(printable, self.domains))}"
         if self.skipped:
             line += f", {len(self.skipped)} skipped"
         return line

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from metaface._text import given_path
+
 JSON, TEXT = "annotations.json", "bbx_gt.txt"
 INVALID = 7  # place of the mark among the ten numbers of a face
 EXPECTED = "'x y width height blur expression illumination invalid occlusion pose', ten numbers"
@@ -46,7 +48,7 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
         ValueError: several annotation files, a broken zip, or a line or an entry that is not what
             it must be; names the file and the place.
     """
-    path = Path(path)
+    path = given_path(path, "the photographs")
     if path.is_dir():
         files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
         name = _annotations(path, list(files))

@@ -18,6 +18,7 @@ from torch import nn
 from metaface import machine
 from metaface._atomic import replacing
 from metaface._lock import alone_in
+from metaface._text import given_path
 from metaface.benchmark import check_free, finished, refuse_several_processes, write_json
 from metaface.intervals import T95, interval
 from metaface.multitask import identification
@@ -156,7 +157,7 @@ def run(
     from metaface.report import joint as report
 
     refuse_several_processes("the comparison")
-    out, settings = Path(out), settings.checked()
+    out, settings = given_path(out, "the results"), settings.checked()
     device = best_device() if settings.device is None else torch.device(settings.device)
     check_free(out, settings, resume, "comparison")
     write_json(out / "settings.json", asdict(settings))

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
@@ -126,7 +127,7 @@ def portraits(
         FileNotFoundError: no such source.
         ValueError: nobody with so many photographs, or no face in any.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     images, boxes, points, alone, whose = [], [], [], [], []

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from metaface._text import given_path
 from metaface.data._decode import UnreadableError, whole
 from metaface.data._sources import read_file
 from metaface.evaluation.wider import read_wider
@@ -56,7 +57,7 @@ def wider(
         FileNotFoundError: no annotations, or a photograph they name that is not there.
         ValueError: annotations or photographs that cannot be read; names file and place.
     """
-    source = Path(source).expanduser()
+    source = given_path(source, "the photographs").expanduser()
     annotated = read_wider(source, min_side=1)
     if not annotated:
         raise ValueError(f"{source}: its annotations name no photograph")
@@ -207,7 +208,7 @@ def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> 
         ValueError: a line that is not what it must be, or a picture that cannot be read; names
             file, line and value.
     """
-    folder = Path(folder).expanduser()
+    folder = given_path(folder, "CelebA").expanduser()
     shelf = next((folder / n for n in ("img_celeba", "img_align_celeba") if (folder / n).is_dir()),
                  None)  # fmt: skip
     if shelf is None:

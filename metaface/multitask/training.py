@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from metaface import checkpoint
 from metaface._lock import locked
+from metaface._text import given_path
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import Labelled
@@ -117,7 +118,7 @@ def fit(
     }  # fmt: skip
     weighting = weighting.to(device)
     run = _Run(model.to(device), weighting, budget, settings)
-    path = None if out is None else Path(out) / "checkpoint.pt"
+    path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
     with locked(out), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if path is not None and checkpoint.exists(path):

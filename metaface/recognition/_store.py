@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from metaface._text import given_path
+
 MEMORY = ":memory:"
 _APPLICATION = 0x4D466163  # "MFac" in the file's header, which `file` and SQLite can read
 _FORMAT = 2  # 1 had no checksums; see _checksums
@@ -85,6 +87,7 @@ class Store:
     def __init__(
         self, path: str | Path, fill: Callable[[sqlite3.Connection], None] | None = None
     ) -> None:
+        given_path(path, "the gallery")
         self.memory = os.fspath(path) == MEMORY
         # SQLite puts the journal beside what a link points to
         self.path = MEMORY if self.memory else os.path.realpath(Path(path).expanduser())

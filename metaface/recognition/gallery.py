@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from metaface._text import printable
 from metaface.recognition import _checksums
 from metaface.recognition._store import MEMORY, GalleryError, Store, mark_unclean, upgrade
 from metaface.recognition.names import person_name
@@ -192,19 +193,26 @@ class Gallery:
         the time and the limits). Where that cannot be done, the person is forgotten all the same,
         and the next ``forget``, or whoever opens the gallery next, rebuilds it.
 
+        Args:
+            name: as it was enrolled or, where another program wrote it in a way that
+                :func:`metaface.recognition.names.person_name` refuses, as it is stored or as
+                ``metaface people`` lists it.
+
         Returns:
             How many photographs were deleted.
 
         Raises:
             GalleryError: ``unknown_person``; or one that says that the rebuilding is still due.
         """
-        name = person_name(name)
         with self._changing() as (db, sums):
-            found = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
-            if found is None:
+            stored = {text: number for number, text in db.execute("SELECT id, name FROM person")}
+            if name not in stored:
+                name = {printable(text): text for text in stored}.get(name) or person_name(name)
+            if name not in stored:
                 raise GalleryError(
                     "unknown_person", f"nobody is called {name!r} in gallery {self.path}"
                 )
+            found = (stored[name],)
             theirs = "FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)"
             rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", found).fetchall()
             sums["person"] -= _checksums.of_row((found[0], name))

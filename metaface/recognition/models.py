@@ -20,6 +20,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from metaface._atomic import replacing
+from metaface._text import given_path
 from metaface.nets.weights import read_weights, weights_digest
 from metaface.recognition.preprocess import Preprocessing
 
@@ -151,7 +152,9 @@ class Row:
 
 def folder(given: str | Path | None = None) -> Path:
     """Where model files lie: ``given``, else METAFACE_MODELS, else ~/.cache/metaface/models."""
-    chosen = given or os.environ.get("METAFACE_MODELS") or "~/.cache/metaface/models"
+    if given is not None:
+        return given_path(given, "the models").expanduser().absolute()
+    chosen = os.environ.get("METAFACE_MODELS") or "~/.cache/metaface/models"
     return Path(chosen).expanduser().absolute()
 
 

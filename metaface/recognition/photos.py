@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
 from metaface.data._sources import SUFFIXES, read_file
 
@@ -63,7 +64,7 @@ def reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(_file(Path(photo)), LONGEST)
+            return whole(_file(photo), LONGEST)
         return whole(_content(photo) if callable(photo) else as_image(photo), LONGEST)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error
@@ -71,12 +72,12 @@ def reduced(photo: Photo) -> tuple[np.ndarray, float]:
         raise Unusable("unreadable", str(error)) from error
 
 
-def _file(path: Path) -> bytes:
+def _file(path: str | os.PathLike) -> bytes:
     try:
-        return read_file(path)
+        return read_file(given_path(path, "a photograph"))
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # an empty path, or a name that no file can have
         raise UnreadableError(str(error)) from error
 
 
@@ -94,8 +95,9 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
 
     Raises:
         FileNotFoundError: no such folder.
+        ValueError: an empty path.
     """
-    top = Path(folder)
+    top = given_path(folder, "the photographs")
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
     found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not os.path.isdir(p))
@@ -103,9 +105,14 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
 
 
 def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
-    """One photograph, several, or the folder they lie in, as a list."""
+    """One photograph, several, or the folder they lie in, as a list.
+
+    Raises:
+        ValueError: an empty path.
+    """
     if isinstance(photos, (str, os.PathLike)):
-        return list(in_folder(photos)) if Path(photos).is_dir() else [photos]
+        folder = given_path(photos, "the photographs").is_dir()
+        return list(in_folder(photos)) if folder else [photos]
     if isinstance(photos, (torch.Tensor, np.ndarray)):
         return list(photos) if photos.ndim == 4 else [photos]
     if isinstance(photos, Image.Image) or callable(photos):

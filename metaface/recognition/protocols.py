@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +21,10 @@ from tqdm import tqdm
 
 from metaface import evaluation
 from metaface._lock import alone_in
+from metaface._text import FileNames, given_path, printable
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
-from metaface.data._sources import open_source, read_file
+from metaface.data._sources import Source, open_source, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
 from metaface.recognition import faces, models
@@ -74,7 +77,7 @@ def aligned(
     Raises:
         FileNotFoundError, ValueError: nothing usable there.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
@@ -169,7 +172,7 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
         detector: one that reports unsure boxes, too.
     """
     annotated = evaluation.read_wider(source)
-    path = Path(source)
+    path = given_path(source, "the photographs")
     found = []
     bar = tqdm(annotated, desc="detecting", unit="photo", disable=not progress)
     if path.suffix.lower() == ".zip":
@@ -226,26 +229,73 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 @alone_in(lambda o: o.out)
 def _align(o: argparse.Namespace) -> None:
     detector, _ = embedder_of(o)
-    out, skipped = Path(o.out), 0
-    taken: set[Path] = set()
-    with open_source(Path(o.data).expanduser()) as found:
+    out, source = Path(o.out), Path(o.data).expanduser()
+    done = skipped = 0
+    if not source.exists():
+        raise FileNotFoundError(f"no such folder, zip or CSV: {source}")
+    with open_source(source) as found:
+        folders = _folders(photo.person for photo in found.photos)
+        _refuse_originals(out, source, found, folders.values())
+        for person, folder in folders.items():
+            if folder != person:
+                tqdm.write(printable(f"the folder of {person} is {folder}"), sys.stderr)
+        names = {folder: FileNames() for folder in folders.values()}
         for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
             try:
                 picture = read(partial(found.read, photo))
                 face = faces.middle(picture, detector(picture))
                 crop = faces.crops_of(picture, face, detector)[0]
             except Unusable as why:
-                tqdm.write(f"{photo.path} skipped: {why}", sys.stderr)
+                tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)
                 skipped += 1
                 continue
-            name = Path(photo.path)
-            path = out / photo.person / f"{name.stem}.png"
-            if path in taken:  # 1.jpg beside 1.png
-                path = path.with_name(f"{name.name}.png")
-            taken.add(path)
+            folder = folders[photo.person]
+            path = out / folder / names[folder].new(Path(photo.path).stem, ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(crop).save(path)
-    print(f"{len(taken)} faces in {out}, {skipped} photographs skipped")
+            done += 1
+    if not done:
+        raise ValueError(f"none of the {skipped} photographs of {source} could be used")
+    print(f"{done} faces in {out}, {skipped} photographs skipped")
+
+
+def _folders(people: Iterable[str]) -> dict[str, str]:
+    """The folder of each person, below one folder and in nobody else's: ``Greek/character01`` is a
+    folder in a folder, unless ``Greek`` is a person, too."""
+    everyone = set(people)
+    made: dict[tuple[str, ...], str] = {(): ""}
+    names: dict[str, FileNames] = defaultdict(FileNames)
+    found = {}
+    for person in sorted(everyone):
+        parts = tuple(person.split("/"))
+        owned = any("/".join(parts[:n]) in everyone for n in range(1, len(parts)))
+        if owned or not {"", ".", ".."}.isdisjoint(parts):
+            parts = (person,)
+        for n in range(1, len(parts) + 1):
+            above = made[parts[: n - 1]]
+            if parts[:n] not in made:
+                made[parts[:n]] = (f"{above}/" if above else "") + names[above].new(parts[n - 1])
+        found[person] = made[parts]
+    return found
+
+
+def _refuse_originals(out: Path, source: Path, found: Source, folders: Iterable[str]) -> None:
+    """Refuse to write where anything could be lost, or be taken for an original later."""
+    there, top = out.resolve(), source.resolve()
+    among = source.is_dir() and (there == top or top in there.parents)
+    files = [photo.handle for photo in found.photos if isinstance(photo.handle, Path)]
+    if among or any(there in folder.resolve().parents or there == folder.resolve()
+                    for folder in {file.parent for file in files}):  # fmt: skip
+        raise ValueError(
+            f"--out {out} lies among the photographs of {source}, or they in it: give a folder "
+            "apart from them"
+        )
+    for folder in folders:
+        if os.path.lexists(out / folder):
+            raise ValueError(
+                f"{out / folder} is there already, and nothing is written over it: give --out a "
+                "new folder, or remove that one"
+            )
 
 
 @alone_in(lambda o: o.out)

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
+from metaface._text import given_path, printable
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.recognition import adaptation, embed, faces, models, strangers
@@ -24,7 +25,7 @@ from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
-from metaface.recognition.gallery import Gallery
+from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
@@ -140,10 +141,19 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: no such gallery.
+            metaface.recognition.GalleryError: it calls its model by a path; or as
+                :meth:`from_pretrained`.
         """
         if weights is None:
             with Gallery.open(gallery) as there:
                 weights = there.model_name
+            named = weights.startswith(("torchvision:", "timm:"))
+            if not named and Path(weights).name != weights:  # a foreign file's word
+                raise GalleryError(
+                    "gallery_model_mismatch",
+                    f"gallery {gallery} calls its model {weights!r}, which is a path and no name: "
+                    "name the weights yourself (weights=..., --weights)",
+                )
         return cls.from_pretrained(weights, gallery=gallery, **options)
 
     def save(self, path: str | Path) -> None:
@@ -152,7 +162,8 @@ class Recognizer:
         Changes after it are in the file when the call that makes them returns; so are all changes
         of a gallery that is a file, and saving it under its own name does nothing.
         """
-        if os.path.realpath(Path(path).expanduser()) == self.gallery.path:
+        path = given_path(path, "the gallery")
+        if os.path.realpath(path.expanduser()) == self.gallery.path:
             return
         self.gallery.copy_to(path)
         old, self.gallery = self.gallery, Gallery(
@@ -184,26 +195,32 @@ class Recognizer:
     def enroll_all(self, source: str | Path, *, progress: bool = True) -> Iterator[Enrolment]:
         """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
-        Each person is in the gallery, whole, when they are yielded; interrupted, those stay.
+        Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
+        has a name that :func:`metaface.recognition.names.person_name` refuses is yielded with all
+        photographs skipped, and the reason.
 
         Raises:
             FileNotFoundError, ValueError: nothing usable there.
         """
-        path = Path(source).expanduser()
+        path = given_path(source, "the photographs").expanduser()
         if not path.exists():
             raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
         with open_source(path) as found:
             for left in found.skipped:
-                log.warning("%s skipped: %s", left.path, left.reason)
-            photos = sorted(found.photos, key=lambda photo: photo.person)
+                log.warning("%s skipped: %s", printable(left.path), left.reason)
+            names, refused = _names(photo.person for photo in found.photos)
+            for person, reason in refused.items():
+                paths = [photo.path for photo in found.photos if photo.person == person]
+                yield Enrolment(person, 0, tuple(Skipped(path, reason) for path in paths))
+            photos = [photo for photo in found.photos if photo.person in names]
+            photos.sort(key=lambda photo: names[photo.person])
             bar = tqdm(
                 self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
                 total=len(photos), desc="enrolling", unit="photo", disable=not progress,
             )  # fmt: skip
             seen = iter(bar)
-            for person, group in groupby(photos, key=lambda photo: photo.person):
-                paths: list[Photo] = [photo.path for photo in group]
-                yield from self._enrolled(person, paths, seen)
+            for name, group in groupby(photos, key=lambda photo: names[photo.person]):
+                yield from self._enrolled(name, [photo.path for photo in group], seen)
 
     def _enrolled(
         self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
@@ -504,6 +521,18 @@ class Recognizer:
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+
+
+def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the people of a source, and why others' are refused; both by what they are
+    called there."""
+    names, refused = {}, {}
+    for person in dict.fromkeys(people):
+        try:
+            names[person] = person_name(person)
+        except ValueError as error:
+            refused[person] = str(error)
+    return names, refused
 
 
 def detector_for(embedder: Embedder, given: str | Path | None = None) -> Detector:

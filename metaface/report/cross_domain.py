@@ -11,9 +11,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from metaface.data import FaceSet
-from metaface.report.page import inline, render
+from metaface.report.page import inline, write_page
 from metaface.report.pictures import grid
-from metaface.report.plots import svg
+from metaface.report.plots import plain, svg
 
 PHOTOS = 8  # of a domain, to see what it is
 Row = Mapping[str, Any]
@@ -30,7 +30,8 @@ def write_cross_domain(
         tests: the test people, by domain, to show some photographs of each.
     """
     rows = results["rows"]
-    page = render(
+    write_page(
+        path,
         "cross_domain.html",
         results=results,
         sections=[
@@ -40,7 +41,6 @@ def write_cross_domain(
         fars=_fars(rows),
         faces=inline(grid([(name, _some(faces)) for name, faces in tests.items()])),
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
 def heat_map(rows: Sequence[Row]) -> Markup:
@@ -63,8 +63,8 @@ def heat_map(rows: Sequence[Row]) -> Markup:
             color="white" if dark else "black",
             fontweight="bold" if row["train"] == row["test"] else "normal",
         )  # fmt: skip
-    axes.set_xticks(range(len(tests)), tests)
-    axes.set_yticks(range(len(trains)), trains)
+    axes.set_xticks(range(len(tests)), [plain(name) for name in tests])
+    axes.set_yticks(range(len(trains)), [plain(name) for name in trains])
     axes.set_xlabel("tested in")
     axes.set_ylabel("trained in")
     axes.xaxis.set_label_position("top")

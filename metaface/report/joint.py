@@ -17,8 +17,8 @@ from metaface._atomic import replacing
 from metaface.multitask.batch import pictures
 from metaface.multitask.samples import Labelled
 from metaface.multitask.sheet import sheet
-from metaface.report.page import inline, render
-from metaface.report.plots import COLOURS, chart, svg
+from metaface.report.page import inline, write_page
+from metaface.report.plots import COLOURS, chart, plain, svg
 
 PICTURES = 8
 COLUMNS = (
@@ -47,7 +47,8 @@ def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> N
         for row in results["rows"]
         if (file := folder / f"{row['variant']}-seed{seed}" / "pictures.png").is_file()
     ]
-    page = render(
+    write_page(
+        path,
         "joint.html",
         results=results,
         lines=_turned(lines(results)),
@@ -56,7 +57,6 @@ def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> N
         cosines=[(name, _cosines(rows)) for name, rows in results["cosines"].items()],
         pictures=[(name, inline(Image.open(file))) for name, file in shown],
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
 def lines(results: Mapping[str, Any]) -> list[list[str]]:
@@ -166,12 +166,12 @@ def _speed(points: list[dict[str, Any]]) -> Markup:
         mine = [p for p in points if p["variant"] == variant and not np.isnan(p["ms"])]
         axes.plot(
             [p["ms"] for p in mine], [100 * p["one_shot"] for p in mine], "o",
-            color=COLOURS[i % len(COLOURS)], label=variant,
+            color=COLOURS[i % len(COLOURS)], label=plain(variant),
         )  # fmt: skip
         for p in mine:
             if rest := p["what"].removeprefix(variant).strip(":, "):
                 axes.annotate(
-                    rest, (p["ms"], 100 * p["one_shot"]), xytext=(4, 3), fontsize=6,
+                    plain(rest), (p["ms"], 100 * p["one_shot"]), xytext=(4, 3), fontsize=6,
                     textcoords="offset points",
                 )  # fmt: skip
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -194,8 +194,9 @@ def _cosines(rows: list[dict[str, float]]) -> Markup:
     figure, axes = chart("", "")
     axes.grid(False)
     axes.imshow(grid, cmap="RdBu", vmin=-0.5, vmax=0.5)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-    axes.set_yticks(range(len(tasks)), tasks)
+    names = [plain(task) for task in tasks]
+    axes.set_xticks(range(len(tasks)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), names)
     for i, j in np.argwhere(~np.isnan(grid)):
         axes.text(j, i, f"{grid[i, j]:+.2f}", ha="center", va="center", fontsize=8)
     return svg(figure)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
+from metaface._atomic import replacing
+from metaface._text import given_path, printable
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.report import plots
@@ -34,7 +37,8 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
     first = [r for r in rows if (r["ways"], r["shots"]) == (ways, shots)]
     best = max((r for r in first if r["train_images"]), key=lambda r: r["accuracy"], default=None)
     confusions = results["confusions"].get(best["learner"], []) if best else []
-    page = render(
+    write_page(
+        path,
         "page.html",
         results=results,
         columns=[title for _, title, _ in COLUMNS],
@@ -52,15 +56,31 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         best=best,
         confusions=[(c, inline(_pair(c, test))) for c in confusions[:6]],
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template beside this file, every value escaped."""
+def write_page(path: str | Path, template: str, **values: Any) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        template: the name of one beside this file.
+        values: for the template, which escapes every one, for HTML and as ``printable`` does.
+
+    Raises:
+        OSError: the file cannot be written; what was there is as it was.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True
-    )
-    return environment.get_template(template).render(**values)
+        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+    page = environment.get_template(template).render(**values)
+    with replacing(given_path(path, "the page")) as file:
+        file.write(page.encode())
+
+
+def _shown(value: Any) -> Any:
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n") if plain else value
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
