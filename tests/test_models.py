@@ -851,8 +851,9 @@ def test_onnx_with_tensors_in_other_files_is_refused(onnx_file, tmp_path):
     from onnx import TensorProto, helper
 
     whole = onnx.load(onnx_file)
-    assert not _onnx_file.inspect(onnx_file).external
-    assert _onnx_file.inspect(onnx_file).operators == [n.op_type for n in whole.graph.node]
+    inside = _onnx_file.inspect(onnx_file.read_bytes())
+    assert not inside.external
+    assert inside.operators == [n.op_type for n in whole.graph.node]
     secret = onnx.TensorProto(
         data_type=TensorProto.FLOAT, dims=[3], name="secret", data_location=TensorProto.EXTERNAL
     )
@@ -877,6 +878,59 @@ def test_onnx_with_tensors_in_other_files_is_refused(onnx_file, tmp_path):
         (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(ValueError, match=f"{name}.onnx keeps tensors in other files"):
             import_weights(tmp_path / f"{name}.onnx")
+
+
+def varint(number: int) -> bytes:
+    """As a protocol buffer writes a number."""
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+@needs_onnx
+@pytest.mark.parametrize("hidden", ["", "external_data", "data_location"])
+def test_onnx_with_tensors_in_other_files_hidden_by_its_keys_is_refused(hidden, tmp_path):
+    """A key above 32 bits is an unknown field by its number, and not to onnxruntime."""
+    from onnx import TensorProto, helper
+
+    def field(number: int, content: bytes, name: str = "") -> bytes:
+        key = (number << 3 | 2) + ((name == hidden != "") << 32)
+        return varint(key) + varint(len(content)) + content
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["z"]), helper.make_node("Flatten", ["z"], ["y"])],
+        "g", [value("x", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [value("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    tensor = varint(1 << 3) + varint(1) + varint(2 << 3) + varint(1) + field(8, b"w")  # float [1]
+    located = field(1, b"location") + field(2, b"weights.bin")
+    outside = (14 << 3) + ((hidden == "data_location") << 32)
+    tensor += field(13, located, "external_data") + varint(outside) + varint(1)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    model.ClearField("graph")
+    whole = model.SerializeToString() + field(7, graph.SerializeToString() + field(5, tensor))
+    (tmp_path / "weights.bin").write_bytes(np.ones(1, np.float32).tobytes())
+    (tmp_path / "m.onnx").write_bytes(whole)
+    why = "has more than 32 bits" if hidden else "keeps tensors in other files"
+    with pytest.raises(ValueError, match=f"m.onnx .*{why}"):
+        Onnx(tmp_path / "m.onnx")
+
+
+@needs_onnx
+def test_the_digest_of_an_onnx_embedder_is_of_what_runs(onnx_file, monkeypatch):
+    """Also where the file changes while it is loaded."""
+    import onnxruntime
+
+    class Changed(onnxruntime.InferenceSession):
+        def __init__(self, *given, **options):
+            onnx_file.write_bytes(b"another file")
+            super().__init__(*given, **options)
+
+    want = load(onnx_file).digest
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Changed)
+    assert load(onnx_file).digest == want and onnx_file.read_bytes() == b"another file"
 
 
 @needs_onnx
@@ -913,7 +967,7 @@ def test_files_that_are_no_onnx_embedders_are_refused(onnx_file, tmp_path, nobod
 
 
 @needs_onnx
-def test_every_truncation_of_an_onnx_file_is_refused_without_running_it(tmp_path):
+def test_every_truncation_of_an_onnx_file_is_refused_without_running_it():
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info
@@ -922,11 +976,9 @@ def test_every_truncation_of_an_onnx_file_is_refused_without_running_it(tmp_path
         [value("x", TensorProto.FLOAT, [1, 3, 112, 112])], [value("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
     whole = helper.make_model(graph, ir_version=8).SerializeToString()
-    path = tmp_path / "cut.onnx"
     for length in range(len(whole)):
-        path.write_bytes(whole[:length])
         try:
-            found = _onnx_file.inspect(path)
+            found = _onnx_file.inspect(whole[:length])
         except ValueError:
             continue
         assert found.operators == ["Flatten"]  # cut between two fields of the file itself
