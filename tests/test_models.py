@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import http.server
 import importlib.util
 import json
 import pickle
 import sys
 import threading
+import time
+import urllib.request
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -230,8 +234,76 @@ def test_fetch_says_why_it_failed_and_what_to_do(tmp_path, registered, monkeypat
     assert not list(folder.iterdir())
 
 
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of a server on this machine that gives ``tmp_path``, redirects ``/to?ADDRESS``,
+    and gives ``/slow`` a byte at a time."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            if self.path.startswith("/to?"):
+                self.send_response(302)
+                self.send_header("Location", self.path.partition("?")[2])
+                self.end_headers()
+            elif self.path == "/slow":
+                self.send_response(200)
+                self.send_header("Content-Length", "200000")
+                self.end_headers()
+                with contextlib.suppress(OSError):  # the client has hung up
+                    while True:
+                        self.wfile.write(b"x")
+                        time.sleep(0.02)
+            else:
+                super().do_GET()
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as here:
+        thread = threading.Thread(target=here.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"127.0.0.1:{here.server_port}"
+        here.shutdown()
+        thread.join()
+
+
+def test_fetch_follows_no_redirect_away_from_https(tmp_path, registered, server, monkeypatch):
+    class Plain(urllib.request.HTTPSHandler):  # https to that server, without the certificates
+        def https_open(self, request):
+            return self.do_open(http.client.HTTPConnection, request)
+
+    monkeypatch.setattr("urllib.request.HTTPSHandler", Plain)
+    toy, folder = models.MODELS["toy"], tmp_path / "folder"
+
+    def fetch(first: str, second: str) -> bytes:
+        url = f"{first}://{server}/to?{second}://{server}/origin.bin"
+        monkeypatch.setitem(models.MODELS, "toy", replace(toy, url=url))
+        return models.fetch("toy", folder).read_bytes()
+
+    for second in ("http", "HTTP", "ftp"):
+        with pytest.raises(ConnectionError, match="redirects to (http|ftp)://.* is not https"):
+            fetch("https", second)
+        assert not list(folder.iterdir())
+    for first, second in (("https", "https"), ("http", "https"), ("http", "http")):
+        assert fetch(first, second) == registered
+        (folder / "toy.onnx").unlink()
+
+
+def test_fetch_does_not_wait_for_ever(tmp_path, registered, server, monkeypatch):
+    monkeypatch.setattr(models, "_LONGEST", 0.3)
+    toy = replace(models.MODELS["toy"], url=f"http://{server}/slow")
+    monkeypatch.setitem(models.MODELS, "toy", toy)
+    with pytest.raises(ConnectionError, match="toy .* not complete after 0.3 seconds"):
+        models.fetch("toy", tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_nothing_but_fetch_opens_the_network(tmp_path, monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("network"))
+    monkeypatch.setattr(
+        "urllib.request.OpenerDirector.open", lambda *_, **__: pytest.fail("network")
+    )
     for call in (partial(models.find, CASIA), partial(load, CASIA), partial(load, "nobody")):
         with pytest.raises(ModelMissing):
             call(given=tmp_path)
