@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.intervals import over_seeds, share
+from metaface.intervals import bootstrap, over_seeds, share
 from metaface.recognition.calibrate import calibrate
 from metaface.recognition.detect import overlaps
 from metaface.report import recognition, write_recognition
@@ -581,13 +581,14 @@ def scene(seed, photos=12):
     return detected, truth, ignore
 
 
-def naive(detected, truth, ignore, iou=0.5):
-    """Mean over faces of the best precision at that recall or more, each threshold from scratch."""
-    total = sum(int((~skip).sum()) for skip in ignore)
-    points = []
-    for t in sorted({float(s) for _, scores in detected for s in scores}):
-        right = wrong = 0
-        for (boxes, scores), true, skip in zip(detected, truth, ignore, strict=True):
+def counted(detected, truth, ignore, iou=0.5):
+    """Right and wrong detections, int ``[2, thresholds, photographs]``, each from scratch."""
+    thresholds = sorted({float(s) for _, scores in detected for s in scores})
+    counts = np.zeros((2, len(thresholds), len(truth)), int)
+    for k, t in enumerate(thresholds):
+        for photo, ((boxes, scores), true, skip) in enumerate(
+            zip(detected, truth, ignore, strict=True)
+        ):
             taken = set()
             for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
                 if scores[i] < t:
@@ -601,21 +602,28 @@ def naive(detected, truth, ignore, iou=0.5):
                 ]
                 if able:
                     taken.add(max(able, key=lambda j: over[j]))
-                    right += 1
+                    counts[0, k, photo] += 1
                 elif not any(over[j] >= iou and skip[j] for j in range(len(true))):
-                    wrong += 1
-        if right + wrong:
-            points.append((right, right / (right + wrong)))
-    return (
-        sum(max((p for r, p in points if r >= k), default=0) for k in range(1, total + 1)) / total
-    )
+                    counts[1, k, photo] += 1
+    return counts
+
+
+def naive(counts, ignore, weights):
+    """Mean over faces of the best precision at that recall or more; nan where there is no face."""
+    total = int(sum(w * (~skip).sum() for skip, w in zip(ignore, weights, strict=True)))
+    points = [(r, r / (r + w)) for r, w in (counts @ weights).T if r + w]
+    best = [max((p for r, p in points if r >= k), default=0) for k in range(1, total + 1)]
+    return sum(best) / total if total else np.nan
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("iou", [0.3, 0.7])
 def test_average_precision_by_loops(seed, iou):
     got = ev.average_precision(*scene(seed), iou=iou)
-    assert got.ap.value == pytest.approx(naive(*scene(seed), iou=iou))
+    counts, ignore = counted(*scene(seed), iou=iou), scene(seed)[2]
+    assert got.ap.value == pytest.approx(naive(counts, ignore, np.ones(12)))
+    want = bootstrap(lambda w: np.array([naive(counts, ignore, row) for row in w]), 12)
+    assert tuple(got.ap) == pytest.approx(tuple(want))  # of the same resamples
     assert 0 < got.ap.low <= got.ap.value <= got.ap.high < 1
     assert (np.diff(got.threshold) < 0).all() and (np.diff(got.recall) >= 0).all()
 
