@@ -128,7 +128,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
 
     def read(photo: Photo) -> bytes:
         with turn, archive.open(photo.handle) as file:
-            return _bounded(file.read(MAX_BYTES + 1))
+            return bounded(file.read(MAX_BYTES + 1))
 
     def mark(photo: Photo) -> bytes:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
@@ -213,10 +213,15 @@ def read_file(path: Path) -> bytes:
     if status.st_size > MAX_BYTES:
         raise _too_large()
     with open(path, "rb") as file:
-        return _bounded(file.read(MAX_BYTES + 1))
+        return bounded(file.read(MAX_BYTES + 1))
 
 
-def _bounded(data: bytes) -> bytes:
+def bounded(data: bytes) -> bytes:
+    """``data``, the content of a picture file.
+
+    Raises:
+        TooLargeError: larger than ``MAX_BYTES``.
+    """
     if len(data) > MAX_BYTES:
         raise _too_large()
     return data

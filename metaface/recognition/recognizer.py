@@ -169,7 +169,8 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: each of that person alone, or with others much smaller; or a folder of them.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
+                folder they lie in; each of that person alone, or with others much smaller.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
@@ -244,8 +245,8 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.recognition.photos.read``), a list of them, or the
-                folder they lie in.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), a list of them, or
+                the folder they lie in.
 
         Returns:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
@@ -288,6 +289,7 @@ class Recognizer:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
+            first, second: photographs; see ``metaface.recognition.photos.reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
