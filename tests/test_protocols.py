@@ -17,6 +17,7 @@ from metaface import evaluation as ev
 from metaface.intervals import bootstrap, over_seeds, share
 from metaface.recognition.calibrate import calibrate
 from metaface.recognition.detect import overlaps
+from metaface.recognition.protocols import Aligned, pairs_of
 from metaface.report import recognition, write_recognition
 
 # ---------------------------------------------------------------- intervals
@@ -128,6 +129,33 @@ def test_read_pairs(tmp_path, text):
     assert files == tuple(sorted(set(files))) and files[0] == "Ana/Ana_0001.jpg"
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.fold.tolist() == [0, 0, 1, 1]
+
+
+def test_read_pairs_behind_a_byte_order_mark(tmp_path):
+    text = "1\t1\nAna\t1\t2\nBo\t1\tCy\t1\n"
+    files, pairs = ev.read_pairs(written(tmp_path, "\ufeff" + text))
+    assert files == ev.read_pairs(written(tmp_path, text))[0] and len(pairs) == 2
+
+
+def some_people(*paths: str) -> Aligned:
+    count = len(paths)
+    return Aligned(
+        "set", np.zeros((count, 112, 112, 3), np.uint8), np.eye(count, dtype=np.float32),
+        np.arange(count), tuple(map(str, range(count))), paths, (),
+    )  # fmt: skip
+
+
+def test_pairs_of_photographs_in_another_format(tmp_path):
+    listed = written(tmp_path, "1 1\nA.B 1 2\nA.B 2 Cy 1\n")
+    people = some_people("s/A.B/A.B_0001.png", "s/A.B/A.B_0002.PNG", "s/A.B/A.B_0002.jpg",
+                         "s/Cy/Cy_0001.bmp")  # fmt: skip
+    pairs, missing = pairs_of(people, listed)
+    assert missing == 0 and pairs.rows.tolist() == [[0, 2], [2, 3]]  # the list's own, if there
+    twice = some_people("A.B/A.B_0001.png", "A.B/A.B_0001.bmp", "A.B/A.B_0002.png")
+    with pytest.raises(ValueError, match=r"names A.B/A.B_0001.jpg, and set has .*bmp and .*png"):
+        pairs_of(twice, listed)
+    with pytest.raises(ValueError, match=r"set has .* none of the 2 pairs of .*pairs.txt, such as"):
+        pairs_of(some_people("Cy/Cy_0001.png"), listed)
 
 
 def test_read_pairs_of_one_fold(tmp_path):
@@ -720,6 +748,7 @@ def test_read_wider(tmp_path, name, text):
     text = text if isinstance(text, str) else json.dumps(text)
     path = written(tmp_path, text, name)
     check_wider(ev.read_wider(path))
+    check_wider(ev.read_wider(written(tmp_path, "\ufeff" + text, name)))  # a byte order mark
     check_wider(ev.read_wider(tmp_path))
     (tmp_path / "images/0--Parade").mkdir(parents=True)
     (tmp_path / "images/0--Parade/a.jpg").touch()

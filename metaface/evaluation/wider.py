@@ -66,7 +66,7 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
         name, data = path.name, path.read_bytes()
     where = path if name == path.name else path / name
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not text in UTF-8 ({error})") from error
     found = _from_json(where, text) if name.endswith(".json") else _from_text(where, text)

@@ -279,7 +279,7 @@ def _numbers(
     path = next((p for p in (folder / name, folder / "Anno" / name) if p.is_file()), None)
     if path is None:
         return {}, []
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8-sig").splitlines()
     columns: list[str] = []
     if header:
         if len(lines) < 2 or not lines[0].strip().isdigit():

@@ -157,5 +157,7 @@ def _some(picture: np.ndarray, faces: Faces) -> None:
 def _large(faces: Faces, smallest: int) -> Faces:
     sides = faces.boxes[:, 2:].min(1)
     if sides.max() < smallest:
-        raise Unusable("face_too_small", f"{sides.max()!s} pixels: a face needs {smallest} at least")
+        raise Unusable(
+            "face_too_small", f"{sides.max()!s} pixels: a face needs {smallest} at least"
+        )
     return faces[sides >= smallest]

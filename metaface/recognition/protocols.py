@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -137,11 +138,36 @@ def few_shot(
 
 
 def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
-    """The pairs of an official list whose photographs are both there; and how many are not."""
+    """The pairs of an official list whose photographs are both there; and how many are not.
+
+    A photograph may be of another format than the list says, as those of ``metaface align`` are.
+
+    Raises:
+        ValueError: a photograph is there in several formats, none of them the list's; or no pair
+            is there.
+    """
     files, pairs = evaluation.read_pairs(listed)
     place = {"/".join(Path(path).parts[-2:]): row for row, path in enumerate(people.paths)}
-    rows = np.array([place.get(file, -1) for file in files])[pairs.rows]
+    formats: dict[str, list[str]] = {}
+    for name in place:
+        formats.setdefault(os.path.splitext(name)[0], []).append(name)
+
+    def row_of(file: str) -> int:
+        same = [file] if file in place else formats.get(os.path.splitext(file)[0], [])
+        if len(same) > 1:
+            raise ValueError(
+                f"{listed} names {file}, and {people.name} has {' and '.join(sorted(same))}: leave "
+                "one of them there"
+            )
+        return place[same[0]] if same else -1
+
+    rows = np.array([row_of(file) for file in files])[pairs.rows]
     there = (rows >= 0).all(1)
+    if not there.any():
+        raise ValueError(
+            f"{people.name} has the photographs of none of the {len(pairs)} pairs of {listed}, "
+            f"such as {files[0]}; it has such as {people.paths[0]}"
+        )
     return Pairs(rows[there], pairs.same[there], pairs.fold[there]), int((~there).sum())
 
 
