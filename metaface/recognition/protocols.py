@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from metaface import evaluation
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
-from metaface.data._sources import open_source, read_file
+from metaface.data._sources import open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
 from metaface.recognition import faces, models
@@ -198,9 +197,9 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
     found = []
     bar = tqdm(annotated, desc="detecting", unit="photo", disable=not progress)
     if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             for one in bar:
-                found.append(detector(read(partial(archive.read, one.path))))
+                found.append(detector(read(partial(read_entry, archive, one.path))))
     else:
         top = path if path.is_dir() else path.parent
         for one in bar:
