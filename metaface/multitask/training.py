@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from metaface import checkpoint
+from metaface._progress import track
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import Labelled
@@ -150,8 +150,8 @@ def _loop(
 
     run.model.train()
     saved = time.monotonic()
-    bar = tqdm(
-        total=100, initial=round(100 * run.spent), unit="%", disable=label is None, desc=label,
+    bar = track(
+        total=100, initial=round(100 * run.spent), unit="%", show=label is not None, desc=label,
         mininterval=0.5,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
     )  # fmt: skip

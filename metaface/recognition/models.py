@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from metaface._atomic import replacing
+from metaface._progress import track
 from metaface.nets.weights import read_weights, weights_digest
 from metaface.recognition.preprocess import Preprocessing
 
@@ -298,7 +297,7 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
         pass
     path = root / entry.files[0]
     digest, size = hashlib.sha256(), 0
-    bar = tqdm(total=entry.size, desc=name, unit="B", unit_scale=True, disable=not progress)
+    bar = track(total=entry.size, desc=name, unit="B", unit_scale=True, show=progress)
     with bar, replacing(path) as file:
         for chunk in _download(entry):
             size += len(chunk)

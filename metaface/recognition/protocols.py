@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
+from metaface._progress import track
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
 from metaface.data._sources import open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
-from metaface.recognition import faces, models
+from metaface.recognition import embed, faces, models
 from metaface.recognition.align import shrunk
 from metaface.recognition.commands import add_models, embedder_of
-from metaface.recognition.detect import Detector, YuNet
+from metaface.recognition.detect import Cascade, Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.photos import Unusable, read
 from metaface.recognition.scoring import Cohort
@@ -80,8 +81,8 @@ def aligned(
         seen = faces.embedded(
             (partial(found.read, photo) for photo in found.photos), faces.middle, detector, embedder
         )
-        bar = tqdm(seen, total=len(found.photos), desc=found.name, unit="photo",
-                   disable=not progress)  # fmt: skip
+        bar = track(seen, total=len(found.photos), desc=found.name, unit="photo",
+                    show=progress)  # fmt: skip
         good, skipped = [], []
         for photo, one in zip(found.photos, bar, strict=True):
             if isinstance(one, Unusable):
@@ -195,7 +196,7 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
     annotated = evaluation.read_wider(source)
     path = Path(source)
     found = []
-    bar = tqdm(annotated, desc="detecting", unit="photo", disable=not progress)
+    bar = track(annotated, desc="detecting", unit="photo", show=progress)
     if path.suffix.lower() == ".zip":
         with open_zip(path) as archive:
             for one in bar:
@@ -252,7 +253,7 @@ def _align(o: argparse.Namespace) -> None:
     out, skipped = Path(o.out), 0
     taken: set[Path] = set()
     with open_source(Path(o.data).expanduser()) as found:
-        for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
+        for photo in track(found.photos, desc=found.name, unit="photo", show=not o.quiet):
             try:
                 picture = read(partial(found.read, photo))
                 face = faces.middle(picture, detector(picture))
@@ -286,8 +287,8 @@ def _protocol(o: argparse.Namespace) -> None:
             sections[title] = result
 
     if o.protocols == ["detection"]:
-        unsure = YuNet(models.find("yunet", o.models), _LEAST)
-        note(f"detection, {Path(o.data).stem}", detection(o.data, unsure, progress=not o.quiet))
+        found = detection(o.data, _unsure(o), progress=not o.quiet)
+        note(f"detection, {Path(o.data).stem}", found)
     else:
         detector, embedder = embedder_of(o)
         people = aligned(o.data, detector, embedder, progress=not o.quiet)
@@ -302,6 +303,23 @@ def _protocol(o: argparse.Namespace) -> None:
     if sections:
         write_recognition(out / "report.html", sections)
         print(out / "report.html")
+
+
+def _unsure(o: argparse.Namespace) -> Detector:
+    """The detector that the options name; it reports unsure boxes, too, where it can."""
+    from metaface.multitask.joint import JointFace  # which needs this package
+
+    if o.detector == "cascade":
+        return Cascade()
+    if not o.weights:
+        return YuNet(models.find("yunet", o.models), _LEAST)
+    network: object = embed.load(o.weights, o.models)
+    if not isinstance(network, JointFace):
+        raise ValueError(
+            f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
+            "measured, or name a network of metaface multitask"
+        )
+    return JointFace(network.model, network.name, _LEAST)
 
 
 Note = Callable[..., None]

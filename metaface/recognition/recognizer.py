@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.recognition import adaptation, embed, faces, models, strangers
@@ -197,9 +197,9 @@ class Recognizer:
             for left in found.skipped:
                 log.warning("%s skipped: %s", left.path, left.reason)
             photos = sorted(found.photos, key=lambda photo: photo.person)
-            bar = tqdm(
+            bar = track(
                 self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
-                total=len(photos), desc="enrolling", unit="photo", disable=not progress,
+                total=len(photos), desc="enrolling", unit="photo", show=progress,
             )  # fmt: skip
             seen = iter(bar)
             for person, group in groupby(photos, key=lambda photo: photo.person):
@@ -488,9 +488,9 @@ class Recognizer:
         reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, who):
             seen = self._seen(photos, faces.the_one)
-            bar = tqdm(
+            bar = track(
                 zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
-                disable=not progress,
+                show=progress,
             )  # fmt: skip
             for one, whose in bar:
                 if isinstance(one, Unusable):
