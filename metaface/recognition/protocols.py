@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -319,7 +319,7 @@ def _unsure(o: argparse.Namespace) -> Detector:
             f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
             "measured, or name a network of metaface multitask"
         )
-    return JointFace(network.model, network.name, _LEAST)
+    return cast(Detector, JointFace(network.model, network.name, _LEAST))
 
 
 Note = Callable[..., None]
