@@ -48,6 +48,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
+from metaface._progress import track
 from metaface.benchmark import fitted, write_json
 from metaface.evaluation import average_precision
 from metaface.intervals import interval
@@ -160,7 +161,7 @@ def train(o: argparse.Namespace) -> None:
         counts = [o.batch - round(o.share * o.batch), round(o.share * o.batch)]
     tqdm.write(" and ".join(f"{len(p)} photographs of {p.name}" for p in pools))
     units = [(tasks, seed) for tasks in o.tasks for seed in range(o.seeds)]
-    for tasks, seed in tqdm(units, unit="network"):
+    for tasks, seed in track(units, unit="network"):
         folder = Path(o.out) / "models" / (tasks + (", real" if o.real else "")) / str(seed)
         if (folder / "model.safetensors").exists():
             continue
@@ -262,7 +263,7 @@ def start(o: argparse.Namespace) -> None:
     people, val, tests = crops_of(o)
     names = ["fresh", *named(o.files, 0)]
     units = [(n, k, s) for s in range(o.seeds) for k in o.learners for n in names]
-    bar = tqdm(units, unit="unit")
+    bar = track(units, unit="unit")
     for name, learner, seed in bar:
         path = out / name / f"{learner}-{seed}.json"
         bar.set_postfix_str(f"{name}, {learner}, seed {seed}")

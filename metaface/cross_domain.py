@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from os.path import exists, expanduser
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ log = logging.getLogger("metaface.cross_domain")
 
 PROTOCOLS = ("pairs", "leave-one-out", "all")
 ALL, ALL_BUT = "all", "all-but-"  # train domains of the protocols of many
+_TWO = "write two sources as SUPPORT>QUERY"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Settings(Job):
             the path of a photograph must match, the ``only`` of ``load``.
             ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
             second, of the people whose names are in both; see ``metaface.domains.two_sided``.
+            Where a path itself holds ``:``, ``@`` or ``>``, the source is the longest one that
+            exists.
         protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
             (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
             Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
@@ -123,12 +127,8 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     found = {}
     for name, text in settings.domains.items():
         try:
-            parts = [text] if Path(text).expanduser().exists() else text.split(">")
-            if len(parts) > 2 or not all(parts):
-                raise ValueError("write two sources as SUPPORT>QUERY")
             chosen = []
-            for part in parts:
-                source, inside, only = _source(part)
+            for source, inside, only in map(_source, _sides(text)):
                 faces = loaded(source, only)
                 chosen.append(faces.of_domains(*inside) if inside else faces)
             found[name] = two_sided(*chosen) if len(chosen) > 1 else chosen[0]
@@ -137,18 +137,40 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     return found
 
 
+def _sides(text: str) -> list[str]:
+    """The one source, or the two, that a domain is made of.
+
+    Raises:
+        ValueError: more than two, or one that is empty.
+    """
+    start = len(_existing(text))
+    cuts = [i for i in range(start, len(text)) if text[i] == ">"]
+    if len(cuts) > 1:  # a pattern may hold one, too
+        cuts = [i for i in cuts if _existing(text[i + 1 :])][:1] or cuts
+    parts = [text[: cuts[0]], text[cuts[0] + 1 :]] if cuts else [text]
+    if len(cuts) > 1 or not all(parts):
+        raise ValueError(_TWO)
+    return parts
+
+
 def _source(text: str) -> tuple[str, tuple[str, ...], str | None]:
     """A source, the domains inside it that are wanted (none: all), and the pattern of its paths."""
-    if Path(text).expanduser().exists():
-        return text, (), None
-    text, at, pattern = text.partition("@")
+    source = _existing(text) or re.split("[:@]", text)[0]
+    inside, at, pattern = text[len(source) :].partition("@")
     only = pattern if at else None
-    if text.split(":")[0] == SYNTHETIC or Path(text).expanduser().exists():
-        return text, (), only
-    source, colon, inside = text.rpartition(":")
-    if not colon:
-        return text, (), only
-    return source, tuple(name.strip() for name in inside.split(",") if name.strip()), only
+    if inside.startswith(">"):
+        raise ValueError(_TWO)
+    if source == SYNTHETIC:
+        return source + inside, (), only
+    return source, tuple(name.strip() for name in inside[1:].split(",") if name.strip()), only
+
+
+def _existing(text: str) -> str:
+    """The longest source that ``text`` starts with: all of it, or up to a ``:``, ``@`` or ``>``;
+    empty where there is none."""
+    ends = [match.start() for match in re.finditer("[:@>]|$", text)]
+    starts = (text[:end] for end in reversed(ends))
+    return next((s for s in starts if s == SYNTHETIC or exists(expanduser(s))), "")
 
 
 @alone_in(lambda settings, out, **_: out)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from metaface import checkpoint, distributed
 from metaface._lock import locked
+from metaface._progress import track
 from metaface._text import given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
@@ -226,9 +226,9 @@ def train(
         group.spread(learner)
         learner.train()
         saved = time.monotonic()
-        bar = tqdm(
+        bar = track(
             total=100, initial=round(100 * run.spent), unit="%",
-            disable=not (progress and group.first), desc=label or type(learner).__name__,
+            show=progress and group.first, desc=label or type(learner).__name__,
             mininterval=0.5,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         )  # fmt: skip

@@ -20,6 +20,8 @@ from helpers import damaged
 from PIL import Image, ImageOps
 
 from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
+from metaface.data._sources import open_zip, read_entry
+from metaface.evaluation import read_wider
 
 COLOURS = {"Ana": (200, 30, 30), "Bo": (30, 200, 30), "Cy": (30, 30, 200)}
 
@@ -303,6 +305,66 @@ def test_zip_with_hostile_entries(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "good.png", "z.zip"]
 
 
+def lock(path: Path) -> None:
+    """Make a zip say that all of its entries are encrypted."""
+    data = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(mark, at + 1)
+    path.write_bytes(data)
+
+
+def test_an_encrypted_zip_is_named_as_one(tmp_path, folder):
+    path = zipped(folder)
+    lock(path)
+    said = f"{path} is encrypted, all of its 9 pictures: unpack it with its password, and give the"
+    with pytest.raises(ValueError, match=said):
+        load(path)
+    with zipfile.ZipFile(tmp_path / "wider.zip", "w") as archive:
+        archive.writestr("annotations.json", '{"images": []}')
+    lock(tmp_path / "wider.zip")
+    with pytest.raises(ValueError, match=r"wider.zip: annotations.json .*encrypted.*its password"):
+        read_wider(tmp_path / "wider.zip")
+
+
+NAMES = ("\u5c71\u7530", "\u738b\u82b3", "\u9673")  # Yamada, Wang Fang and Chen
+
+
+def with_raw_names(path: Path, names: list[bytes], data: bytes) -> Path:
+    """A zip of one picture a person, with the names in those bytes, and no mark of what they are"""
+    stand_ins = [f"{i:0{len(name)}}".encode() for i, name in enumerate(names)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for stand_in in stand_ins:
+            archive.writestr(f"{stand_in.decode()}/1.png", data)
+    whole = path.read_bytes()
+    for stand_in, name in zip(stand_ins, names, strict=True):
+        whole = whole.replace(stand_in + b"/1.png", name + b"/1.png")
+    path.write_bytes(whole)
+    return path
+
+
+def test_names_of_a_zip_that_does_not_say_what_they_are_in(tmp_path, caplog):
+    data = save(tmp_path / "x.png").read_bytes()
+    path = tmp_path / "z.zip"
+    faces = load(with_raw_names(path, [n.encode() for n in NAMES], data), image_size=8)
+    assert set(faces.people) == set(NAMES) and len(faces) == 3 and not caplog.records
+    with open_zip(path) as archive:  # by name, too
+        assert read_entry(archive, f"{NAMES[0]}/1.png") == data
+    for encoding in ("shift-jis", "gb18030", "cp1252"):
+        names = NAMES if encoding != "cp1252" else ("Andr\xe9", "Zo\xeb", "Bo")
+        raw = [name.encode(encoding) for name in names]
+        faces = load(with_raw_names(path, raw, data), image_size=8)
+        assert set(faces.people) == {name.decode("cp437") for name in raw}
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert f"{path}: " in said and "UTF-8" in said and "give the folder" in said
+        caplog.clear()
+    with zipfile.ZipFile(path, "w") as archive:  # one that says it
+        archive.writestr(f"{NAMES[0]}/1.png", data)
+    assert load(path, image_size=8).people == NAMES[:1] and not caplog.records
+
+
 def test_unreadable_pictures_are_skipped_counted_and_named(folder, caplog):
     (folder / "Ana" / "zero.jpg").touch()
     (folder / "Ana" / "text.png").write_text("not a picture")
@@ -548,7 +610,7 @@ def test_second_load_decodes_nothing(folder, monkeypatch, cache, kind):
     first = load(source, image_size=8)
     monkeypatch.setattr(_pictures, "decode", None)
     if kind == "zip":
-        monkeypatch.setattr("metaface.data._sources._bounded", None)  # no picture is read
+        monkeypatch.setattr("metaface.data._sources.bounded", None)  # no picture is read
     second = load(source, image_size=8)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.person, second.person) and first.people == second.people

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
@@ -127,4 +128,4 @@ def _label(pair: Any) -> int:
 
 
 def _bar(total: int, name: str, progress: bool) -> tqdm:
-    return tqdm(total=total, desc=f"decoding {name}", unit="photo", delay=1, disable=not progress)
+    return track(total=total, desc=f"decoding {name}", unit="photo", delay=1, show=progress)

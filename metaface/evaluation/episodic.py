@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
 from metaface.learners import FeatureLearner, MetaLearner
@@ -127,8 +127,8 @@ def evaluate(
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
     seconds = 0.0
-    with learner.predicting(), tqdm(
-        total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", disable=not progress,
+    with learner.predicting(), track(
+        total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", show=progress,
         leave=False,
     ) as bar:  # fmt: skip
         answers: _Answers

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders, render_steps
 from metaface.episodes import EpisodeSampler, pictures
@@ -114,8 +114,8 @@ def robustness(
     run = _Run(learner, faces, ways, shots, queries, episodes, seed, both, device)
     clean = run(faces.images)
     found = []
-    with tqdm(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+    with track(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
+               show=progress, leave=False) as bar:  # fmt: skip
         for name in nuisances:
             _, strengths, unit = CORRUPTIONS[name]
             found.append(Level(name, 0, math.nan, unit, clean, clean))
@@ -167,8 +167,8 @@ def dial_robustness(
     found: list[Level] = []
     run: _Run | None = None
     clean = np.empty(0)
-    with tqdm(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+    with track(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
+               show=progress, leave=False) as bar:  # fmt: skip
         for name in nuisances:
             steps = render_steps(name, ids, photos, image_size, seed, first=0 if not found else 1)
             if run is None:

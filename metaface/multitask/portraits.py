@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._sources import open_source
@@ -137,7 +137,7 @@ def portraits(
         rows = np.flatnonzero((there >= photos[0]) & (there <= photos[1]))
         if limit is not None:
             rows = np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
-        for row in tqdm(rows, desc=found.name, unit="photo", disable=not progress):
+        for row in track(rows, desc=found.name, unit="photo", show=progress):
             try:
                 picture = read(partial(found.read, found.photos[row]))
                 faces = detector(picture)

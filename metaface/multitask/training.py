@@ -14,10 +14,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from metaface import checkpoint
 from metaface._lock import locked
+from metaface._progress import track
 from metaface._text import given_path
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
@@ -152,8 +152,8 @@ def _loop(
 
     run.model.train()
     saved = time.monotonic()
-    bar = tqdm(
-        total=100, initial=round(100 * run.spent), unit="%", disable=label is None, desc=label,
+    bar = track(
+        total=100, initial=round(100 * run.spent), unit="%", show=label is not None, desc=label,
         mininterval=0.5,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
     )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metaface._progress import track
 from metaface._text import FileNames, cell, printable
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
@@ -104,12 +105,12 @@ def _identify(o: argparse.Namespace) -> None:
             out.mkdir(parents=True, exist_ok=True)
     names = FileNames()
     found = []
-    bar = tqdm(
+    bar = track(
         people.identify_each(photos),
         total=len(photos),
         desc="identifying",
         unit="photo",
-        disable=o.quiet or alone,
+        show=not (o.quiet or alone),
     )
     for photo, one in zip(photos, bar, strict=True):
         found.append(one)

@@ -88,7 +88,7 @@ def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) 
 def _onnx(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
     embedder = Onnx(path, preprocessing)
     target = root / f"{path.stem}.onnx"
-    about = Description("onnx", embedder.preprocessing, sha256_of(path))
+    about = Description("onnx", embedder.preprocessing, embedder.weights)
     beside = target.with_suffix(".json")
     if target.resolve() != path.resolve():
         beside.unlink(missing_ok=True)  # killed between the two, no other file's is beside it

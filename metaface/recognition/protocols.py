@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,16 +20,17 @@ from tqdm import tqdm
 
 from metaface import evaluation
 from metaface._lock import alone_in
+from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
-from metaface.data._sources import Source, open_source, read_file
+from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
-from metaface.recognition import faces, models
+from metaface.recognition import embed, faces, models
 from metaface.recognition.align import shrunk
 from metaface.recognition.commands import add_models, embedder_of
-from metaface.recognition.detect import Detector, YuNet
+from metaface.recognition.detect import Cascade, Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.photos import Unusable, read
 from metaface.recognition.scoring import Cohort
@@ -84,8 +84,8 @@ def aligned(
         seen = faces.embedded(
             (partial(found.read, photo) for photo in found.photos), faces.middle, detector, embedder
         )
-        bar = tqdm(seen, total=len(found.photos), desc=found.name, unit="photo",
-                   disable=not progress)  # fmt: skip
+        bar = track(seen, total=len(found.photos), desc=found.name, unit="photo",
+                    show=progress)  # fmt: skip
         good, skipped = [], []
         for photo, one in zip(found.photos, bar, strict=True):
             if isinstance(one, Unusable):
@@ -141,11 +141,36 @@ def few_shot(
 
 
 def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
-    """The pairs of an official list whose photographs are both there; and how many are not."""
+    """The pairs of an official list whose photographs are both there; and how many are not.
+
+    A photograph may be of another format than the list says, as those of ``metaface align`` are.
+
+    Raises:
+        ValueError: a photograph is there in several formats, none of them the list's; or no pair
+            is there.
+    """
     files, pairs = evaluation.read_pairs(listed)
     place = {"/".join(Path(path).parts[-2:]): row for row, path in enumerate(people.paths)}
-    rows = np.array([place.get(file, -1) for file in files])[pairs.rows]
+    formats: dict[str, list[str]] = {}
+    for name in place:
+        formats.setdefault(os.path.splitext(name)[0], []).append(name)
+
+    def row_of(file: str) -> int:
+        same = [file] if file in place else formats.get(os.path.splitext(file)[0], [])
+        if len(same) > 1:
+            raise ValueError(
+                f"{listed} names {file}, and {people.name} has {' and '.join(sorted(same))}: leave "
+                "one of them there"
+            )
+        return place[same[0]] if same else -1
+
+    rows = np.array([row_of(file) for file in files])[pairs.rows]
     there = (rows >= 0).all(1)
+    if not there.any():
+        raise ValueError(
+            f"{people.name} has the photographs of none of the {len(pairs)} pairs of {listed}, "
+            f"such as {files[0]}; it has such as {people.paths[0]}"
+        )
     return Pairs(rows[there], pairs.same[there], pairs.fold[there]), int((~there).sum())
 
 
@@ -174,11 +199,11 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
     annotated = evaluation.read_wider(source)
     path = given_path(source, "the photographs")
     found = []
-    bar = tqdm(annotated, desc="detecting", unit="photo", disable=not progress)
+    bar = track(annotated, desc="detecting", unit="photo", show=progress)
     if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             for one in bar:
-                found.append(detector(read(partial(archive.read, one.path))))
+                found.append(detector(read(partial(read_entry, archive, one.path))))
     else:
         top = path if path.is_dir() else path.parent
         for one in bar:
@@ -240,7 +265,7 @@ def _align(o: argparse.Namespace) -> None:
             if folder != person:
                 tqdm.write(printable(f"the folder of {person} is {folder}"), sys.stderr)
         names = {folder: FileNames() for folder in folders.values()}
-        for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
+        for photo in track(found.photos, desc=found.name, unit="photo", show=not o.quiet):
             try:
                 picture = read(partial(found.read, photo))
                 face = faces.middle(picture, detector(picture))
@@ -314,8 +339,8 @@ def _protocol(o: argparse.Namespace) -> None:
             sections[title] = result
 
     if o.protocols == ["detection"]:
-        unsure = YuNet(models.find("yunet", o.models), _LEAST)
-        note(f"detection, {Path(o.data).stem}", detection(o.data, unsure, progress=not o.quiet))
+        found = detection(o.data, _unsure(o), progress=not o.quiet)
+        note(f"detection, {Path(o.data).stem}", found)
     else:
         detector, embedder = embedder_of(o)
         people = aligned(o.data, detector, embedder, progress=not o.quiet)
@@ -330,6 +355,23 @@ def _protocol(o: argparse.Namespace) -> None:
     if sections:
         write_recognition(out / "report.html", sections)
         print(out / "report.html")
+
+
+def _unsure(o: argparse.Namespace) -> Detector:
+    """The detector that the options name; it reports unsure boxes, too, where it can."""
+    from metaface.multitask.joint import JointFace  # which needs this package
+
+    if o.detector == "cascade":
+        return Cascade()
+    if not o.weights:
+        return YuNet(models.find("yunet", o.models), _LEAST)
+    network: object = embed.load(o.weights, o.models)
+    if not isinstance(network, JointFace):
+        raise ValueError(
+            f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
+            "measured, or name a network of metaface multitask"
+        )
+    return cast(Detector, JointFace(network.model, network.name, _LEAST))
 
 
 Note = Callable[..., None]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface._text import given_path, printable
 from metaface.data import Skipped
 from metaface.data._sources import open_source
@@ -180,7 +180,8 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: each of that person alone, or with others much smaller; or a folder of them.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
+                folder they lie in; each of that person alone, or with others much smaller.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
@@ -214,9 +215,9 @@ class Recognizer:
                 yield Enrolment(person, 0, tuple(Skipped(path, reason) for path in paths))
             photos = [photo for photo in found.photos if photo.person in names]
             photos.sort(key=lambda photo: names[photo.person])
-            bar = tqdm(
+            bar = track(
                 self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
-                total=len(photos), desc="enrolling", unit="photo", disable=not progress,
+                total=len(photos), desc="enrolling", unit="photo", show=progress,
             )  # fmt: skip
             seen = iter(bar)
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
@@ -261,8 +262,8 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.recognition.photos.read``), a list of them, or the
-                folder they lie in.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), a list of them, or
+                the folder they lie in.
 
         Returns:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
@@ -305,6 +306,7 @@ class Recognizer:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
+            first, second: photographs; see ``metaface.recognition.photos.reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
@@ -503,9 +505,9 @@ class Recognizer:
         reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, who):
             seen = self._seen(photos, faces.the_one)
-            bar = tqdm(
+            bar = track(
                 zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
-                disable=not progress,
+                show=progress,
             )  # fmt: skip
             for one, whose in bar:
                 if isinstance(one, Unusable):

@@ -55,8 +55,13 @@ def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> N
         differences=_differences(results),
         speed=_speed(results["speed"]["points"]),
         cosines=[(name, _cosines(rows)) for name, rows in results["cosines"].items()],
-        pictures=[(name, inline(Image.open(file))) for name, file in shown],
+        pictures=[(name, _inline(file)) for name, file in shown],
     )
+
+
+def _inline(file: Path) -> str:
+    with Image.open(file) as picture:
+        return inline(picture)
 
 
 def lines(results: Mapping[str, Any]) -> list[list[str]]:
