@@ -275,9 +275,9 @@ def _mend_colours(image: TiffImagePlugin.TiffImageFile) -> None:
             "as RGB"
         )
     image._mode = "YCbCr"
-    image.tile = [  # plain tuples before Pillow 11
-        getattr(tile, "_make", tuple)((*tile[:3], ("YCbCr", *tile[3][1:]))) for tile in tiles
-    ]
+    for at, tile in enumerate(tiles):
+        make = getattr(tile, "_make", tuple)  # plain tuples before Pillow 11
+        tiles[at] = make((*tile[:3], ("YCbCr", *tile[3][1:])))
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:
