@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,29 +99,29 @@ def sweep(
     device = best_device() if settings.device is None else torch.device(settings.device)
     spaces = _spaces(settings, people.train, parameters)
     out.mkdir(parents=True, exist_ok=True)
-    store = _storage(out / "journal.log" if storage is None else storage)
-    searches = [
-        _Search(_study(optuna, name, space, settings, people, store, resume), name, space,
-                settings, people, device, progress)
-        for name, space in spaces.items()
-    ]  # fmt: skip
-    began = time.monotonic()
-    try:
-        open_ = list(searches)
-        while open_:  # in turns, so that whatever ends the sweep is fair to all
-            for search in list(open_):
-                if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
-                    open_.clear()
-                elif search in open_ and not search.step(trials):
-                    open_.remove(search)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"stopped; what is done is in {out / 'sweep.json'}: go on with resume (--resume)"
-        ) from stop
-    finally:
-        results = _results(searches, settings, people, device)
-        benchmark.write_json(out / "sweep.json", results)
-        report.write_sweep(out / "sweep.html", results)
+    with _opened(out / "journal.log" if storage is None else storage) as store:
+        searches = [
+            _Search(_study(optuna, name, space, settings, people, store, resume), name, space,
+                    settings, people, device, progress)
+            for name, space in spaces.items()
+        ]  # fmt: skip
+        began = time.monotonic()
+        try:
+            open_ = list(searches)
+            while open_:  # in turns, so that whatever ends the sweep is fair to all
+                for search in list(open_):
+                    if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
+                        open_.clear()
+                    elif search in open_ and not search.step(trials):
+                        open_.remove(search)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                f"stopped; what is done is in {out / 'sweep.json'}: go on with resume (--resume)"
+            ) from stop
+        finally:
+            results = _results(searches, settings, people, device)
+            benchmark.write_json(out / "sweep.json", results)
+            report.write_sweep(out / "sweep.html", results)
     return results
 
 
@@ -221,16 +222,24 @@ def _optuna() -> Any:
     return optuna
 
 
-def _storage(where: str | Path) -> Any:
-    if "://" in str(where):
-        return str(where)
-    from optuna.storages import JournalStorage
+@contextmanager
+def _opened(where: str | Path) -> Iterator[Any]:
+    """The storage at a path or a database's URL; a database's connections are closed after it."""
+    from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+    if "://" in str(where):
+        database = RDBStorage(str(where))
+        try:
+            yield database
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+        return
     path = Path(where)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path)) if sys.platform == "win32" else None  # no symlinks there
-    return JournalStorage(JournalFileBackend(str(path), lock))
+    yield JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def _study(

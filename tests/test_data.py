@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import damaged
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
 from metaface.data._sources import open_zip, read_entry
@@ -458,6 +458,7 @@ def test_draft_mode_of_large_jpegs_changes_little(tmp_path):
         ("CMYK", "jpg", (200, 100, 50), 4),
         ("CMYK", "tif", (200, 100, 50), 4),
         ("YCbCr", "jpg", (200, 100, 50), 4),
+        ("YCbCr", "tif", (200, 100, 50), 2),
         ("RGB", "webp", (200, 100, 50), 6),
         ("RGB", "bmp", (200, 100, 50), 0),
         ("L", "pgm", (124, 124, 124), 0),
@@ -472,6 +473,22 @@ def test_modes(tmp_path, mode, suffix, want, tolerance):
     grey = one(path, image_size=8, channels=1)
     assert grey.shape == (8, 8, 1)
     assert abs(grey.mean() - np.dot(want, (0.299, 0.587, 0.114))) <= max(1, tolerance)
+
+
+def test_uncompressed_ycbcr_is_no_other_bytes_of_the_file(tmp_path):
+    """Pillow before 13 takes four bytes a pixel; no Pillow knows of fewer colours than pixels."""
+    rows = np.linspace(0, 255, 40, dtype=np.uint8)[:, None, None]
+    picture = Image.fromarray(np.broadcast_to(rows, (40, 40, 3)).copy()).convert("YCbCr")
+    whole, fewer = tmp_path / "p" / "Ana" / "1.tif", tmp_path / "p" / "Bo" / "1.tif"
+    for path, each in ((whole, (1, 1)), (fewer, (2, 2))):
+        path.parent.mkdir(parents=True)
+        picture.save(path, tiffinfo={ExifTags.Base.YCbCrSubSampling: each})
+        path.write_bytes(path.read_bytes() + bytes(5000))  # such as the next picture
+    faces = load(tmp_path / "p", image_size=40)
+    assert faces.people == ("Ana",)
+    assert np.abs(faces.images[0].astype(int) - rows).max() <= 2
+    (skipped,) = faces.skipped
+    assert skipped.path == "Bo/1.tif" and "save it as RGB" in skipped.reason
 
 
 def test_16_bits_float_transparent_animated_tiny_and_misnamed(tmp_path):

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from helpers import Row, every_learner, group, portrait, squares, tiny
 from PIL import Image
 
 from metaface import nets
+from metaface.cli import main
 from metaface.data import synthetic
 from metaface.learners import LEARNERS, FeatureLearner
 from metaface.recognition import (
@@ -619,6 +621,32 @@ def test_save_load_and_go_on(tmp_path):
         people.save(tmp_path / "letter")
     assert error.value.reason == "not_a_gallery"
     assert people.people() and (tmp_path / "letter").read_text() == "dear"
+
+
+def test_every_command_closes_its_gallery(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def made(*_, gallery, keep_crops=None, **__):
+        opened.append(new(gallery, keep_crops=keep_crops))
+        return opened[-1]
+
+    monkeypatch.setattr(Recognizer, "from_pretrained", made)
+    photo = str(tmp_path / "1.png")
+    Image.fromarray(portrait(1)).save(photo)
+    gallery = ["--gallery", str(tmp_path / "a.gallery")]
+    for arguments in (
+        ["verify", photo, photo, *gallery],
+        ["enroll", "Ana", photo, *gallery],
+        ["identify", photo, *gallery],
+        ["calibrate", *gallery],
+        ["adapt", "prototypes", *gallery],
+        ["identify", str(tmp_path / "none.png"), *gallery],
+    ):
+        status = main(arguments)
+        assert status == (2 if "none" in arguments[1] else 0), capsys.readouterr().err
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            opened[-1].people()
+    assert len(opened) == 6
 
 
 def test_a_gallery_of_another_model_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -118,7 +119,8 @@ def _image(pair: Any) -> Image.Image:
 
 
 def _label(pair: Any) -> int:
-    label = np.asarray(pair[1])
+    given = pair[1]
+    label = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     if label.size != 1 or not np.issubdtype(label.dtype, np.integer):
         raise TypeError(
             f"expected one int, the person, as label, got {pair[1]!r:.80} "

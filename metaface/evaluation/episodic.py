@@ -141,7 +141,7 @@ def evaluate(
             people, truth, predicted, spent = answers(np.arange(start, stop))
             seconds += spent
             counts[start:stop] = _confusion(truth, predicted, ways)
-            shown[start:stop] = people
+            shown[start:stop] = people.numpy()
             bar.update(stop - start)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):

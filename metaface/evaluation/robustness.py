@@ -207,14 +207,15 @@ class _Run:
         )
         people, self.support, self.query = self.sampler.rows(np.arange(episodes))
         self.ways = people.shape[1]
-        self.shown = np.unique(torch.cat([self.query, self.support], 1) if both else self.query)
+        changed = torch.cat([self.query, self.support], 1) if both else self.query
+        self.shown = np.unique(changed.numpy())
         self.place = torch.zeros(len(faces), dtype=torch.long)
         self.place[torch.from_numpy(self.shown)] = torch.arange(len(self.shown))
         self.once = isinstance(learner, FeatureLearner)
         with torch.no_grad(), learner.predicting():
             self.once = self.once and learner.sees_single_images
             if self.once and not both:
-                given = np.unique(self.support)
+                given = np.unique(self.support.numpy())
                 self.known = torch.zeros(len(faces), dtype=torch.long)
                 self.known[torch.from_numpy(given)] = torch.arange(len(given))
                 self.features = self._embedded(faces.images[given])

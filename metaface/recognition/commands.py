@@ -56,7 +56,11 @@ Options = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def _enroll(o: argparse.Namespace) -> None:
-    people = _recognizer(o, create=True, keep_crops=True if o.keep_crops else None)
+    with _recognizer(o, create=True, keep_crops=True if o.keep_crops else None) as people:
+        _learn(people, o)
+
+
+def _learn(people: Recognizer, o: argparse.Namespace) -> None:
     if o.photos:
         outcomes: Iterable[Enrolment] = [people.enroll(o.who, _photos(o.photos))]
     else:
@@ -93,7 +97,11 @@ def _forget(o: argparse.Namespace) -> None:
 
 
 def _identify(o: argparse.Namespace) -> None:
-    people = _recognizer(o)
+    with _recognizer(o) as people:
+        _tell(people, o)
+
+
+def _tell(people: Recognizer, o: argparse.Namespace) -> None:
     photos = _photos(o.photos)
     alone = len(photos) == 1 and not Path(o.photos[0]).is_dir()
     out = Path(o.draw) if o.draw else None
@@ -144,7 +152,8 @@ def _identify(o: argparse.Namespace) -> None:
 
 
 def _verify(o: argparse.Namespace) -> None:
-    answer = _recognizer(o, create=True, memory=True).verify(o.first, o.second, o.fmr)
+    with _recognizer(o, create=True, memory=True) as people:
+        answer = people.verify(o.first, o.second, o.fmr)
     if o.json:
         print(json.dumps(asdict(answer), indent=1))
         return
@@ -157,15 +166,15 @@ def _verify(o: argparse.Namespace) -> None:
 
 
 def _calibrate(o: argparse.Namespace) -> None:
-    people = _recognizer(o)
-    print(people.calibrate(o.strangers, o.fpir, progress=not o.quiet))
+    with _recognizer(o) as people:
+        print(people.calibrate(o.strangers, o.fpir, progress=not o.quiet))
 
 
 def _adapt(o: argparse.Namespace, options: Options) -> None:
-    people = _recognizer(o)
-    tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
-    print(tried or "prototypes")
-    print(people.calibration())
+    with _recognizer(o) as people:
+        tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
+        print(tried or "prototypes")
+        print(people.calibration())
 
 
 # -- models ----------------------------------------------------------------------------------

@@ -73,6 +73,9 @@ class Recognizer:
         for match in people.identify("party.jpg"):
             print(match.name or "unknown", match.score, match.box)
         people.save("office.gallery")
+        people.close()
+
+    or ``with Recognizer.load("office.gallery") as people:``, which closes the gallery at its end.
     """
 
     def __init__(
@@ -170,6 +173,16 @@ class Recognizer:
             path, model=self.embedder.digest, model_name=self.embedder.name, dim=self.embedder.dim
         )  # fmt: skip
         old.close()
+
+    def close(self) -> None:
+        """Close the gallery; the recogniser cannot be used any more. Closing twice is fine."""
+        self.gallery.close()
+
+    def __enter__(self) -> Recognizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # -- people ------------------------------------------------------------------------------
 
