@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from metaface.nets.backbones import Backbone
+from metaface.nets.backbones import Backbone, make_adaptable
 from metaface.nets.conv4 import Conv4
 from metaface.nets.mobilefacenet import Columns, MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
@@ -30,6 +30,7 @@ __all__ = [
     "ResNet12",
     "blended",
     "build",
+    "make_adaptable",
     "merged",
     "norm_mode",
     "pretrained",
