@@ -145,7 +145,7 @@ def check_episodes(episodes: Episodes) -> Episodes:
     Raises:
         ValueError: what does not make a batch of tasks, by name, shape and value.
     """
-    fields: dict[str, Tensor] = {}
+    fields: dict[str, Any] = {}
     for side in ("support", "query"):
         images = getattr(episodes, side)
         if not isinstance(images, Tensor):

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metaface.arguments import share
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
@@ -237,7 +238,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     p.add_argument("second", metavar="B")
     p.add_argument(
         "--fmr",
-        type=float,
+        type=share,
         default=FMR,
         help=f"false match rate the threshold is for; default: {FMR}",
     )
@@ -260,7 +261,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     )
     p.add_argument(
         "--fpir",
-        type=float,
+        type=share,
         default=FPIR,
         help=f"false-positive identification rate; default: {FPIR}",
     )
