@@ -52,8 +52,8 @@ class Budget:
         given = {n: v for n, v in asdict(self).items() if v is not None}
         if not given:
             raise ValueError("give at least one of iterations, images and minutes")
-        if min(given.values()) <= 0:
-            raise ValueError(f"the budget must be positive, got {given}")
+        if not all(0 < value < math.inf for value in given.values()):
+            raise ValueError(f"the budget must be positive and finite, got {given}")
 
     def spent(self, iterations: int, images: int, seconds: float) -> float:
         """The share of the budget that is used up, 0..1."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.learners.base import FeatureLearner, Recipe, State
+from metaface.learners.checks import check_counts, check_rates
 
 
 class ANIL(FeatureLearner):
@@ -24,6 +25,8 @@ class ANIL(FeatureLearner):
 
     def __init__(self, embedding: nn.Module, head_lr: float = 0.5, inner_steps: int = 3) -> None:
         super().__init__(embedding)
+        check_rates(head_lr=head_lr)
+        check_counts(inner_steps=inner_steps)
         self.head_lr = head_lr
         self.inner_steps = inner_steps
 

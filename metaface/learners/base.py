@@ -14,13 +14,16 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from metaface.arguments import HIGHEST_RATE
 from metaface.episodes import Episodes
 from metaface.learners.checks import (
+    check_counts,
     check_embedding,
     check_episodes,
     check_features,
     check_images,
     check_labels,
+    check_rates,
     explained,
 )
 from metaface.learners.chunks import over_chunks
@@ -41,6 +44,9 @@ class Recipe:
         lr: outer learning rate at the start; it falls to 0 as ``schedule`` says.
         schedule: ``cosine``, ``linear``, ``halving`` (each tenth) or ``constant``, over the budget.
         clip: largest norm of the meta-gradient; None: not clipped.
+
+    Raises:
+        ValueError: a number that cannot be meant, by name.
     """
 
     ways: int = 5
@@ -51,6 +57,14 @@ class Recipe:
     lr: float = 1e-3
     schedule: str = "cosine"
     clip: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        check_counts(1, meta_batch=self.meta_batch, queries=self.queries)
+        check_rates(lr=self.lr, clip=self.clip)
+        if not 0 < self.lr <= HIGHEST_RATE or self.clip == 0:
+            raise ValueError(
+                f"lr={self.lr} and clip={self.clip}: must be above 0, lr {HIGHEST_RATE:g} at most"
+            )
 
 
 class Classifier:

@@ -224,7 +224,7 @@ def check_counts(least: int = 0, **counts: int | None) -> None:
     for name, count in counts.items():
         whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
         if count is not None and not (whole and count >= least):
-            raise ValueError(f"{name}={count!r}: must be a whole number, {least} or more")
+            raise ValueError(f"{name}={count!r}: must be at least {least}, a whole number")
 
 
 def _is_number(value: Any) -> bool:
