@@ -1,4 +1,4 @@
-"""What the options of the command line take: numbers that can be meant, and devices there are."""
+"""Numbers that can be meant, on the command line and in Python; devices that there are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from argparse import ArgumentTypeError
 from typing import Any
 
+import numpy as np
 import torch
 
 MOST = 2**31 - 1  # of a count
@@ -70,3 +71,22 @@ def _number(text: str, what: str, above: float, most: float, ends: bool = False)
     if not (above < number < most or (ends and number == most)):  # false of nan, too
         raise ArgumentTypeError(f"{text!r}: give {what}")
     return number
+
+
+def check_rates(**rates: float | None) -> None:
+    """Refuse rates and factors that are not finite, or negative; None is left alone."""
+    for name, rate in rates.items():
+        if rate is not None and not (_is_number(rate) and 0 <= rate < math.inf):
+            raise ValueError(f"{name}={rate!r}: must be a finite number, 0 or more")
+
+
+def check_counts(least: int = 0, **counts: int | None) -> None:
+    """Refuse what is no whole number from ``least`` on; None is left alone."""
+    for name, count in counts.items():
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if count is not None and not (whole and count >= least):
+            raise ValueError(f"{name}={count!r}: must be at least {least}, a whole number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

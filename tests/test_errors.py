@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import portrait, squares
+from helpers import patterns, portrait, squares, tiny
 
 import metaface as mf
 from metaface import cli
@@ -202,3 +202,41 @@ def test_adapting_a_network_that_takes_other_ranges_is_no_mistake():
     make, needs_crops = maker("maml", {}, scaled, True)
     faces = Faces(scaled(crops), crops)
     assert needs_crops and len(make(faces, person)(faces)[0]) == 4
+
+
+def test_wrong_kinds_are_refused_by_name_and_value():
+    faces, net = patterns(8), tiny()
+    learner = build("prototypical", net)
+    pictures = np.zeros((3, 8, 8, 3), np.uint8)
+    given = {"iterations": 1, "progress": False, "ways": 3}
+    for call, why in (
+        (lambda: mf.train(learner, "photos/", **given), "faces must be a FaceSet, got a str"),
+        (lambda: mf.train(learner, faces.split(), **given), "got a tuple.*one by one"),
+        (lambda: mf.train(faces, learner, **given), "learner must be a MetaLearner, got a FaceSet"),
+        (lambda: mf.train(net, faces, **given), "learner must be a MetaLearner, got a Conv4"),
+        (lambda: mf.train(learner, faces, 0.2, **given), "val must be a FaceSet or None, got a fl"),
+        (lambda: mf.train(learner, faces, patience=-1, **given), "patience=-1: must be at least 1"),
+        (lambda: mf.train(learner, faces, faces, val_ways=0, **given), "val_ways=0"),
+        (lambda: mf.train(learner, faces, **given | {"ways": 5.0}), "ways=5.0: must be at least 2"),
+        (
+            lambda: mf.train(learner, faces, **given | {"iterations": "5"}),
+            "must be positive",
+        ),
+        (lambda: mf.train(learner, faces, **given | {"iterations": 1.5}), "iterations=1.5"),
+        (lambda: mf.train(learner, faces, lr="1e-3", **given), "lr='1e-3'"),
+        (lambda: mf.evaluate(learner, "photos"), "faces must be one FaceSet, got a str"),
+        (lambda: mf.evaluate(net, faces), "got a Conv4 first: put a network into a learner"),
+        (lambda: mf.evaluate(MAML, faces), "got the class MAML"),
+        (lambda: mf.evaluate(learner, faces, ways=(2, 3)), r"ways=\(2, 3\): must be at least 1"),
+        (lambda: mf.evaluate(learner, faces, episodes=1.5), "episodes=1.5"),
+        (lambda: mf.EpisodeSampler(faces, "5"), "ways='5': must be at least 2"),
+        (lambda: mf.EpisodeSampler(faces, queries=1.5), "queries=1.5: must be at least 1"),
+        (lambda: faces.split(test="0.2"), "test='0.2' must be shares"),
+        (lambda: faces.split(seed=-1), "seed=-1: must be at least 0"),
+        (lambda: mf.FaceSet.from_arrays(pictures, ["a", "b", "b"]), "whole numbers.*number names"),
+        (lambda: mf.nets.build(None), "name=None: must be a network's name"),
+        (lambda: mf.nets.build("conv4", in_channels=0), "in_channels=0: must be 1"),
+        (lambda: mf.nets.build("mobilefacenet", image_size="64"), "image_size='64'"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            call()

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import EpisodeSampler
 from metaface.learners.base import State, Weights
-from metaface.learners.checks import check_counts, check_rates
 from metaface.learners.chunks import replica
 from metaface.learners.head import LinearHeadLearner
 from metaface.learners.maml import MAML

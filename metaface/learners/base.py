@@ -14,16 +14,14 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from metaface.arguments import HIGHEST_RATE
+from metaface.arguments import HIGHEST_RATE, check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.checks import (
-    check_counts,
     check_embedding,
     check_episodes,
     check_features,
     check_images,
     check_labels,
-    check_rates,
     explained,
 )
 from metaface.learners.chunks import over_chunks

@@ -212,25 +212,6 @@ def short(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__)
 
 
-def check_rates(**rates: float | None) -> None:
-    """Refuse rates and factors that are not finite, or negative; None is left alone."""
-    for name, rate in rates.items():
-        if rate is not None and not (_is_number(rate) and 0 <= rate < math.inf):
-            raise ValueError(f"{name}={rate!r}: must be a finite number, 0 or more")
-
-
-def check_counts(least: int = 0, **counts: int | None) -> None:
-    """Refuse what is no whole number from ``least`` on; None is left alone."""
-    for name, count in counts.items():
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if count is not None and not (whole and count >= least):
-            raise ValueError(f"{name}={count!r}: must be at least {least}, a whole number")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
 def _called(embedding: nn.Module) -> str:
     return f"the embedding {type(embedding).__name__}"
 

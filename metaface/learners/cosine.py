@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_counts, check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
-from metaface.learners.checks import check_counts, check_rates
 
 
 class CosineClassifier(FeatureLearner):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
-from metaface.learners.checks import check_counts, check_rates
 from metaface.learners.cosine import imprinted
 from metaface.learners.head import LinearHeadLearner, gradients
 

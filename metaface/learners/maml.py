@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
-from metaface.learners.checks import check_counts, check_rates
 from metaface.learners.head import LinearHeadLearner, gradients
 
 

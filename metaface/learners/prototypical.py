@@ -7,8 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
-from metaface.learners.checks import check_rates
 
 
 class Prototypical(FeatureLearner):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights
-from metaface.learners.checks import check_counts, check_rates
 from metaface.learners.head import LinearHeadLearner, gradients
 
 
