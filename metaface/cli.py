@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import io
 import json
 import logging
 import os
+import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,25 +22,28 @@ from typing import Any
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
 from metaface._text import printable
+from metaface.arguments import count, count_or_none, device, positive, rate, share
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS, MetaLearner
+from metaface.learners.checks import out_of_memory
 from metaface.model import ModelSpec, load_model
 from metaface.multitask import commands as multitask
 from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
 from metaface.safe import KEEP_LOSS, blend_learner
 from metaface.sweep import sweep
-from metaface.training import Interrupted, seen_people, train
+from metaface.training import seen_people, train
 
 DEFAULTS = Settings()
 STATUS = """exit status:
   0    done; what was left out on the way, such as unreadable photographs, is said
-  1    another process of the same distributed job was lost, or MetaFace itself failed
-  2    not done: a wrong or empty argument, a file or setting that cannot be used, or not one
-       usable photograph in what was given
+  1    another process of the same distributed job was lost
+  2    not done: a wrong or empty argument, a file or setting that cannot be used, not one
+       usable photograph in what was given, or no memory or disk left
+  70   a fault of MetaFace; METAFACE_DEBUG=1 in the environment shows where
   130  interrupted; what can be gone on with is kept
   141  nobody reads the output any more
 What is found changes nothing: verify ends with 0 for two people, identify for strangers.
@@ -44,32 +51,79 @@ What is found changes nothing: verify ends with 0 for two people, identify for s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status, one of those in ``STATUS``."""
+    """Run one command; returns the exit status, one of those in ``STATUS``.
+
+    With METAFACE_DEBUG=1 in the environment, an error is shown with its traceback.
+    """
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that it cannot write stops nothing
         sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        return _failed(str(stop) or "interrupted", 130)
     except BrokenPipeError:  # who reads our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except distributed.ProcessLost as lost:
-        return _failed(str(lost), 1)
-    except (
-        ValueError, TypeError, OSError, ImportError, FloatingPointError, checkpoint.CheckpointError,
-        GalleryError,
-    ) as bad:  # fmt: skip
-        return _failed(str(bad), 2)
+    except (Exception, KeyboardInterrupt) as error:
+        status, sentence = _said(error)
+        if distributed.first_to_say(sentence):
+            if os.environ.get("METAFACE_DEBUG"):
+                traceback.print_exception(error)
+            print(f"metaface: {printable(sentence)}", file=sys.stderr)
+        return status
     return 0
 
 
-def _failed(why: str, status: int) -> int:
-    if distributed.first_to_say(why):
-        print(f"metaface: {printable(why, keep=chr(10))}", file=sys.stderr)
-    return status
+_STATUS: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
+    ((KeyboardInterrupt,), 130),  # Interrupted is one
+    ((distributed.ProcessLost,), 1),
+    (
+        (
+            ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError,
+            checkpoint.CheckpointError, GalleryError, zipfile.BadZipFile, sqlite3.Error,
+        ),
+        2,
+    ),
+)  # fmt: skip
+
+
+def _said(error: BaseException) -> tuple[int, str]:
+    """The exit status of an error, and one sentence about it."""
+    causes = list(_causes(error))
+    if any(out_of_memory(cause) for cause in causes):
+        return 2, (
+            f"there is not enough memory ({_first_lines(error)}): ask for smaller pictures, fewer "
+            "tasks at once (--task-chunk 1) or a smaller --meta-batch"
+        )
+    full = [c for c in causes if isinstance(c, OSError) and c.errno in (errno.ENOSPC, errno.EDQUOT)]
+    if full:
+        where = "" if full[0].filename is None else f" that holds {full[0].filename}"
+        return 2, f"the disk{where} is full: make room, or give another folder"
+    for kinds, status in _STATUS:
+        if isinstance(error, kinds):
+            return status, _first_lines(error) if str(error) else _KIND.get(status, repr(error))
+    return 70, (
+        f"{type(error).__name__}: {_first_lines(error)}: this is a fault of MetaFace: run it with "
+        "METAFACE_DEBUG=1 for the traceback, and report that"
+    )
+
+
+_KIND = {130: "interrupted"}  # of errors without a text
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_lines(error: BaseException) -> str:
+    """An error's text in one line: the first, and the one after it where that only announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:1000]
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -318,9 +372,11 @@ def _parser() -> argparse.ArgumentParser:
                        ("queries", "query photographs a person"),
                        ("meta-batch", "tasks a step")):  # fmt: skip
         p.add_argument(
-            f"--{name}", type=int, help=f"{what} of the training tasks; default: the learner's own"
+            f"--{name}",
+            type=count,
+            help=f"{what} of the training tasks; default: the learner's own",
         )
-    p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
+    p.add_argument("--lr", type=rate, help="outer learning rate; default: the learner's own")
     _add_start(p)
     p.add_argument(
         "--blend",
@@ -330,12 +386,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--keep", action="append", default=[], metavar="SOURCE",
                    help="photographs the blend must stay good at; may be repeated")  # fmt: skip
-    p.add_argument("--keep-loss", type=float,
+    p.add_argument("--keep-loss", type=share,
                    help=f"of its accuracy, that --keep may lose; default: {KEEP_LOSS}"
     )  # fmt: skip
     for side, what in (("support", "known by"), ("query", "asked for")):
         p.add_argument(f"--{side}-domain", help=f"domain of the photographs that people are {what}")
-    p.add_argument("--patience", type=int, help="stop after so many validations without a new best")
+    p.add_argument(
+        "--patience", type=count, help="stop after so many validations without a new best"
+    )
     _add_budget(p)
     p.add_argument(
         "--option",
@@ -364,21 +422,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--trials",
-        type=int,
+        type=count,
         default=20,
         help="of each learner, those of all processes together; default: 20",
     )
-    p.add_argument("--total-minutes", type=float, help="begin no trial after so many")
+    p.add_argument("--total-minutes", type=positive, help="begin no trial after so many")
     p.add_argument(
         "--storage",
         metavar="FILE|URL",
         help="what processes share: a journal file or sqlite:///...; default: journal.log in --out",
     )
     for name, tasks, what in (("ways", DEFAULTS.ways, "5"), ("shots", DEFAULTS.shots, "1 5")):
-        p.add_argument(f"--{name}", type=int, nargs="+", default=tasks,
+        p.add_argument(f"--{name}", type=count, nargs="+", default=tasks,
                        help=f"of the benchmark to come, which splits people alike; default: {what}"
         )  # fmt: skip
-    p.add_argument("--queries", type=int, default=DEFAULTS.queries, help="as --shots; default: 5")
+    p.add_argument("--queries", type=count, default=DEFAULTS.queries, help="as --shots; default: 5")
     _add_budget(p)
     p.add_argument(
         "--option",
@@ -396,22 +454,27 @@ def _parser() -> argparse.ArgumentParser:
         default="synthetic",
         help="photographs; people the checkpoint has seen are left out",
     )
-    p.add_argument("--crop", type=float, help="centre crop; default: as in training")
+    p.add_argument("--crop", type=positive, help="centre crop; default: as in training")
     _add_test_tasks(p, (1,))
     p.add_argument("--json", metavar="FILE", help="write the results here, too")
     _add_run(p)
 
     p = _command(commands, "preview", _preview, "draw people, or an episode, as a picture")
     p.add_argument("--data", default="synthetic", help="see metaface.data.load")
-    p.add_argument("--crop", type=float, help="centre crop: a share of the shorter side, or pixels")
-    p.add_argument("--image-size", type=int, default=72, help="side of a face; default: 72")
+    p.add_argument(
+        "--crop", type=positive, help="centre crop: a share of the shorter side, or pixels"
+    )
+    p.add_argument("--image-size", type=count, default=72, help="side of a face; default: 72")
     p.add_argument("--channels", type=int, default=3, choices=(1, 3))
-    p.add_argument("--people", type=int, default=10, help="rows; default: 10")
-    p.add_argument("--photos", type=int, default=8, help="columns; default: 8")
+    p.add_argument("--people", type=count, default=10, help="rows; default: 10")
+    p.add_argument("--photos", type=count, default=8, help="columns; default: 8")
     p.add_argument("--episode", action="store_true", help="draw one task instead")
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("seed", 0)):
         p.add_argument(
-            f"--{name}", type=int, default=default, help=f"of the task; default: {default}"
+            f"--{name}",
+            type=count_or_none if name == "seed" else count,
+            default=default,
+            help=f"of the task; default: {default}",
         )
     p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
 
@@ -443,7 +506,7 @@ def _add_training_data(p: argparse.ArgumentParser) -> None:
 
 def _add_crop(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--crop", type=float, help="centre crop: a share of the shorter side (<= 1), or pixels"
+        "--crop", type=positive, help="centre crop: a share of the shorter side (<= 1), or pixels"
     )
 
 
@@ -455,7 +518,7 @@ def _add_learners(p: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
         metavar="NAME",
         help=f"of {', '.join(LEARNERS)}; default: {' '.join(default)}",
     )
-    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument("--seeds", type=count, default=1, help="training seeds; default: 1")
     p.add_argument(
         "--option",
         action="append",
@@ -476,13 +539,13 @@ def _add_start(p: argparse.ArgumentParser) -> None:
 def _add_network(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--image-size",
-        type=int,
+        type=count,
         default=DEFAULTS.image_size,
         help=f"default: {DEFAULTS.image_size}",
     )
     p.add_argument(
         "--channels",
-        type=int,
+        type=count,
         default=DEFAULTS.channels,
         choices=(1, 3),
         help="1: grey; default: 3",
@@ -500,20 +563,20 @@ def _add_network(p: argparse.ArgumentParser) -> None:
 def _add_test_tasks(p: argparse.ArgumentParser, shots: tuple[int, ...]) -> None:
     p.add_argument(
         "--ways",
-        type=int,
+        type=count,
         nargs="+",
         default=DEFAULTS.ways,
         help="of the test episodes; default: 5",
     )
-    p.add_argument("--shots", type=int, nargs="+", default=shots,
+    p.add_argument("--shots", type=count, nargs="+", default=shots,
                    help=f"of the test episodes; default: {' '.join(map(str, shots))}")  # fmt: skip
     p.add_argument(
         "--queries",
-        type=int,
+        type=count,
         default=DEFAULTS.queries,
         help="a person, of the test episodes; default: 5",
     )
-    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes, help="default: 1000")
+    p.add_argument("--episodes", type=count, default=DEFAULTS.episodes, help="default: 1000")
 
 
 def _add_budget(p: argparse.ArgumentParser) -> None:
@@ -526,21 +589,28 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
         f"default: {' '.join(DEFAULTS.augment)}",
     )
     group = p.add_mutually_exclusive_group()
-    group.add_argument("--iterations", type=int, help="training budget of a learner: outer steps")
-    group.add_argument("--images", type=int, help="or photographs seen")
-    group.add_argument("--minutes", type=float, help=f"or wall time; default: {benchmark.MINUTES}")
+    group.add_argument("--iterations", type=count, help="training budget of a learner: outer steps")
+    group.add_argument("--images", type=count, help="or photographs seen")
+    group.add_argument(
+        "--minutes", type=positive, help=f"or wall time; default: {benchmark.MINUTES}"
+    )
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     _add_run(p)
 
 
 def _add_run(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--seed", type=int, default=0, help="of split, tasks and initial weights; default: 0"
+        "--seed",
+        type=count_or_none,
+        default=0,
+        help="of split, tasks and initial weights; default: 0",
     )
-    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument(
         "--task-chunk",
-        type=int,
+        type=count,
         help="at most so many tasks at once, to bound memory; default: as many as is fast",
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")

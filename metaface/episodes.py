@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 
@@ -97,10 +98,14 @@ class EpisodeSampler:
         augment: Augment | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        if not isinstance(faces, FaceSet):
+            raise ValueError(
+                f"faces must be one FaceSet, got a {type(faces).__name__}: load one with "
+                "metaface.data.load, and take the parts of a split one by one"
+            )
         self.ways = _range("ways", ways, 2)
         self.shots = _range("shots", shots, 1)
-        if queries < 1:
-            raise ValueError(f"queries={queries}: must be at least 1")
+        check_counts(1, queries=queries)
         self.queries = queries
         self.support_domain, self.query_domain = support_domain, query_domain
         self.augment = augment
@@ -250,9 +255,11 @@ class _ByPerson:
 
 
 def _range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, int | np.integer) else value
-    if not least <= low <= high:
-        raise ValueError(f"{name}={value}: must be at least {least}, or a (least, most) pair")
+    pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
+    whole = all(isinstance(v, int | np.integer) for v in pair)
+    if not whole or not least <= pair[0] <= pair[1]:
+        raise ValueError(f"{name}={value!r}: must be at least {least}, or a (least, most) pair")
+    low, high = pair
     return int(low), int(high)
 
 

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from metaface import checkpoint, distributed
 from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
+from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
@@ -54,8 +56,10 @@ class Budget:
         given = {n: v for n, v in asdict(self).items() if v is not None}
         if not given:
             raise ValueError("give at least one of iterations, images and minutes")
-        if min(given.values()) <= 0:
-            raise ValueError(f"the budget must be positive, got {given}")
+        numbers = all(isinstance(value, int | float | np.number) for value in given.values())
+        if not numbers or not all(0 < value < math.inf for value in given.values()):
+            raise ValueError(f"the budget must be positive and finite, got {given}")
+        check_counts(1, iterations=self.iterations, images=self.images)
 
     def spent(self, iterations: int, images: int, seconds: float) -> float:
         """The share of the budget that is used up, 0..1."""
@@ -168,6 +172,17 @@ def train(
         metaface.distributed.ProcessLost: another process died; how to go on.
         FolderInUse: another run is writing into ``out``.
     """
+    for what, kind, name in ((learner, MetaLearner, "learner"), (faces, FaceSet, "faces")):
+        if not isinstance(what, kind):
+            raise ValueError(
+                f"{name} must be a {kind.__name__}, got a {type(what).__name__}: "
+                "metaface.train(learner, faces, val) takes a learner of metaface.learners, and "
+                "the parts of FaceSet.split one by one"
+            )
+    if val is not None and not isinstance(val, FaceSet):
+        raise ValueError(f"val must be a FaceSet or None, got a {type(val).__name__}")
+    check_counts(1, patience=patience, val_ways=val_ways, val_shots=val_shots)
+    check_counts(1, val_episodes=val_episodes)
     budget = Budget(iterations, images, minutes)
     given: dict[str, Any] = {
         "ways": ways,

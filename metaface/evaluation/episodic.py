@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
+from metaface.arguments import check_counts
 from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
 from metaface.learners import FeatureLearner, MetaLearner
@@ -114,8 +115,12 @@ def evaluate(
     Raises:
         ValueError: too few people with enough photographs.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}: must be at least 1")
+    if not isinstance(learner, MetaLearner):
+        raise ValueError(
+            f"evaluate takes a learner and then a FaceSet, got {_kind(learner)} first: put a "
+            "network into a learner, such as metaface.learners.Prototypical(network)"
+        )
+    check_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
     if device is None:
         device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     sampler = EpisodeSampler(
@@ -173,6 +178,10 @@ def embedded(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Ten
     theta = learner.theta()
     size = max(1, EMBED_PIXELS // math.prod(images(rows[:1]).shape[2:]))
     return torch.cat([learner.embed(theta, images(part)[None])[0] for part in rows.split(size)])
+
+
+def _kind(what: object) -> str:
+    return f"the class {what.__name__}" if isinstance(what, type) else f"a {type(what).__name__}"
 
 
 class _FromPhotographs:

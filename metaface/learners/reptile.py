@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights
 from metaface.learners.head import LinearHeadLearner, gradients
@@ -54,6 +55,9 @@ class Reptile(LinearHeadLearner):
         super().__init__(embedding, head)
         if inner_optimizer not in ("adam", "sgd"):
             raise ValueError(f"inner_optimizer={inner_optimizer!r}: choose 'adam' or 'sgd'")
+        check_rates(inner_lr=inner_lr, head_lr=head_lr)
+        check_counts(inner_steps=inner_steps, test_steps=test_steps)
+        check_counts(1, inner_batch=inner_batch)
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
         self.inner_steps = inner_steps

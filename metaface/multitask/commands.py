@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from metaface import data
+from metaface.arguments import count, count_or_none, device, positive, rate
 from metaface.multitask import comparison, identification
 from metaface.multitask.comparison import SHARED, TASKS, VARIANTS, Settings
 from metaface.multitask.metrics import measure
@@ -28,17 +29,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     p = command("joint-benchmark", _benchmark, "compare one shared network with networks in stages")
     p.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS, metavar="NAME",
                    help=f"of {', '.join(VARIANTS)}; default: all")  # fmt: skip
-    p.add_argument("--val-people", type=int, default=DEFAULTS.val_people,
+    p.add_argument("--val-people", type=count, default=DEFAULTS.val_people,
                    help=f"default: {DEFAULTS.val_people}")  # fmt: skip
-    p.add_argument("--test-people", type=int, default=DEFAULTS.test_people,
+    p.add_argument("--test-people", type=count, default=DEFAULTS.test_people,
                    help=f"default: {DEFAULTS.test_people}")  # fmt: skip
     p.add_argument(
-        "--search", type=int, default=0, metavar="N",
+        "--search", type=count_or_none, default=0, metavar="N",
         help="search the weights of the losses in N trials on validation people (Optuna)",
     )  # fmt: skip
-    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes,
+    p.add_argument("--episodes", type=count, default=DEFAULTS.episodes,
                    help=f"of identification; default: {DEFAULTS.episodes}")  # fmt: skip
-    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument("--seeds", type=count, default=1, help="training seeds; default: 1")
     _add_shared(p)
     p.add_argument("--out", default="joint", help="folder of the results; default: joint")
 
@@ -65,14 +66,18 @@ def _add_shared(p: argparse.ArgumentParser) -> None:
                        ("size", "side of a scene, pixels"),
                        ("batch", "scenes a step")):  # fmt: skip
         default = getattr(DEFAULTS, name)
-        p.add_argument(f"--{name}", type=int, default=default, help=f"{what}; default: {default}")
-    p.add_argument("--lr", type=float, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
+        p.add_argument(f"--{name}", type=count, default=default, help=f"{what}; default: {default}")
+    p.add_argument("--lr", type=rate, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
     group = p.add_mutually_exclusive_group()
-    group.add_argument("--iterations", type=int, help="training budget of a network: steps")
-    group.add_argument("--minutes", type=float, help=f"or wall time; default: {MINUTES:g}")
+    group.add_argument("--iterations", type=count, help="training budget of a network: steps")
+    group.add_argument("--minutes", type=positive, help=f"or wall time; default: {MINUTES:g}")
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    p.add_argument("--seed", type=int, default=0, help="of people, scenes and weights; default: 0")
-    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--seed", type=count_or_none, default=0, help="of people, scenes and weights; default: 0"
+    )
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

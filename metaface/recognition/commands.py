@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from metaface._progress import track
 from metaface._text import FileNames, cell, printable
+from metaface.arguments import share
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
@@ -268,7 +269,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     p.add_argument("second", metavar="B")
     p.add_argument(
         "--fmr",
-        type=float,
+        type=share,
         default=FMR,
         help=f"false match rate the threshold is for; default: {FMR}",
     )
@@ -291,7 +292,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     )
     p.add_argument(
         "--fpir",
-        type=float,
+        type=share,
         default=FPIR,
         help=f"false-positive identification rate; default: {FPIR}",
     )

@@ -22,6 +22,7 @@ from metaface import evaluation
 from metaface._lock import alone_in
 from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
+from metaface.arguments import count, count_or_none, share
 from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
 from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
@@ -231,17 +232,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="people: folder or zip of identity folders, or CSV; for detection, alone: "
         "photographs with annotations.json or bbx_gt.txt",
     )
-    p.add_argument("--ways", type=int, nargs="+", default=(5, 20), help="default: 5 20")
-    p.add_argument("--shots", type=int, nargs="+", default=(1,), help="default: 1")
-    p.add_argument("--episodes", type=int, default=1000, help="default: 1000")
+    p.add_argument("--ways", type=count, nargs="+", default=(5, 20), help="default: 5 20")
+    p.add_argument("--shots", type=count, nargs="+", default=(1,), help="default: 1")
+    p.add_argument("--episodes", type=count, default=1000, help="default: 1000")
     p.add_argument("--pairs", metavar="FILE", help="LFW's pairs.txt; default: pairs are drawn")
-    p.add_argument("--drawn", type=int, default=2500, help="pairs of each kind; default: 2500")
+    p.add_argument("--drawn", type=count, default=2500, help="pairs of each kind; default: 2500")
     for name, default in (("enrolled", 50), ("enrolled-photos", 3), ("strangers", 500),
                           ("cohort", 600), ("galleries", 20)):  # fmt: skip
-        p.add_argument(f"--{name}", type=int, default=default,
+        p.add_argument(f"--{name}", type=count, default=default,
                        help=f"of the open set; default: {default}")  # fmt: skip
-    p.add_argument("--fpir", type=float, default=0.01, help="asked for; default: 0.01")
-    p.add_argument("--seed", type=int, default=0, help="of episodes, pairs and galleries")
+    p.add_argument("--fpir", type=share, default=0.01, help="asked for; default: 0.01")
+    p.add_argument("--seed", type=count_or_none, default=0, help="of episodes, pairs and galleries")
     p.add_argument("--out", default="protocol", help="folder of the results; default: protocol")
     add_models(p)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from metaface import checkpoint, data
 from metaface._lock import alone_in
+from metaface.arguments import count, count_or_none, device, share
 from metaface.benchmark import write_json
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
@@ -248,9 +249,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"of {', '.join(CORRUPTIONS)}; with --dials: {', '.join(STEPS)}",
     )
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("episodes", 500)):
-        p.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+        p.add_argument(f"--{name}", type=count, default=default, help=f"default: {default}")
     p.add_argument("--both", action="store_true", help="change support photographs, too")
-    p.add_argument("--device", help="cpu, cuda, ...; default: cpu")
+    p.add_argument("--device", type=device, help="cpu, cuda, ...; default: cpu")
     p.add_argument("--out", default="robustness", help="folder; default: robustness")
     add_models(p)
 
@@ -261,16 +262,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
                    help="a row a person (column person) or a photograph (path); default: what "
                    "procedural faces know of themselves")  # fmt: skip
     p.add_argument("--by", nargs="+", required=True, metavar="COLUMN", help="attributes")
-    p.add_argument("--bins", type=int, default=3, help="groups of a number; default: 3")
-    p.add_argument("--fmr", type=float, default=0.01, help="of everybody's pairs; default: 0.01")
-    p.add_argument("--fpir", type=float, default=0.05, help="of everybody; default: 0.05")
-    p.add_argument("--enrolled-photos", type=int, default=1, help="a person; default: 1")
+    p.add_argument("--bins", type=count, default=3, help="groups of a number; default: 3")
+    p.add_argument("--fmr", type=share, default=0.01, help="of everybody's pairs; default: 0.01")
+    p.add_argument("--fpir", type=share, default=0.05, help="of everybody; default: 0.05")
+    p.add_argument("--enrolled-photos", type=count, default=1, help="a person; default: 1")
     p.add_argument("--out", default="slices", help="folder; default: slices")
     add_models(p)
 
 
 def _add_data(p: argparse.ArgumentParser, photos: int) -> None:
     p.add_argument("--data", default="synthetic", help="people: folder, zip or CSV, or synthetic")
-    p.add_argument("--people", type=int, default=200, help="if procedural; default: 200")
-    p.add_argument("--photos", type=int, default=photos, help=f"of each; default: {photos}")
-    p.add_argument("--seed", type=int, default=0, help="of episodes, pairs and corruptions")
+    p.add_argument("--people", type=count, default=200, help="if procedural; default: 200")
+    p.add_argument("--photos", type=count, default=photos, help=f"of each; default: {photos}")
+    p.add_argument(
+        "--seed", type=count_or_none, default=0, help="of episodes, pairs and corruptions"
+    )
