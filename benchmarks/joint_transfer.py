@@ -48,7 +48,8 @@ from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface.benchmark import fitted, write_json
+from metaface._json import write_json
+from metaface.benchmark import fitted
 from metaface.evaluation import average_precision
 from metaface.intervals import interval
 from metaface.multitask import (

@@ -46,7 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from metaface import machine
-from metaface.benchmark import write_json
+from metaface._json import write_json
 
 warnings.simplefilter("ignore")
 

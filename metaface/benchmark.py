@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from metaface import data, distributed, machine, nets, report
-from metaface._atomic import replacing
+from metaface._json import plain, write_json
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import SIDES, partners, sides
@@ -254,7 +254,7 @@ def run(
     for unit in _units(settings):
         found = finished(out / unit.name)
         units.append(found or _measure(unit, settings, people, out, device, progress))
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {part: getattr(people, part).describe() for part in ("train", "val", "test")},
@@ -262,7 +262,7 @@ def run(
         "differences": list(_differences(units, settings)),
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
         "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write(out / "report.html", results, people.test)
     return results
@@ -463,7 +463,7 @@ def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[
                 "train_images": int(np.mean([u["images"] for u in group])),
                 "train_iterations": int(np.mean([u["iterations"] for u in group])),
                 "adapt_ms": mean("adapt_ms"),
-                "peak_mb": max(u["peak_mb"] for u in group),
+                "peak_mb": max((u["peak_mb"] for u in group), key=lambda mb: mb or 0.0),
                 "parameters": group[0]["parameters"],
                 "norm": group[0]["norm"],
                 "transductive": group[0]["transductive"],
@@ -527,9 +527,3 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` whole or not at all, in a folder that is made where it is missing."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, allow_nan=True) + "\n").encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
+from metaface._json import write_json
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
@@ -218,7 +218,7 @@ def _evaluate(o: argparse.Namespace) -> None:
                 }
             )  # fmt: skip
     if o.json:
-        Path(o.json).write_text(json.dumps({"spec": asdict(spec), "rows": rows}, indent=1) + "\n")
+        write_json(o.json, {"spec": asdict(spec), "rows": rows})
         print(o.json)
 
 

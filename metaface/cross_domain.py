@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from metaface import data, machine, nets, report
-from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
+from metaface._json import plain, write_json
+from metaface.benchmark import Job, check_free, finished, refuse_several_processes
 from metaface.data import FaceSet
 from metaface.domains import (
     SYNTHETIC,
@@ -199,7 +200,7 @@ def run(
         finished(out / unit.name) or _measure(unit, settings, domains, out, device, progress)
         for unit in units
     ]
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {
@@ -207,7 +208,7 @@ def run(
             for name, parts in domains.items()
         },
         "rows": list(rows(measured)),
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_cross_domain(
         out / "report.html", results, {name: parts.test for name, parts in domains.items()}

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from metaface import benchmark, distributed, machine, report
+from metaface._json import write_json
 from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
 from metaface.learners import LEARNERS
@@ -118,7 +119,7 @@ def sweep(
         ) from stop
     finally:
         results = _results(searches, settings, people, device)
-        benchmark.write_json(out / "sweep.json", results)
+        write_json(out / "sweep.json", results)
         report.write_sweep(out / "sweep.html", results)
     return results
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import logging
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metaface._json import dumps
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
@@ -110,13 +110,12 @@ def _identify(o: argparse.Namespace) -> None:
     calibration = people.calibration() if people.people() else None
     if o.json:
         print(
-            json.dumps(
+            dumps(
                 {
                     "photos": [_as_json(one) for one in found],
                     "threshold": calibration and calibration.threshold,
                     "fpir": calibration and calibration.fpir,
-                },
-                indent=1,
+                }
             )
         )
     elif o.csv:
@@ -133,7 +132,7 @@ def _identify(o: argparse.Namespace) -> None:
 def _verify(o: argparse.Namespace) -> None:
     answer = _recognizer(o, create=True, memory=True).verify(o.first, o.second, o.fmr)
     if o.json:
-        print(json.dumps(asdict(answer), indent=1))
+        print(dumps(asdict(answer)))
         return
     said = "the same person" if answer.same else "different people"
     unverified = "" if answer.verified else ", unverified: metaface calibrate --strangers DIR"

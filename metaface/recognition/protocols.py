@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
-from metaface.benchmark import write_json
+from metaface._json import write_json
 from metaface.data import FaceSet, Skipped
 from metaface.data._sources import open_source, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from metaface import checkpoint, data
-from metaface.benchmark import write_json
+from metaface._json import write_json
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
 from metaface.evaluation.attributes import column, read_attributes

@@ -15,7 +15,7 @@ from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.report import plots
 from metaface.report.pictures import episode_picture, grid
-from metaface.report.table import COLUMNS, cells
+from metaface.report.table import COLUMNS, cells, measured
 
 
 def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
@@ -83,9 +83,9 @@ def _matrix(differences: list[dict[str, Any]], ways: int, shots: int) -> dict[st
     cells: dict[str, dict[str, str]] = {}
     for d in differences:
         if (d["ways"], d["shots"]) == (ways, shots):
-            points, half = 100 * d["difference"], 100 * d["ci95"]
-            cells.setdefault(d["a"], {})[d["b"]] = f"{points:+.1f} ± {half:.1f}"
-            cells.setdefault(d["b"], {})[d["a"]] = f"{-points:+.1f} ± {half:.1f}"
+            for row, column, sign in ((d["a"], d["b"], 1), (d["b"], d["a"], -1)):
+                difference = measured(sign * d["difference"], d["ci95"], sign="+")
+                cells.setdefault(row, {})[column] = difference
     return cells
 
 
