@@ -17,8 +17,9 @@ from scipy import stats
 
 from metaface import benchmark, checkpoint
 from metaface._json import write_json
-from metaface.benchmark import Settings, fitted, interval
+from metaface.benchmark import Settings, interval
 from metaface.cli import main
+from metaface.fitting import fit_recipe
 from metaface.learners import Recipe
 
 REQUIRED = {
@@ -284,11 +285,15 @@ def test_too_few_photographs_is_said_before_training(photos, tmp_path, capsys):
 
 def test_recipe_is_fitted_to_the_photographs_there_are():
     recipe = Recipe(ways=30, shots=5, queries=5)
-    assert fitted(recipe, patterns(40, 14)) == recipe
-    few = fitted(recipe, patterns(10, 4))
+    assert fit_recipe(recipe, patterns(40, 14)) == (recipe, "")
+    few, said = fit_recipe(recipe, patterns(10, 4))
     assert (few.ways, few.shots, few.queries) == (10, 3, 1)
+    assert said == (
+        "ways 10 instead of 30, shots 3 instead of 5, queries 1 instead of 5 in training: of 10 "
+        "people of patterns, 10 have the photographs that such tasks take"
+    )
     with pytest.raises(ValueError, match="one photograph"):
-        fitted(recipe, patterns(10, 1))
+        fit_recipe(recipe, patterns(10, 1))
 
 
 def test_preview_draws_people_and_an_episode(photos, tmp_path):

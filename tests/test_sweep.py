@@ -20,6 +20,7 @@ import metaface
 from metaface import benchmark
 from metaface.benchmark import RECIPE, Settings
 from metaface.cli import main
+from metaface.fitting import fit_recipe
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Choice, Range
 from metaface.training import History, Interrupted
@@ -76,7 +77,8 @@ def test_the_outer_rate_is_lr_for_every_learner_and_its_own_have_other_names(fac
     job = replace(SMALL, options=options)
     for name in RUNNABLE:
         learner = job.spec(name).build()
-        recipe = job.recipe(name, learner.recipe, faces[0])
+        given = job.given(name)
+        recipe, _ = fit_recipe(replace(learner.recipe, **given), faces[0], given)
         assert (recipe.lr, recipe.shots) == (2e-3, 2)
         assert learner.recipe.lr != 2e-3
         for argument, value in own.get(name, {}).items():

@@ -29,7 +29,7 @@ from metaface.multitask.speed import compare_speed
 from metaface.multitask.staged import Staged, crops_of
 from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
-from metaface.training import Budget, best_device
+from metaface.training import Budget, choose_device
 
 log = logging.getLogger("metaface.multitask")
 
@@ -154,7 +154,7 @@ def run(
 
     refuse_several_processes("the comparison")
     out, settings = Path(out), settings.checked()
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    device = choose_device(settings.device)
     check_free(out, settings, resume, "comparison")
     write_json(out / "settings.json", asdict(settings))
     pools = _pools(settings, out / "pools", progress)

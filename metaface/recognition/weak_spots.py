@@ -32,6 +32,7 @@ from metaface.recognition.exposure import exposed
 from metaface.recognition.protocols import AsNetwork, aligned
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
+from metaface.training import choose_device
 
 _RENDER = 160  # pixels of a render that is aligned: more than the crop shows
 
@@ -118,7 +119,7 @@ def _robustness(o: argparse.Namespace) -> None:
         people = load_people(o)
         what = people.faces.describe()
         print(what)
-        people.learner.to(o.device or "cpu")
+        people.learner.to(choose_device(o.device))
         levels = robustness(people.learner, people.faces, **chosen)
     for level in levels:
         if level.severity:
@@ -157,8 +158,8 @@ def _by_dials(o: argparse.Namespace, chosen: dict) -> list[Level]:
             return upright(made.images, made.landmarks)
 
     return dial_robustness(
-        learner.to(o.device or "cpu"), prepare, people=o.people, photos=o.photos, image_size=size,
-        **chosen,
+        learner.to(choose_device(o.device)), prepare, people=o.people, photos=o.photos,
+        image_size=size, **chosen,
     )  # fmt: skip
 
 
@@ -247,7 +248,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("episodes", 500)):
         p.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     p.add_argument("--both", action="store_true", help="change support photographs, too")
-    p.add_argument("--device", help="cpu, cuda, ...; default: cpu")
+    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
     p.add_argument("--out", default="robustness", help="folder; default: robustness")
     add_models(p)
 

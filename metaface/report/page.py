@@ -44,7 +44,7 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         ways=ways,
         shots=shots,
         plots=[
-            ("Learning curves (validation people)", plots.curves(results["curves"])),
+            (f"Learning curves ({_validation(results)})", plots.curves(results["curves"])),
             ("Accuracy by shot", plots.by_shot(rows)),
             ("Accuracy against cost", plots.cost(first)),
         ],
@@ -76,6 +76,14 @@ def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
         )
         for ways, shots in keys
     ]
+
+
+def _validation(results: Mapping[str, Any]) -> str:
+    """Of what tasks the learning curves are."""
+    rows = (row for curve in results["curves"].values() for row in curve)
+    tasks = {(r["val_ways"], r["val_shots"]) for r in rows if "val_ways" in r}
+    told = ", ".join(f"{ways}-way {shots}-shot" for ways, shots in sorted(tasks))
+    return f"validation people, {told}" if told else "validation people"
 
 
 def _matrix(differences: list[dict[str, Any]], ways: int, shots: int) -> dict[str, dict[str, str]]:
