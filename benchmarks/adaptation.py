@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import metaface as mf
+from metaface._json import write_json
 from metaface._progress import track
-from metaface.benchmark import write_json
 from metaface.episodes import pictures
 from metaface.evaluation import Estimate, rejection
 from metaface.evaluation.open_set import FALSE_POSITIVES

@@ -48,8 +48,8 @@ from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
+from metaface._json import write_json
 from metaface._progress import track
-from metaface.benchmark import fitted, write_json
 from metaface.evaluation import average_precision
 from metaface.intervals import interval
 from metaface.multitask import (
@@ -334,10 +334,9 @@ def meta_trained(
             own["inner_lr"] *= rate
         made = mf.learners.build(kind, embedding(name, seed, people, o), **own).to(o.device)
         if rate:
-            recipe = fitted(made.recipe, people)
+            lr = made.recipe.lr
             mf.train(
-                made, people, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-                lr=recipe.lr if learner == "reptile" else rate * recipe.lr,
+                made, people, lr=lr if learner == "reptile" else rate * lr,
                 iterations=o.iterations, seed=seed, device=o.device, progress=False,
             )  # fmt: skip
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)

@@ -45,8 +45,8 @@ from sides import REMEDIES, SIDES, Case, Work, missing
 from torch.utils.flop_counter import FlopCounterMode
 
 from metaface import machine
+from metaface._json import write_json
 from metaface._progress import track
-from metaface.benchmark import write_json
 
 warnings.simplefilter("ignore")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -14,18 +14,19 @@ import numpy as np
 import torch
 
 from metaface import data, distributed, machine, nets, report
-from metaface._atomic import replacing
+from metaface._json import plain, write_json
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
-from metaface.domains import SIDES, partners, sides
+from metaface.domains import none_left, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
+from metaface.fitting import fit_validation
 from metaface.intervals import interval
-from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.learners import MetaLearner, Prototypical
 from metaface.model import ModelSpec, seen_by
-from metaface.training import Budget, best_device, seen_people, train
+from metaface.training import Budget, choose_device, seen_people, train
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -88,16 +89,9 @@ class Job:
             learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
         )  # fmt: skip
 
-    def recipe(self, learner: str, own: Recipe, faces: FaceSet, *, across: bool = False) -> Recipe:
-        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
-
-        Args:
-            faces: of two sides or not; see ``metaface.domains.two_sided``.
-            across: as in ``metaface.train``.
-        """
-        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
-        fit = fitted_across if across else fitted_between if sides(faces) else fitted
-        return fit(replace(own, **given), faces)
+    def given(self, learner: str) -> dict[str, Any]:
+        """What the user asked for of the recipe of ``learner``: keyword arguments of ``train``."""
+        return {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
 
     def checked(self) -> Self:
         """The same, with a budget; bad settings fail now, not in an hour."""
@@ -137,16 +131,19 @@ class Job:
             across, val_episodes, on_validation: as in ``metaface.train``.
 
         Returns:
-            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
+            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``
+            and ``notes``, see :class:`metaface.training.History`.
         """
         spec = self.spec(name)
         learner = spec.build(seed, start=self.start)
-        recipe = self.recipe(name, learner.recipe, faces, across=across)
         learner.task_chunk = self.task_chunk
+        val_ways, _, fewer = fit_validation(val, min(self.ways), 1, **sides(val))
+        if fewer:
+            fewer = f"{name}: {fewer}"
+            log.warning(fewer)
         history = train(
-            learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-            meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=self.iterations,
-            images=self.images, minutes=self.minutes, val_ways=min(self.ways), val_shots=1,
+            learner, faces, val, **self.given(name), iterations=self.iterations,
+            images=self.images, minutes=self.minutes, val_ways=val_ways, val_shots=1,
             val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
             out=out, resume=True, spec=spec, progress=progress, across=across,
             label=label or (out.name if out else name), on_validation=on_validation,
@@ -154,7 +151,8 @@ class Job:
         )  # fmt: skip
         return learner, {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
-            "iterations": history.iterations, "recipe": asdict(recipe),
+            "iterations": history.iterations, "recipe": history.recipe,
+            "notes": [note for note in (*history.notes, fewer) if note],
         }  # fmt: skip
 
 
@@ -182,12 +180,21 @@ class People:
     train: FaceSet
     val: FaceSet
     test: FaceSet
+    notes: tuple[str, ...] = ()
+    """what the split did that is not plain, a sentence each; said as a warning, too"""
 
 
 def load_people(
-    settings: Settings, image_size: int | None = None, *, progress: bool = True
+    settings: Settings, image_size: int | None = None, *, tested: bool = True, progress: bool = True
 ) -> People:
     """Load the photographs and split them by person.
+
+    Args:
+        settings: where from, and for what test.
+        image_size: instead of that of ``settings``.
+        tested: whether people must have the photographs that the test of ``settings`` takes;
+            else, where nobody has, those who have most are left for a test.
+        progress: show a progress bar.
 
     Raises:
         ValueError: ``train_data`` without ``test_data``, the same source as both, or too few
@@ -204,8 +211,23 @@ def load_people(
         raise ValueError("train_data and test_data go together: give both, or data alone")
     if settings.train_data is None:
         faces = data.load(settings.data, **options)
+        notes = []
+        most = int(np.sort(faces.photos())[-2:].min())  # that two people have
+        if most < wanted and not tested:
+            wanted = most
+            notes.append(
+                f"{faces.name}: the people left for a test have {wanted} photographs or more each, "
+                f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
+            )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
-        return People(train_faces, val_faces, settings.unseen(test))
+        if none_left(train_faces, val_faces, wanted):
+            notes.append(
+                f"{faces.name}: all {len(test.person_ids)} people with {wanted} photographs or "
+                "more are left for the test; nobody in training or validation has as many"
+            )
+        for note in notes:
+            log.warning(note)
+        return People(train_faces, val_faces, settings.unseen(test), tuple(notes))
     if settings.train_data == settings.test_data:
         raise ValueError(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
@@ -236,7 +258,8 @@ def run(
 
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``rows`` (one for each
-        learner, way and shot), ``differences`` (paired, between learners) and ``curves``.
+        learner, way and shot), ``differences`` (paired, between learners), ``curves``, and
+        ``notes``, what was changed for want of photographs, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
@@ -245,7 +268,7 @@ def run(
     """
     refuse_several_processes("the benchmark")
     out = given_path(out, "the results")
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    device = choose_device(settings.device)
     settings = settings.checked()
     check_free(out, settings, resume)
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
@@ -257,15 +280,16 @@ def run(
     for unit in _units(settings):
         found = finished(out / unit.name)
         units.append(found or _measure(unit, settings, people, out, device, progress))
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {part: getattr(people, part).describe() for part in ("train", "val", "test")},
         "rows": list(_rows(units, settings)),
         "differences": list(_differences(units, settings)),
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
+        "notes": noted(people.notes, units),
         "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write(out / "report.html", results, people.test)
     return results
@@ -355,60 +379,6 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
     return learner, people.test
 
 
-def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` with fewer queries, then fewer shots, then fewer ways, where people have too few
-    photographs: at least a fifth of the people can be in a task.
-
-    Raises:
-        ValueError: a fifth of the people have no second photograph.
-    """
-    counts = np.sort(faces.photos()[faces.person_ids])
-    most = int(counts[int(0.8 * len(counts))])
-    if most < 2:
-        raise ValueError(
-            f"{faces.name}: most people have one photograph, and a training task needs two of "
-            "each person: train on another set (--train-data)"
-        )
-    queries = max(1, min(recipe.queries, most - recipe.shots))
-    shots = min(recipe.shots, most - queries)
-    able = int((counts >= shots + queries).sum())
-    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
-
-
-def fitted_across(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` fitted to tasks of ``AcrossDomains``: each side to its own domain.
-
-    Raises:
-        ValueError: as of :func:`fitted`, in a domain that shares its people with no other.
-    """
-    recipe = fitted(recipe, faces)
-    for name, others in partners(faces).items():
-        view = faces.of_domains(name)
-        if others:
-            counts = np.sort(view.photos()[view.person_ids])
-            most = int(counts[int(0.8 * len(counts))])
-            shots, queries = min(recipe.shots, most), min(recipe.queries, most)
-        else:
-            alone = fitted(recipe, view)
-            shots, queries = alone.shots, alone.queries
-        recipe = replace(recipe, shots=shots, queries=queries)
-    return recipe
-
-
-def fitted_between(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` fitted to tasks between the sides of a ``metaface.domains.two_sided`` set: at
-    least a fifth of the people, and two, can be in a task."""
-
-    def most(photos: np.ndarray) -> int:
-        return int(np.sort(photos)[min(int(0.8 * len(photos)), len(photos) - 2)])
-
-    support, query = (faces.of_domains(side).photos()[faces.person_ids] for side in SIDES)
-    shots = min(recipe.shots, most(support))
-    queries = min(recipe.queries, most(np.where(support >= shots, query, 0)))
-    able = int(((support >= shots) & (query >= queries)).sum())
-    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
-
-
 def _check_testable(settings: Settings, test: FaceSet) -> None:
     """Fail before training where a test could not be drawn after it."""
     for ways in settings.ways:
@@ -466,7 +436,7 @@ def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[
                 "train_images": int(np.mean([u["images"] for u in group])),
                 "train_iterations": int(np.mean([u["iterations"] for u in group])),
                 "adapt_ms": mean("adapt_ms"),
-                "peak_mb": max(u["peak_mb"] for u in group),
+                "peak_mb": max((u["peak_mb"] for u in group), key=lambda mb: mb or 0.0),
                 "parameters": group[0]["parameters"],
                 "norm": group[0]["norm"],
                 "transductive": group[0]["transductive"],
@@ -526,13 +496,12 @@ def check_free(out: Path, settings: Any, resume: bool, what: str = "benchmark") 
             )
 
 
+def noted(notes: Iterable[str], units: Iterable[Mapping[str, Any]]) -> list[str]:
+    """``notes`` and those of ``units``, each once."""
+    return list(dict.fromkeys([*notes, *(n for unit in units for n in unit.get("notes", ()))]))
+
+
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` whole or not at all, in a folder that is made where it is missing."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, allow_nan=True) + "\n").encode())

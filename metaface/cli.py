@@ -6,7 +6,6 @@ import argparse
 import ast
 import errno
 import io
-import json
 import logging
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from typing import Any
 
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
+from metaface._json import write_json
 from metaface._text import printable
 from metaface.arguments import count, count_or_none, device, positive, rate, share
 from metaface.augment import Augment
@@ -35,7 +35,7 @@ from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
 from metaface.safe import KEEP_LOSS, blend_learner
 from metaface.sweep import sweep
-from metaface.training import seen_people, train
+from metaface.training import choose_device, seen_people, train
 
 DEFAULTS = Settings()
 STATUS = """exit status:
@@ -135,12 +135,32 @@ def _benchmark(o: argparse.Namespace) -> None:
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
         weights=o.weights, start=o.start,
     )  # fmt: skip
+    _print_plan(
+        settings, len(o.learners) * o.seeds,
+        f"loading, and tests of {o.episodes} episodes of each at {len(o.ways) * len(o.shots)} "
+        "ways and shots",
+    )  # fmt: skip
     results = benchmark.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for part, text in results["data"].items():
         print(f"{part:>5}: {text}")
     print(f"\n{report.table(results['rows'])}\n")
+    _print_notes(results)
     print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
+
+
+def _print_plan(settings: benchmark.Job, trainings: int, on_top: str) -> None:
+    """Say before the start how long a budget of time will take, and what comes on top of it."""
+    if (each := settings.minutes) is not None:
+        print(
+            f"at most {trainings} trainings of {each:g} minutes, validation included: "
+            f"{trainings * each:g} minutes; on top of that: {on_top}", flush=True,
+        )  # fmt: skip
+
+
+def _print_notes(results: dict[str, Any]) -> None:
+    for note in results["notes"]:
+        print(f"note: {note}")
 
 
 def _cross_domain(o: argparse.Namespace) -> None:
@@ -150,10 +170,15 @@ def _cross_domain(o: argparse.Namespace) -> None:
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
         start=o.start, **_shared(o),
     )  # fmt: skip
+    _print_plan(
+        settings, len(settings.trainings()) * len(o.learners) * o.seeds,
+        f"loading, and tests of {o.episodes} episodes of each in each domain it is tested in",
+    )  # fmt: skip
     results = cross_domain.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, parts in results["data"].items():
         print(f"{name}: tested on {parts['test']}")
     print(f"\n{report.matrix(results['rows'])}\n")
+    _print_notes(results)
     print("trained in the domain of the row, tested in that of the column: accuracy % ± half of")
     print(f"the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
@@ -165,16 +190,20 @@ def _train(o: argparse.Namespace) -> None:
         o.quiet = True
         logging.getLogger("metaface").setLevel(logging.ERROR)
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
-    people = benchmark.load_people(settings, progress=not o.quiet)
+    people = benchmark.load_people(settings, tested=False, progress=not o.quiet)
     spec = settings.spec(o.learner)
     on_finish = _blend(o, settings, spec, people)
+    if on_finish and group.first and settings.minutes is not None:
+        print(
+            f"training takes {settings.minutes:g} minutes, validation included; on top of that: "
+            f"the blend, which is measured on validation people and {len(o.keep)} other sets",
+            flush=True,
+        )
     learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
-    recipe = settings.recipe(o.learner, learner.recipe, people.train)
+    given = {n: getattr(o, n) for n in benchmark.RECIPE if getattr(o, n) is not None}
     history = train(
-        learner, people.train, people.val, ways=o.ways or recipe.ways,
-        shots=o.shots or recipe.shots, queries=o.queries or recipe.queries,
-        meta_batch=o.meta_batch or recipe.meta_batch, lr=o.lr or recipe.lr,
+        learner, people.train, people.val, **(settings.given(o.learner) | given),
         augment=Augment.of(o.augment), patience=o.patience, seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         support_domain=o.support_domain, query_domain=o.query_domain,
@@ -184,10 +213,12 @@ def _train(o: argparse.Namespace) -> None:
         return
     if (blend := history.finished) is not None:
         _print_blend(blend)
-    validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
+    validated = [row for row in history.rows if "val_accuracy" in row]
+    best = max(validated, key=lambda row: row["val_accuracy"], default={"val_accuracy": 0.0})
+    tasks = f"{best['val_ways']}-way {best['val_shots']}-shot " if "val_ways" in best else ""
     print(
         f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
-        f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at "
+        f"{history.seconds:.0f} s; best {tasks}validation accuracy {best['val_accuracy']:.3f} at "
         f"step {history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
     )
 
@@ -227,7 +258,7 @@ def _blend(
 
 
 def _print_blend(blend: dict[str, Any]) -> None:
-    print("share of the way from --start, accuracy on validation people" + "".join(
+    print("share of the way from --start, 1-shot accuracy on validation people" + "".join(
         f", on {source}" for source in blend["keep"]
     ))  # fmt: skip
     for step in blend["steps"]:
@@ -243,12 +274,15 @@ def _sweep(o: argparse.Namespace) -> None:
         o, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots), queries=o.queries,
         options=_learner_options(o.option),
     )  # fmt: skip
+    late = "" if o.total_minutes is None else ", and what a trial has left after --total-minutes"
+    _print_plan(settings, o.trials * len(o.learners), f"loading{late}")
     results = sweep(
         settings, o.out, trials=o.trials, total_minutes=o.total_minutes, parameters=o.parameters,
         storage=o.storage, resume=o.resume, progress=not o.quiet,
     )  # fmt: skip
     for line in report.sweep_lines(results):
         print(f"{line[0]}: {line[2]} on validation people, {line[3]} by default; {line[4]} trials")
+    _print_notes(results)
     for command in results["commands"]:
         print(f"\n{command}")
     print(f"\n{Path(o.out) / 'sweep.json'}\n{Path(o.out) / 'sweep.html'}")
@@ -256,6 +290,7 @@ def _sweep(o: argparse.Namespace) -> None:
 
 def _evaluate(o: argparse.Namespace) -> None:
     learner, spec = load_model(o.checkpoint)
+    learner.to(choose_device(o.device))
     learner.task_chunk = o.task_chunk
     faces = data.load(
         o.data, image_size=spec.image_size, channels=spec.channels,
@@ -268,8 +303,8 @@ def _evaluate(o: argparse.Namespace) -> None:
     for ways in o.ways:
         for shots in o.shots:
             result = evaluate(
-                learner.to(o.device or "cpu"), faces, ways=ways, shots=shots, queries=o.queries,
-                episodes=o.episodes, seed=o.seed, progress=not o.quiet,
+                learner, faces, ways=ways, shots=shots, queries=o.queries, episodes=o.episodes,
+                seed=o.seed, progress=not o.quiet,
             )  # fmt: skip
             print(f"{spec.learner}, {ways}-way {shots}-shot: {result}")
             rows.append(
@@ -281,7 +316,7 @@ def _evaluate(o: argparse.Namespace) -> None:
                 }
             )  # fmt: skip
     if o.json:
-        Path(o.json).write_text(json.dumps({"spec": asdict(spec), "rows": rows}, indent=1) + "\n")
+        write_json(o.json, {"spec": asdict(spec), "rows": rows})
         print(o.json)
 
 
@@ -591,9 +626,8 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
     group = p.add_mutually_exclusive_group()
     group.add_argument("--iterations", type=count, help="training budget of a learner: outer steps")
     group.add_argument("--images", type=count, help="or photographs seen")
-    group.add_argument(
-        "--minutes", type=positive, help=f"or wall time; default: {benchmark.MINUTES}"
-    )
+    group.add_argument("--minutes", type=positive, help="or wall time, validation included; default: "
+                       f"{benchmark.MINUTES}")  # fmt: skip
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     _add_run(p)
 

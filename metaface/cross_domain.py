@@ -14,14 +14,16 @@ from typing import Any
 import torch
 
 from metaface import data, machine, nets, report
+from metaface._json import plain, write_json
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
-from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
+from metaface.benchmark import Job, check_free, finished, noted, refuse_several_processes
 from metaface.data import FaceSet
 from metaface.domains import (
     SYNTHETIC,
     Parts,
     joined,
+    none_left,
     queries_there,
     sides,
     split_together,
@@ -29,7 +31,7 @@ from metaface.domains import (
 )
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation.cross_domain import measure, rows
-from metaface.training import best_device
+from metaface.training import choose_device
 
 log = logging.getLogger("metaface.cross_domain")
 
@@ -192,7 +194,8 @@ def run(
 
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data`` (people of each part, by
-        domain) and ``rows``, as ``metaface.evaluation.cross_domain`` makes them.
+        domain), ``rows``, as ``metaface.evaluation.cross_domain`` makes them, and ``notes``, what
+        was changed for want of photographs, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
@@ -201,7 +204,7 @@ def run(
     """
     refuse_several_processes("the domain matrix")
     out = given_path(out, "the results")
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    device = choose_device(settings.device)
     _check(settings)
     settings = settings.checked()
     check_free(out, settings, resume, "domain matrix")
@@ -211,7 +214,7 @@ def run(
     )  # fmt: skip
     for name, parts in domains.items():
         domains[name] = replace(parts, test=settings.unseen(parts.test))
-    _check_testable(settings, domains)
+    notes = _check_testable(settings, domains)
     write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
     units = [
         Unit(train, learner, seed)
@@ -225,7 +228,7 @@ def run(
         finished(out / unit.name) or _measure(unit, settings, domains, out, device, progress)
         for unit in units
     ]
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {
@@ -233,7 +236,8 @@ def run(
             for name, parts in domains.items()
         },
         "rows": list(rows(measured)),
-    }
+        "notes": noted(notes, measured),
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_cross_domain(
         out / "report.html", results, {name: parts.test for name, parts in domains.items()}
@@ -292,18 +296,28 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> None:
-    """Fail before training where a test could not be drawn after it."""
+def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> list[str]:
+    """Fail before training where a test could not be drawn after it; what is not plain of it."""
+    notes = []
     for name, parts in domains.items():
         queries = queries_there(parts.test, settings.queries)
         if queries < settings.queries:
-            log.warning(
-                "domain %s: tested with %d of %d queries a person, as many as everybody has",
-                name, queries, settings.queries,
-            )  # fmt: skip
+            notes.append(
+                f"domain {name}: tested with {queries} of {settings.queries} queries a person, as "
+                "many as everybody has"
+            )
+        wanted = max(settings.shots) + settings.queries
+        if not sides(parts.test) and none_left(parts.train, parts.val, wanted):
+            notes.append(
+                f"domain {name}: all people with {wanted} photographs or more are left for the "
+                "test; nobody in training or validation has as many"
+            )
         for ways in settings.ways:
             for shots in settings.shots:
                 try:
                     EpisodeSampler(parts.test, ways, shots, queries, **sides(parts.test))
                 except ValueError as error:
                     raise ValueError(f"domain {name}: {error}") from error
+    for note in notes:
+        log.warning(note)
+    return notes

@@ -129,7 +129,8 @@ class EpisodeSampler:
                 f"{faces.name}: {self.ways[1]}-way {most_shots}-shot {queries}-query tasks need "
                 f"{self.ways[1]} people with at least {' + '.join(map(str, needs))} photographs "
                 f"each, but only {len(self.people)} of {len(faces.person_ids)} have them: "
-                "use fewer ways, shots or queries, or more photographs"
+                f"use {_fewer(ways=(self.ways[1], 2), shots=(most_shots, 1), queries=(queries, 1))}"
+                "more people or photographs"
             )
         self._sides = [_ByPerson(side, self.people) for side in sides]
         self._key = _stream_key(seed, stream)
@@ -252,6 +253,12 @@ class _ByPerson:
         """int64 ``[B, N, k]``: k distinct photographs of each chosen person."""
         picks = _distinct(keys, purpose, self.count[chosen], k)
         return self.rows[self.start[chosen][..., None] + picks]
+
+
+def _fewer(**numbers: tuple[int, int]) -> str:
+    """Advice to lower those numbers that are not at their least yet, and "or"; "" for none."""
+    high = [name for name, (value, least) in numbers.items() if value > least]
+    return f"fewer {', '.join(high)}, or " if high else ""
 
 
 def _range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:

@@ -310,7 +310,7 @@ def test_verification_of_gaussian_scores():
     assert got.accuracy == pytest.approx(stats.norm.cdf(1.5), abs=0.003)
     assert got.thresholds == pytest.approx(1.5, abs=0.25)
     assert got.standard_error == pytest.approx(np.sqrt(0.933 * 0.067 / 40_000), rel=0.6)
-    assert got.ci95 == pytest.approx(1.96 * got.standard_error)
+    assert got.ci95 == pytest.approx(stats.t.ppf(0.975, 9) * got.standard_error)
     assert str(got) == f"{got.accuracy:.3f} ± {got.ci95:.3f}"
     assert [p.far for p in got.at] == [0.1, 0.01, 0.001, 0.0005]
     for point in got.at[:3]:

@@ -17,9 +17,10 @@ import torch
 from helpers import RUNNABLE, patterns
 
 import metaface
-from metaface import benchmark
+from metaface import EpisodeSampler, benchmark
 from metaface.benchmark import RECIPE, Settings
 from metaface.cli import main
+from metaface.fitting import fit_recipe
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Choice, Range
 from metaface.training import History, Interrupted
@@ -76,7 +77,8 @@ def test_the_outer_rate_is_lr_for_every_learner_and_its_own_have_other_names(fac
     job = replace(SMALL, options=options)
     for name in RUNNABLE:
         learner = job.spec(name).build()
-        recipe = job.recipe(name, learner.recipe, faces[0])
+        given = job.given(name)
+        recipe, _ = fit_recipe(replace(learner.recipe, **given), faces[0], given)
         assert (recipe.lr, recipe.shots) == (2e-3, 2)
         assert learner.recipe.lr != 2e-3
         for argument, value in own.get(name, {}).items():
@@ -109,6 +111,26 @@ def test_results_say_every_trial_and_the_best(faces, tmp_path):
     # people have 8 photographs, and at least one is a query; 28 people are trained on
     assert results["spaces"]["anil"]["shots"]["high"] == 7
     assert results["spaces"]["prototypical"]["ways"]["high"] == 28
+
+
+def test_drawn_parameters_that_do_not_go_together_are_fitted_and_what_is_asked_for_is_not(faces):
+    """What is written down is what was trained with, so that the printed command can be run."""
+    settings = replace(SMALL, options={"prototypical": {"queries": 2}})
+    drawn = {"shots": 7, "ways": 28, "lr": 0.01, "norm": "group"}
+    found = sweeping._fitted(settings, "prototypical", drawn, faces[0])
+    assert found == {"shots": 6, "ways": 28, "lr": 0.01}
+    tuned = sweeping._tuned(settings, "prototypical", drawn | found)
+    EpisodeSampler(faces[0], **{n: tuned.given("prototypical")[n] for n in RECIPE[:3]})
+
+
+def test_what_was_changed_is_said_once_and_kept(faces, tmp_path, caplog):
+    settings = replace(SMALL, ways=(9,), iterations=1)
+    results = run(tmp_path, settings, trials=2, parameters=["lr"])
+    assert results["validation"]["ways"] == 4  # a tenth of 40 people
+    (note,) = results["notes"]
+    assert note.startswith("anil: validation is 4-way instead of 9-way")
+    assert [record.getMessage() for record in caplog.records].count(note) == 1
+    assert note in (tmp_path / "sweep.html").read_text()
 
 
 def test_page_is_self_contained(faces, tmp_path):

@@ -305,10 +305,11 @@ class FaceSet:
         parts["training"] = (rest[held:], 1)
         for part, (ids, share) in parts.items():
             if len(ids) < 2 and share:
+                fewer = ", or fewer shots and queries" if test_photos > 2 else ""
                 raise ValueError(
                     f"{self.name}: {len(people)} people ({len(testable)} of them with >= "
                     f"{test_photos} photographs) leave {len(ids)} for {part}, which needs 2: "
-                    "use more people, other shares, or fewer shots and queries"
+                    f"use more people, more photographs or other shares{fewer}"
                 )
         return (
             self.of_people(parts["training"][0]),

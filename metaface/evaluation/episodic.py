@@ -15,6 +15,7 @@ from metaface._progress import track
 from metaface.arguments import check_counts
 from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
+from metaface.intervals import ci95
 from metaface.learners import FeatureLearner, MetaLearner
 
 BATCH_PIXELS = 4000 * 28 * 28  # of photographs that are gathered at once
@@ -66,18 +67,12 @@ class Result:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the 95% interval of the mean over episodes (normal approximation)."""
+        """Half-width of the 95% interval of the mean over episodes; nan for one."""
         return ci95(self.accuracies)
 
     def __str__(self) -> str:
-        return f"{self.accuracy:.3f} ± {self.ci95:.3f}"
-
-
-def ci95(values: np.ndarray) -> float:
-    """Half-width of the 95% interval of the mean: 1.96 standard errors; nan for one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(1.96 * values.std(ddof=1) / math.sqrt(len(values)))
+        half = self.ci95
+        return f"{self.accuracy:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
 
 
 @torch.no_grad()

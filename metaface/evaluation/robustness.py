@@ -16,7 +16,8 @@ from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders, render_steps
 from metaface.episodes import EpisodeSampler, pictures
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from metaface.evaluation.episodic import BATCH_PIXELS, ci95, embedded
+from metaface.evaluation.episodic import BATCH_PIXELS, embedded
+from metaface.intervals import ci95
 from metaface.learners import FeatureLearner, MetaLearner
 
 UNSEEN = 10**6  # procedural people from this id on are in no training set

@@ -70,7 +70,9 @@ def _add_shared(p: argparse.ArgumentParser) -> None:
     p.add_argument("--lr", type=rate, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
     group = p.add_mutually_exclusive_group()
     group.add_argument("--iterations", type=count, help="training budget of a network: steps")
-    group.add_argument("--minutes", type=positive, help=f"or wall time; default: {MINUTES:g}")
+    group.add_argument("--minutes", type=positive,
+                       help="or wall time of training, without drawing before it and measuring "
+                       f"after it; default: {MINUTES:g}")  # fmt: skip
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     p.add_argument(
         "--seed", type=count_or_none, default=0, help="of people, scenes and weights; default: 0"
@@ -88,6 +90,16 @@ def _benchmark(o: argparse.Namespace) -> None:
         batch=o.batch, lr=o.lr, search=o.search, iterations=o.iterations, minutes=o.minutes,
         episodes=o.episodes, seed=o.seed, seeds=o.seeds, device=o.device,
     )  # fmt: skip
+    minutes = settings.checked().minutes
+    if minutes is not None:
+        count = len(o.variants) * o.seeds
+        search = f" and {o.search} trials of a quarter of that" if o.search else ""
+        print(
+            f"at most {count} trainings of {minutes:g} minutes{search}; on top of that: drawing "
+            f"{o.photos * (o.people + o.val_people + o.test_people)} faces before it, measuring "
+            f"each network on {o.photos * o.test_people} scenes, and timing them after it",
+            flush=True,
+        )
     results = comparison.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, said in results["data"].items():
         print(f"{name:>5}: {said}")
@@ -98,6 +110,13 @@ def _benchmark(o: argparse.Namespace) -> None:
 
 def _multitask(o: argparse.Namespace) -> None:
     held_out = max(10, o.people // 10)
+    minutes = o.minutes if o.iterations or o.minutes else MINUTES
+    if minutes is not None:
+        print(
+            f"training takes {minutes:g} minutes; on top of that: drawing "
+            f"{o.photos * (o.people + held_out)} faces before it, and measuring the network on "
+            f"{2 * o.photos * held_out} scenes after it", flush=True,
+        )  # fmt: skip
     train = Pool.procedural(range(o.people), o.photos, seed=o.seed, progress=not o.quiet)
     unseen = Pool.procedural(
         range(o.people, o.people + held_out), o.photos, seed=o.seed, progress=not o.quiet
@@ -120,9 +139,8 @@ def _multitask(o: argparse.Namespace) -> None:
     history = fit(
         model, comparison.fresh(pools, o.size, side, o.seed),
         weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,
-        iterations=o.iterations, minutes=o.minutes if o.iterations or o.minutes else MINUTES,
-        seed=o.seed, device=o.device, out=o.out, resume=o.resume, progress=not o.quiet,
-        label="multitask",
+        iterations=o.iterations, minutes=minutes, seed=o.seed, device=o.device, out=o.out,
+        resume=o.resume, progress=not o.quiet, label="multitask",
     )  # fmt: skip
     print(f"{history.iterations} steps, {history.images} scenes, {history.seconds:.0f} s")
     _print_figures(model, part)

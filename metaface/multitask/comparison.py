@@ -17,10 +17,11 @@ from torch import nn
 
 from metaface import machine
 from metaface._atomic import replacing
+from metaface._json import plain, write_json
 from metaface._lock import alone_in
 from metaface._text import given_path
-from metaface.benchmark import check_free, finished, refuse_several_processes, write_json
-from metaface.intervals import T95, interval
+from metaface.benchmark import check_free, finished, refuse_several_processes
+from metaface.intervals import ci95, interval
 from metaface.multitask import identification
 from metaface.multitask.augment import augmented
 from metaface.multitask.metrics import measure
@@ -32,7 +33,7 @@ from metaface.multitask.speed import compare_speed
 from metaface.multitask.staged import Staged, crops_of
 from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
-from metaface.training import Budget, best_device
+from metaface.training import Budget, choose_device
 
 log = logging.getLogger("metaface.multitask")
 
@@ -158,7 +159,7 @@ def run(
 
     refuse_several_processes("the comparison")
     out, settings = given_path(out, "the results"), settings.checked()
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    device = choose_device(settings.device)
     check_free(out, settings, resume, "comparison")
     write_json(out / "settings.json", asdict(settings))
     pools = _pools(settings, out / "pools", progress)
@@ -184,7 +185,7 @@ def run(
                     report.overlays(folder / "pictures.png", model, test.scenes, device)
                 write_json(folder / "result.json", found)
                 log.info("%s, seed %d: %s", variant, seed, found["metrics"])
-            units.append(found)
+            units.append(_numbers(found))
     speed = finished(out / "speed")
     if speed is None:
         models = {
@@ -195,7 +196,7 @@ def run(
         right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
         speed = compare_speed(models, right, crowd, test, settings, device, progress)
         write_json(out / "speed" / "result.json", speed)
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": data,
@@ -205,7 +206,7 @@ def run(
         "differences": list(_differences(units)),
         "cosines": {u["variant"]: u["cosines"] for u in units if u.get("cosines")},
         "speed": speed,
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_joint(out / "report.html", results, out)
     return results
@@ -513,6 +514,12 @@ def _search(
     return found
 
 
+def _numbers(unit: dict[str, Any]) -> dict[str, Any]:
+    """``unit`` as it was measured: JSON has None for NaN."""
+    metrics = {n: np.nan if v is None else v for n, v in unit["metrics"].items()}
+    return unit | {"metrics": metrics}
+
+
 # -- results ----------------------------------------------------------------------------------
 
 
@@ -540,17 +547,13 @@ def _row(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_interval(name: str, units: Sequence[Any], of: Callable[[Any, str], Any]) -> list[float]:
-    """Mean, and half of its 95% interval: over seeds (Student's t; NaN for one), and over episodes
+    """Mean, and half of its 95% interval: over seeds (NaN for one), and over episodes
     where there are such."""
     if name in ("one_shot", "one_shot_given"):
         values = np.array([of(unit, name) for unit in units])
         return [float(values.mean()), interval(values)]
     each = np.array([of(unit, "metrics")[name] for unit in units])
-    half = np.nan
-    if len(each) > 1:
-        t = T95[len(each) - 1] if len(each) <= len(T95) else 1.96
-        half = float(t * each.std(ddof=1) / np.sqrt(len(each)))
-    return [float(each.mean()), half]
+    return [float(each.mean()), ci95(each)]
 
 
 def _differences(units: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,14 @@ from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import Labelled
 from metaface.multitask.weighting import Fixed, Weighting, cosines
 from metaface.nets import refresh_statistics
-from metaface.training import CURVE_POINTS, Budget, History, Interrupted, best_device, interruptible
+from metaface.training import (
+    CURVE_POINTS,
+    Budget,
+    History,
+    Interrupted,
+    choose_device,
+    interruptible,
+)
 
 Source = Callable[[int], Labelled]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
@@ -109,7 +116,7 @@ def fit(
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
     budget = Budget(iterations, minutes=minutes)
-    device = best_device() if device is None else torch.device(device)
+    device = choose_device(device)
     weighting = Fixed() if weighting is None else weighting
     settings = {
         "spec": model.spec, "budget": asdict(budget), "lr": lr, "clip": clip, "seed": seed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import logging
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metaface._json import dumps
 from metaface._progress import track
 from metaface._text import FileNames, cell, printable
 from metaface.arguments import share
@@ -130,13 +130,12 @@ def _tell(people: Recognizer, o: argparse.Namespace) -> None:
     calibration = people.calibration() if people.people() else None
     if o.json:
         print(
-            json.dumps(
+            dumps(
                 {
                     "photos": [_as_json(one) for one in found],
                     "threshold": calibration and calibration.threshold,
                     "fpir": calibration and calibration.fpir,
-                },
-                indent=1,
+                }
             )
         )
     elif o.csv:
@@ -156,7 +155,7 @@ def _verify(o: argparse.Namespace) -> None:
     with _recognizer(o, create=True, memory=True) as people:
         answer = people.verify(o.first, o.second, o.fmr)
     if o.json:
-        print(json.dumps(asdict(answer), indent=1))
+        print(dumps(asdict(answer)))
         return
     said = "the same person" if answer.same else "different people"
     unverified = "" if answer.verified else ", unverified: metaface calibrate --strangers DIR"

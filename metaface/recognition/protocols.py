@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
+from metaface._json import write_json
 from metaface._lock import alone_in
 from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
 from metaface.arguments import count, count_or_none, share
-from metaface.benchmark import write_json
 from metaface.data import FaceSet, Skipped
 from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from metaface import checkpoint, data
+from metaface._json import write_json
 from metaface._lock import alone_in
 from metaface.arguments import count, count_or_none, device, share
-from metaface.benchmark import write_json
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
 from metaface.evaluation.attributes import column, read_attributes
@@ -34,6 +34,7 @@ from metaface.recognition.exposure import exposed
 from metaface.recognition.protocols import AsNetwork, aligned
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
+from metaface.training import choose_device
 
 _RENDER = 160  # pixels of a render that is aligned: more than the crop shows
 
@@ -121,7 +122,7 @@ def _robustness(o: argparse.Namespace) -> None:
         people = load_people(o)
         what = people.faces.describe()
         print(what)
-        people.learner.to(o.device or "cpu")
+        people.learner.to(choose_device(o.device))
         levels = robustness(people.learner, people.faces, **chosen)
     for level in levels:
         if level.severity:
@@ -160,8 +161,8 @@ def _by_dials(o: argparse.Namespace, chosen: dict) -> list[Level]:
             return upright(made.images, made.landmarks)
 
     return dial_robustness(
-        learner.to(o.device or "cpu"), prepare, people=o.people, photos=o.photos, image_size=size,
-        **chosen,
+        learner.to(choose_device(o.device)), prepare, people=o.people, photos=o.photos,
+        image_size=size, **chosen,
     )  # fmt: skip
 
 
@@ -251,7 +252,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("episodes", 500)):
         p.add_argument(f"--{name}", type=count, default=default, help=f"default: {default}")
     p.add_argument("--both", action="store_true", help="change support photographs, too")
-    p.add_argument("--device", type=device, help="cpu, cuda, ...; default: cpu")
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument("--out", default="robustness", help="folder; default: robustness")
     add_models(p)
 

@@ -19,6 +19,7 @@ from metaface.multitask.samples import Labelled
 from metaface.multitask.sheet import sheet
 from metaface.report.page import inline, write_page
 from metaface.report.plots import COLOURS, chart, plain, svg
+from metaface.report.table import measured
 
 PICTURES = 8
 COLUMNS = (
@@ -71,11 +72,11 @@ def lines(results: Mapping[str, Any]) -> list[list[str]]:
         ["", "parameters", "ms a picture", "train s", *(title for _, title, _ in _columns(results))]
     ]
     for row in results["rows"]:
-        ms = times.get(row["variant"], np.nan)
+        ms = times.get(row["variant"])
         cells = [_cell(row["metrics"].get(name), unit) for name, _, unit in _columns(results)]
         found.append(
             [
-                row["variant"], f"{row['parameters']:,}", "" if np.isnan(ms) else f"{ms:.1f}",
+                row["variant"], f"{row['parameters']:,}", "" if ms is None else f"{ms:.1f}",
                 f"{row['train_seconds']:.0f}", *cells,
             ]
         )  # fmt: skip
@@ -137,13 +138,11 @@ def _columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if column[0] in there]
 
 
-def _cell(value: list[float] | None, unit: int, sign: str = "") -> str:
+def _cell(value: list[float | None] | None, unit: int, sign: str = "") -> str:
     if value is None:
         return ""
-    mean, half = unit * value[0], unit * value[1]
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:{sign}.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+    mean, half = value
+    return "-" if mean is None else measured(mean, half, unit, sign)
 
 
 def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -168,7 +167,7 @@ def _speed(points: list[dict[str, Any]]) -> Markup:
     """1-shot accuracy against milliseconds; one colour a variant."""
     figure, axes = chart("ms a picture with 3 faces", "5-way 1-shot accuracy, %")
     for i, variant in enumerate(dict.fromkeys(p["variant"] for p in points)):
-        mine = [p for p in points if p["variant"] == variant and not np.isnan(p["ms"])]
+        mine = [p for p in points if p["variant"] == variant and p["ms"] is not None]
         axes.plot(
             [p["ms"] for p in mine], [100 * p["one_shot"] for p in mine], "o",
             color=COLOURS[i % len(COLOURS)], label=plain(variant),

@@ -18,7 +18,7 @@ from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.report import plots
 from metaface.report.pictures import episode_picture, grid
-from metaface.report.table import COLUMNS, cells
+from metaface.report.table import COLUMNS, cells, measured
 
 
 def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
@@ -48,7 +48,7 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         ways=ways,
         shots=shots,
         plots=[
-            ("Learning curves (validation people)", plots.curves(results["curves"])),
+            (f"Learning curves ({_validation(results)})", plots.curves(results["curves"])),
             ("Accuracy by shot", plots.by_shot(rows)),
             ("Accuracy against cost", plots.cost(first)),
         ],
@@ -98,14 +98,22 @@ def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
+def _validation(results: Mapping[str, Any]) -> str:
+    """Of what tasks the learning curves are."""
+    rows = (row for curve in results["curves"].values() for row in curve)
+    tasks = {(r["val_ways"], r["val_shots"]) for r in rows if "val_ways" in r}
+    told = ", ".join(f"{ways}-way {shots}-shot" for ways, shots in sorted(tasks))
+    return f"validation people, {told}" if told else "validation people"
+
+
 def _matrix(differences: list[dict[str, Any]], ways: int, shots: int) -> dict[str, dict[str, str]]:
     """Row minus column, in points, as text."""
     cells: dict[str, dict[str, str]] = {}
     for d in differences:
         if (d["ways"], d["shots"]) == (ways, shots):
-            points, half = 100 * d["difference"], 100 * d["ci95"]
-            cells.setdefault(d["a"], {})[d["b"]] = f"{points:+.1f} ± {half:.1f}"
-            cells.setdefault(d["b"], {})[d["a"]] = f"{-points:+.1f} ± {half:.1f}"
+            for row, column, sign in ((d["a"], d["b"], 1), (d["b"], d["a"], -1)):
+                difference = measured(sign * d["difference"], d["ci95"], sign="+")
+                cells.setdefault(row, {})[column] = difference
     return cells
 
 

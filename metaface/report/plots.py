@@ -50,7 +50,7 @@ def by_shot(rows: Sequence[Mapping[str, Any]]) -> Markup:
         axes.bar(
             [g + (i - len(names) / 2 + 0.5) * width for g in range(len(groups))],
             [100 * mine[g]["accuracy"] for g in groups], width,
-            yerr=[100 * mine[g]["ci95"] for g in groups], label=plain(name),
+            yerr=[100 * (mine[g]["ci95"] or 0) for g in groups], label=plain(name),
             color=_colour(name, names), capsize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{w}-way {s}-shot" for w, s in groups])
@@ -64,8 +64,8 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
     names = [r["learner"] for r in rows]
     for row in rows:
         axes.errorbar(
-            row["adapt_ms"], 100 * row["accuracy"], yerr=100 * row["ci95"], fmt="o", capsize=2,
-            color=_colour(row["learner"], names), label=plain(row["learner"]),
+            row["adapt_ms"], 100 * row["accuracy"], yerr=100 * (row["ci95"] or 0), fmt="o",
+            capsize=2, color=_colour(row["learner"], names), label=plain(row["learner"]),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -44,17 +44,17 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
 
 
 def group_rates(slices: Slices, which: Rate) -> Markup:
-    """One error rate: a dot a group, its Clopper-Pearson interval (thick) and the wider of that and
-    the interval over people (thin); the line is everybody's."""
+    """One error rate: a dot a group, the interval that decides (thin), and Clopper-Pearson's
+    (thick); the line is everybody's."""
     name = NAMES[slices.kind, which]
     figure, axes = chart(f"{name} at the shared threshold, %", "")
     for y, group in enumerate(reversed(slices.groups)):
         errors = group.errors(which)
         if errors.trials:
-            rate = errors.rate
-            axes.plot([100 * x for x in errors.interval], [y, y], color=COLOURS[0], linewidth=1)
-            axes.plot([100 * rate.low, 100 * rate.high], [y, y], color=COLOURS[0], linewidth=3)
-            axes.plot(100 * rate.value, y, "o", color=COLOURS[0])
+            for ends, width in ((errors.rate, 1), (errors.exact, 3)):
+                ends_percent = [100 * ends.low, 100 * ends.high]
+                axes.plot(ends_percent, [y, y], color=COLOURS[0], linewidth=width)
+            axes.plot(100 * errors.rate.value, y, "o", color=COLOURS[0])
     everybody = slices.overall.errors(which).rate.value
     if not np.isnan(everybody):
         axes.axvline(100 * everybody, color="#999999", linestyle=":", label="everybody")
