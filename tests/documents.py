@@ -25,7 +25,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in
                                                      (ROOT / "docs").glob("*.md"))]  # fmt: skip
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _PROGRAM = re.compile(
-    r"([A-Z_]+=\S+ )*(metaface|torchrun|make|cd|git|pip|pytest|(\S*/)?python|benchmarks/\S+\.py)\s+\S"
+    r"([A-Z_]+=\S+ )*(metaface|torchrun|make|cd|git|pip|pytest|(\S*/)?python)\s+\S"
 )
 _MENTION = re.compile(r"metaface [a-z-]+( (fetch|import|check))?")
 
@@ -280,7 +280,7 @@ def example(path: Path, real: Real) -> None:
 
 
 lfw, att = cut("lfw_deepfunneled.zip", LFW), cut("att_faces.zip", {8: 40})
-photos = pictures_of(range(30), 8, "person")
+photos = pictures_of(range(26), 10, "person")
 others = pictures_of(range(70, 110), 1, "stranger", size=160)
 
 SOURCES: dict[str, Callable[[Path, Real], None]] = {
