@@ -216,7 +216,7 @@ def party(path: Path, real: Real) -> None:
 
 def zipped(path: Path, real: Real) -> None:
     pictures = path.with_suffix("")
-    pictures_of(range(30, 52), 6, "other", size=64)(pictures, real)
+    pictures_of(range(30, 52), 6, "unseen", size=64)(pictures, real)
     shutil.make_archive(str(pictures), "zip", pictures)
     shutil.rmtree(pictures)
 
@@ -229,7 +229,8 @@ def days_and_nights(path: Path, real: Real) -> None:
 
 
 def attributes(path: Path, real: Real) -> None:
-    rows = [f"person{i:02d},{'fm'[i % 2]},{20 + 20 * (i % 3)}" for i in range(30)]
+    people = [f"person{i:02d}" for i in range(8)] + [f"other{i:02d}" for i in range(18)]
+    rows = [f"{p},{'fm'[i % 2]},{20 + 20 * (i % 3)}" for i, p in enumerate(people)]
     path.write_text("\n".join(["person,sex,age_group", *rows]) + "\n")
 
 
@@ -279,8 +280,15 @@ def example(path: Path, real: Real) -> None:
     runpy.run_path(str(ROOT / "tools" / "example_photos.py"))["main"](str(path))
 
 
-lfw, att = cut("lfw_deepfunneled.zip", LFW), cut("att_faces.zip", {8: 40})
-photos = pictures_of(range(26), 10, "person")
+lfw, att = cut("lfw_deepfunneled.zip", LFW), cut("att_faces.zip", {10: 40})
+
+
+def photos(path: Path, real: Real) -> None:
+    """26 people, eight of them with ten photographs, the others with seven."""
+    pictures_of(range(8), 10, "person")(path, real)
+    pictures_of(range(8, 26), 7, "other")(path, real)
+
+
 others = pictures_of(range(70, 110), 1, "stranger", size=160)
 
 SOURCES: dict[str, Callable[[Path, Real], None]] = {
@@ -301,7 +309,7 @@ SOURCES: dict[str, Callable[[Path, Real], None]] = {
     **{name: itself("weights/mobilefacenet_casia.ckpt")
        for name in ("FILE", "mobilefacenet_casia.ckpt")},
     "mobilefacenet.safetensors": imported,
-    "trained/checkpoint.pt": trained, "checkpoint.pt": trained,
+    **{f"{name}checkpoint.pt": trained for name in ("", "trained/", "maml/")},
     "multitask/model.safetensors": shared_network(comparison.TASKS),
     "more/model.safetensors": shared_network(comparison.TASKS),
     "recognition/model.safetensors": shared_network(["recognition"]),
@@ -310,5 +318,9 @@ SOURCES: dict[str, Callable[[Path, Real], None]] = {
 
 def named(text: str) -> list[str]:
     """The sources that commands or examples name, but for those they write."""
-    text = re.sub(r"--out[ =]\S+", "", text)
-    return [n for n in SOURCES if re.search(rf"(?<![\w./-]){re.escape(n)}(?![\w.-])", text)]
+    made = tuple(name.rstrip("/") + "/" for name in re.findall(r"--out (\S+)", text))
+    return [
+        name for name in SOURCES
+        if not f"{name}/".startswith(made)
+        and re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w.-])", text)
+    ]  # fmt: skip

@@ -28,6 +28,7 @@ from typing import Any
 from metaface import cli
 from metaface.data import _load
 from metaface.evaluation import evaluate
+from metaface.evaluation.robustness import dial_robustness
 from metaface.multitask.joint import JointFace
 from metaface.recognition import YuNet, models
 from metaface.recognition.detect import Faces
@@ -37,7 +38,7 @@ from metaface.training import Budget
 
 STEPS = 2  # of any training, whatever its budget
 MOST: dict[str, float] = {
-    "people": 40, "photos": 6, "val_people": 10, "test_people": 10, "episodes": 20,
+    "people": 40, "photos": 8, "val_people": 10, "test_people": 10, "episodes": 10,
     "val_episodes": 10, "trials": 2, "search": 1, "seeds": 2, "splits": 1, "rounds": 1,
     "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 4,
     "val_tasks": 2, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
@@ -46,7 +47,10 @@ SECONDS = 580  # of one command, before it is called hung
 
 
 def least_of(value: Any, most: Any) -> Any:
-    """``value``, or each of a list of values, where it is a number: at most ``most``."""
+    """``value``, or each of a list of values, where it is a number: at most ``most``; of names in
+    a tuple the first so many."""
+    if isinstance(value, tuple):
+        return value[:most]
     if isinstance(value, list):
         return [least_of(one, most) for one in value]
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -91,8 +95,9 @@ def cut_budgets(steps: int) -> None:
         return options
 
     argparse.ArgumentParser.parse_args = parse_less  # type: ignore[method-assign, assignment]
-    cut(evaluate, episodes=20 if steps == STEPS else 100)
+    cut(evaluate, episodes=10 if steps == STEPS else 25)
     cut(sweep, trials=2)
+    cut(dial_robustness, people=22, photos=6, nuisances=3)
     cut(_load._synthetic, people=60, photos=12)
     if address := os.environ.get("DOCUMENTS_SERVER"):
         for name, entry in models.MODELS.items():

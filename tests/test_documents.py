@@ -44,11 +44,20 @@ NOT_RUN = {
     r"pytest tests/\w+\.py": "a part of make test",
     r"\S*python tools/build_learn2learn.py": "make test runs it, once; it fetches a package",
 }
-QUICK: tuple[str, ...] = ()
+QUICK = (
+    "metaface preview --data photos/ --out people.png",
+    "metaface enroll people/",
+    "metaface sweep --data photos/ --learners maml --trials 40",
+    "metaface models check",
+    "metaface people",
+    "metaface adapt prototypes",
+    "metaface protocol detection --data wider.zip",
+)  # blocks with one of these are run by make test, all others by make test-slow
 FINDS_NOTHING = ("metaface multitask",)  # a network of two steps: of faces found, nan
-REFUSED = {"metaface benchmark --data cufs_photos.zip": "most people have one photograph"}
+REFUSED = {"metaface benchmark --data cufs_photos.zip": "110 people (0 of them with >= 10 photo"}
 
 NUMBER = r"-?\d+(?:\.\d+)?"
+FIGURE = rf"{NUMBER}|(?<=nearest )\w+"  # whom a stranger is most like is a matter of rounding
 SHARE = r"[01]\.\d{3} ± [01]\.\d{3}"
 SAID = {
     "metaface preview": r"26 people.*\npeople.png",
@@ -74,7 +83,7 @@ SAID = {
     "metaface protocol": r"(few-shot|-way 1-shot|verification|open set|detection).*\d(.|\n)*json",
     "metaface multitask": rf"{STEPS} steps, \d+ scenes(.|\n)*model.safetensors",
     "metaface joint-benchmark": r"train: \d+ photographs(.|\n)*report.html",
-    "torchrun": r"maml: 2 steps",
+    "torchrun": rf"\w+: {STEPS} steps, \d+ photographs",
     "python tools/example_photos.py": r"",
     "python benchmarks/transfer.py": rf"trained {SHARE}, untrained {SHARE}, pixels {SHARE}",
     "python benchmarks/sampling.py": r"metaface: +\d+ tasks/s(.|\n)*ratio: +\d",
@@ -228,17 +237,18 @@ def check_output(unit: Unit, output: str, errors: str) -> None:
         told = said[shlex.join(words)]
         assert re.search(SAID[kind_of(words)], told), (SAID[kind_of(words)], told)
         assert kind_of(words) in FINDS_NOTHING or not re.search(r"\bnan\b", told), told
-        for figure in re.findall(rf"({NUMBER}) ± {NUMBER}", told):
-            assert 0 <= float(figure) <= 100, told
+        for figure, below in re.findall(rf"(\S*\d) ± {NUMBER}( below)?", told):
+            difference = below or figure.startswith("+")  # may be negative
+            assert (-100 if difference else 0) <= float(figure) <= 100, told
     for shown in unit.shown:
         check_shape(shown, output)
 
 
 def check_shape(shown: str, output: str) -> None:
     """The lines that a document shows were printed, but for their figures."""
-    shape = [re.sub(NUMBER, "#", line) for line in output.splitlines()]
+    printed = [re.sub(FIGURE, "#", line) for line in output.splitlines()]
     for line in shown.splitlines():
-        assert re.sub(NUMBER, "#", line) in shape, (line, output)
+        assert re.sub(FIGURE, "#", line) in printed, (line, output)
 
 
 def check_files(folder: Path) -> None:
@@ -332,13 +342,14 @@ def test_python_examples_run(runner: Runner, tmp_path: Path, document: str) -> N
     check_files(folder)
 
 
-@pytest.mark.xfail(reason="row 1 of issue 13: the head's first step explodes", strict=False)
+@pytest.mark.xfail(reason="row 1 of issue 13: the head's first step explodes", strict=False,
+                   raises=AssertionError)  # fmt: skip
 def test_the_first_example_learns(runner: Runner, tmp_path: Path) -> None:
     (example,) = (text for text in documents.python("README.md") if "mf.train(" in text)
     folder = runner.folder(tmp_path, example, fetched=False)
-    assert runner.run(folder, python=[GIVEN["README.md"], example], steps=30) == [0]
-    (accuracy, half) = re.findall(SHARE.replace("[01]", "([01])")[1:], printed(folder)[0])
-    assert float(accuracy) - float(half) > 0.3  # chance is 0.2
+    assert runner.run(folder, python=[GIVEN["README.md"], example], steps=20) == [0]
+    found = re.search(rf"({NUMBER}) ± ({NUMBER})", printed(folder)[0])
+    assert found and float(found[1]) - float(found[2]) > 0.25  # chance is 0.2
 
 
 # -- what is added by hand ---------------------------------------------------------------------
@@ -353,6 +364,7 @@ def with_lines(text: str, difference: list[str]) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", APART)
 def test_what_is_added_as_described_is_found(
     runner: Runner, tmp_path: Path, document: str
@@ -392,29 +404,36 @@ def test_every_command_is_run_or_listed_with_a_reason() -> None:
         assert any(re.fullmatch(pattern, c) for _, c in everything), f"nothing is {pattern}"
     quick = {kind_of(words) for unit in UNITS for words in unit.words
              if any(c in QUICK for c in unit.commands)}  # fmt: skip
-    cheap = {kind for kind in SAID if kind.startswith(("metaface", "torchrun"))}
+    dear = {"metaface multitask", "metaface joint-benchmark"}
+    cheap = {kind for kind in SAID if kind.startswith("metaface")} - dear
     assert cheap <= quick, f"no quick test runs {cheap - quick}"
 
 
-def test_make_does_what_the_documents_say(runner: Runner, tmp_path: Path) -> None:
+def last_line_of_make(target: str) -> str:
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def test_make_has_the_targets_that_documents_name() -> None:
     named = {
         words[1] for unit in documents.units() for words in unit.words if words[0] == "make"
     }  # fmt: skip
-    assert named == {"benchmark", "test", "test-slow"}
-    last = {}
-    for target in named:
-        done = subprocess.run(
-            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
-        )  # fmt: skip
-        last[target] = done.stdout.splitlines()[-1]
+    last = {target: last_line_of_make(target) for target in named}
+    assert set(last) == {"benchmark", "test", "test-slow"}
     assert '-m pytest -m "not slow"' in last["test"] and "-m pytest -m slow" in last["test-slow"]
-    words = shlex.split(last["benchmark"])
-    words[0] = Path(words[0]).name
-    unit = Unit("make benchmark", (shlex.join(words),))
+
+
+@pytest.mark.slow
+def test_what_make_benchmark_starts_runs(runner: Runner, tmp_path: Path) -> None:
+    words = shlex.split(last_line_of_make("benchmark"))
+    unit = Unit("make benchmark", (shlex.join([Path(words[0]).name, *words[1:]]),))
     folder = runner.folder(tmp_path, "", fetched=False)
     assert runner.run(folder, commands=unit.words) == [0]
     check_output(unit, *printed(folder))
     assert (folder / "results" / "report.html").is_file()  # as README.md says
+    check_files(folder)
 
 
 MENTIONS = sorted({b.text for d in documents.DOCUMENTS for b in documents.blocks(d)
