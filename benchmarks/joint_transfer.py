@@ -195,7 +195,8 @@ def real(o: argparse.Namespace) -> None:
             for kind in ("soft", "sharp")
         }  # fmt: skip
         for kind, test in tests.items():
-            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(test.take(np.arange(32)))[..., ::-1])
+            some = test.take(np.arange(min(32, len(test))))
+            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(some)[..., ::-1])
             rows.append({"set": name, "kind": kind, "network": "constant box", "seeds": 0,
                          "pictures": len(test), "ap50": constant_box(test)[1]})  # fmt: skip
             for network in named(o.files, 0):

@@ -40,7 +40,7 @@ STEPS = 2  # of any training, whatever its budget
 MOST: dict[str, float] = {
     "people": 40, "photos": 8, "val_people": 10, "test_people": 10, "episodes": 10,
     "val_episodes": 10, "trials": 2, "search": 1, "seeds": 2, "splits": 1, "rounds": 1,
-    "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 4,
+    "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 2,
     "val_tasks": 2, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
 }  # fmt: skip
 SECONDS = 580  # of one command, before it is called hung
@@ -87,6 +87,8 @@ def cut_budgets(steps: int) -> None:
         for name, most in MOST.items():
             if hasattr(options, name):
                 setattr(options, name, least_of(getattr(options, name), most))
+        if isinstance(getattr(options, "seeds", None), list):
+            options.seeds = options.seeds[:2]
         if hasattr(options, "quick"):  # of benchmarks/peers.py
             options.quick = True
         if str(getattr(options, "rdzv_endpoint", "")).startswith("first-machine:"):

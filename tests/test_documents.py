@@ -242,7 +242,7 @@ def check_output(unit: Unit, output: str, errors: str) -> None:
         assert re.search(SAID[kind_of(words)], told), (SAID[kind_of(words)], told)
         assert kind_of(words) in FINDS_NOTHING or not re.search(r"\bnan\b", told), told
         for figure, below in re.findall(rf"(\S*\d) ± {NUMBER}( below)?", told):
-            difference = below or figure.startswith("+")  # may be negative
+            difference = below or figure[0] in "+-"  # may be negative
             assert (-100 if difference else 0) <= float(figure) <= 100, told
     for shown in unit.shown:
         check_shape(shown, output)
