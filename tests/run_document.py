@@ -43,7 +43,7 @@ MOST: dict[str, float] = {
     "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 2,
     "val_tasks": 2, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
 }  # fmt: skip
-SECONDS = 580  # of one command, before it is called hung
+SECONDS = 1200  # of one command, before it is called hung
 
 
 def least_of(value: Any, most: Any) -> Any:
