@@ -354,7 +354,7 @@ def test_the_first_example_learns(runner: Runner, tmp_path: Path) -> None:
     (folder / "photos").symlink_to(folder / "al" / "att")  # the renders learn at any rate
     assert runner.run(folder, python=[GIVEN["README.md"], example], steps=20) == [0]
     found = re.search(rf"({NUMBER}) ± ({NUMBER})", printed(folder)[0])
-    assert found and float(found[1]) - float(found[2]) > 0.25  # chance is 0.2
+    assert found and float(found[1]) - float(found[2]) > 0.35  # chance is 0.2, untrained 0.33
 
 
 # -- what is added by hand ---------------------------------------------------------------------
