@@ -62,7 +62,7 @@ SHARE = r"[01]\.\d{3} ± [01]\.\d{3}"
 SAID = {
     "metaface preview": r"26 people.*\npeople.png",
     "metaface benchmark": r"test: .* people(.|\n)*untrained(.|\n)*results.json",
-    "metaface train": rf"{STEPS} steps, \d+ photographs, .* best validation accuracy [01]\.\d",
+    "metaface train": rf"{STEPS} steps, \d+ photographs, .* best .*validation accuracy [01]\.\d",
     "metaface evaluate": rf"5-way 1-shot: {SHARE}\n.*20-way 1-shot: {SHARE}",
     "metaface models": r"yunet +detector(.|\n)*mobilefacenet_casia +embedder",
     "metaface models fetch": r"licence: .*\n\S+\.(onnx|ckpt)",
