@@ -196,7 +196,8 @@ def real(o: argparse.Namespace) -> None:
             for kind in ("soft", "sharp")
         }  # fmt: skip
         for kind, test in tests.items():
-            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(test.take(np.arange(32)))[..., ::-1])
+            some = test.take(np.arange(min(32, len(test))))
+            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(some)[..., ::-1])
             rows.append({"set": name, "kind": kind, "network": "constant box", "seeds": 0,
                          "pictures": len(test), "ap50": constant_box(test)[1]})  # fmt: skip
             for network in named(o.files, 0):
@@ -207,7 +208,7 @@ def real(o: argparse.Namespace) -> None:
                         write_json(path, measured(named(o.files, seed)[network], test, o))
                     cells.append(json.loads(path.read_text()))
                 keys = [k for k in cells[0] if k != "file"]
-                means = {k: float(np.mean([cell[k] for cell in cells])) for k in keys}
+                means = {k: mean([cell[k] for cell in cells]) for k in keys}
                 spread = [min(c["ap50"] for c in cells), max(c["ap50"] for c in cells)]
                 rows.append({"set": name, "kind": kind, "network": network, "seeds": o.seeds,
                              "pictures": len(test), "spread": spread, **means})  # fmt: skip
@@ -223,6 +224,11 @@ def real(o: argparse.Namespace) -> None:
         rest = [f"{row[k]:.3f}" if k in row else "" for k in ("matched", "nme", "nme_box")]
         where = f"{row['set']}, {row['kind']} | {row['pictures']}"
         print(f"| {where} | {row['network']} | {ap} | {' | '.join(rest)} |")
+
+
+def mean(values: list[float | None]) -> float:
+    """NaN where a network found no face to measure, for which JSON has None."""
+    return float(np.mean([np.nan if value is None else value for value in values]))
 
 
 def measured(path: Path, test: Labelled, o: argparse.Namespace) -> dict[str, Any]:
