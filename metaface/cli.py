@@ -626,8 +626,11 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
     group = p.add_mutually_exclusive_group()
     group.add_argument("--iterations", type=count, help="training budget of a learner: outer steps")
     group.add_argument("--images", type=count, help="or photographs seen")
-    group.add_argument("--minutes", type=positive, help="or wall time, validation included; default: "
-                       f"{benchmark.MINUTES}")  # fmt: skip
+    group.add_argument(
+        "--minutes",
+        type=positive,
+        help=f"or wall time, validation included; default: {benchmark.MINUTES}",
+    )
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     _add_run(p)
 

@@ -201,8 +201,6 @@ def runs(unit: Unit) -> Unit:
 
 def marked(unit: Unit) -> Any:
     marks: list[Any] = [] if set(unit.commands) & set(QUICK) else [pytest.mark.slow]
-    if "joint" in "".join(map(kind_of, unit.words)):
-        marks.append(pytest.mark.xfail(reason="row 6 of issue 13: NaN in JSON", strict=False))
     return pytest.param(unit, id=unit.name, marks=marks)
 
 
