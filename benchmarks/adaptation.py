@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface.benchmark import write_json
+from metaface._json import write_json
+from metaface._progress import track
 from metaface.episodes import pictures
 from metaface.evaluation import Estimate, rejection
 from metaface.evaluation.open_set import FALSE_POSITIVES
@@ -68,7 +69,7 @@ def main() -> None:
     for shots in o.shots:
         print(f"{shots}-shot: {count(o.tasks, shots)} tasks a seed, {o.ways}-way", flush=True)
     units = [(d, s, n) for d in sources for s in o.seeds for n in o.learners]
-    bar = tqdm(units, unit="unit")
+    bar = track(units, unit="unit")
     domain: Domain | None = None
     for name, seed, learner in bar:
         path = out / name / str(seed) / f"{learner.replace(' ', '-')}.json"
@@ -225,7 +226,7 @@ def logits(learner: MetaLearner, tasks: Tasks, features: Features | None, store:
     ways = tasks.people.shape[1]
     labels = torch.arange(ways).repeat_interleave(tasks.support.shape[1] // ways)[None]
     device = next(learner.parameters()).device
-    bar = tqdm(range(len(tasks.people)), desc=f"{tasks.shots}-shot", leave=False, unit="task")
+    bar = track(range(len(tasks.people)), desc=f"{tasks.shots}-shot", leave=False, unit="task")
     with learner.predicting():
         for i in bar:
             support, probes = tasks.support[i], torch.cat([tasks.query[i], tasks.strangers[i]])

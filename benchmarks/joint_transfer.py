@@ -48,7 +48,8 @@ from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface.benchmark import fitted, write_json
+from metaface._json import write_json
+from metaface._progress import track
 from metaface.evaluation import average_precision
 from metaface.intervals import interval
 from metaface.multitask import (
@@ -160,7 +161,7 @@ def train(o: argparse.Namespace) -> None:
         counts = [o.batch - round(o.share * o.batch), round(o.share * o.batch)]
     tqdm.write(" and ".join(f"{len(p)} photographs of {p.name}" for p in pools))
     units = [(tasks, seed) for tasks in o.tasks for seed in range(o.seeds)]
-    for tasks, seed in tqdm(units, unit="network"):
+    for tasks, seed in track(units, unit="network"):
         folder = Path(o.out) / "models" / (tasks + (", real" if o.real else "")) / str(seed)
         if (folder / "model.safetensors").exists():
             continue
@@ -195,7 +196,8 @@ def real(o: argparse.Namespace) -> None:
             for kind in ("soft", "sharp")
         }  # fmt: skip
         for kind, test in tests.items():
-            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(test.take(np.arange(32)))[..., ::-1])
+            some = test.take(np.arange(min(32, len(test))))
+            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(some)[..., ::-1])
             rows.append({"set": name, "kind": kind, "network": "constant box", "seeds": 0,
                          "pictures": len(test), "ap50": constant_box(test)[1]})  # fmt: skip
             for network in named(o.files, 0):
@@ -206,7 +208,7 @@ def real(o: argparse.Namespace) -> None:
                         write_json(path, measured(named(o.files, seed)[network], test, o))
                     cells.append(json.loads(path.read_text()))
                 keys = [k for k in cells[0] if k != "file"]
-                means = {k: float(np.mean([cell[k] for cell in cells])) for k in keys}
+                means = {k: mean([cell[k] for cell in cells]) for k in keys}
                 spread = [min(c["ap50"] for c in cells), max(c["ap50"] for c in cells)]
                 rows.append({"set": name, "kind": kind, "network": network, "seeds": o.seeds,
                              "pictures": len(test), "spread": spread, **means})  # fmt: skip
@@ -222,6 +224,11 @@ def real(o: argparse.Namespace) -> None:
         rest = [f"{row[k]:.3f}" if k in row else "" for k in ("matched", "nme", "nme_box")]
         where = f"{row['set']}, {row['kind']} | {row['pictures']}"
         print(f"| {where} | {row['network']} | {ap} | {' | '.join(rest)} |")
+
+
+def mean(values: list[float | None]) -> float:
+    """NaN where a network found no face to measure, for which JSON has None."""
+    return float(np.mean([np.nan if value is None else value for value in values]))
 
 
 def measured(path: Path, test: Labelled, o: argparse.Namespace) -> dict[str, Any]:
@@ -262,7 +269,7 @@ def start(o: argparse.Namespace) -> None:
     people, val, tests = crops_of(o)
     names = ["fresh", *named(o.files, 0)]
     units = [(n, k, s) for s in range(o.seeds) for k in o.learners for n in names]
-    bar = tqdm(units, unit="unit")
+    bar = track(units, unit="unit")
     for name, learner, seed in bar:
         path = out / name / f"{learner}-{seed}.json"
         bar.set_postfix_str(f"{name}, {learner}, seed {seed}")
@@ -333,10 +340,9 @@ def meta_trained(
             own["inner_lr"] *= rate
         made = mf.learners.build(kind, embedding(name, seed, people, o), **own).to(o.device)
         if rate:
-            recipe = fitted(made.recipe, people)
+            lr = made.recipe.lr
             mf.train(
-                made, people, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-                lr=recipe.lr if learner == "reptile" else rate * recipe.lr,
+                made, people, lr=lr if learner == "reptile" else rate * lr,
                 iterations=o.iterations, seed=seed, device=o.device, progress=False,
             )  # fmt: skip
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
-from metaface.benchmark import write_json
+from metaface._json import write_json
 from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
 from metaface.training import Interrupted

@@ -43,10 +43,10 @@ from typing import Any
 import torch
 from sides import REMEDIES, SIDES, Case, Work, missing
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from metaface import machine
-from metaface.benchmark import write_json
+from metaface._json import write_json
+from metaface._progress import track
 
 warnings.simplefilter("ignore")
 
@@ -445,7 +445,7 @@ def main() -> None:
 
     yardstick = rates({"matmul": matmul(device)}, device, 3, 0.0 if options.quick else 1.0)
     about = machine.describe(device) | {"matmul_gflops": statistics.median(yardstick["matmul"])}
-    with tqdm(todo, unit="case", file=sys.stderr) as bar:
+    with track(todo, unit="case") as bar:
         for case in bar:
             bar.set_description(name(case))
             measured = measure(case, device, absent, options.quick, bar.set_postfix_str)

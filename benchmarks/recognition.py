@@ -12,6 +12,7 @@ import csv
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,17 @@ def main() -> None:
     parser.add_argument("--models", help="folder of the model files")
     parser.add_argument("--photos", type=int, default=1000, help="enrolled; default: 1000")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         paths = written(options.data, options.photos + 101, Path(folder))
         enrolled, probes = paths[: options.photos], [p for p, _ in paths[options.photos :]]
         listed = Path(folder) / "people.csv"
         with open(listed, "w", newline="") as file:
             csv.writer(file).writerows([("path", "person"), *enrolled])
 
-        people = Recognizer.from_pretrained(
-            models=options.models, gallery=Path(folder) / "speed.gallery"
+        people = opened.enter_context(
+            Recognizer.from_pretrained(
+                models=options.models, gallery=Path(folder) / "speed.gallery"
+            )
         )
         people.identify(probes[0])
         began = time.perf_counter()

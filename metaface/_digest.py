@@ -22,11 +22,12 @@ class _Hash(Protocol):
     def update(self, data: Any, /) -> None: ...
 
 
-def file_digest(file: BinaryIO) -> str:
-    """sha256, hex, of what is left to read of ``file``."""
+def file_digest(file: BinaryIO, size: int | None = None) -> str:
+    """sha256, hex, of what is left to read of ``file``, or of the next ``size`` bytes of it."""
     found = hashlib.sha256()
-    while block := file.read(_BLOCK):
+    while block := file.read(_BLOCK if size is None else min(size, _BLOCK)):
         found.update(block)
+        size = None if size is None else size - len(block)
     return found.hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from metaface import data, distributed, machine, nets, report
-from metaface._atomic import replacing
+from metaface import data, distributed, machine, nets, report, runs
+from metaface._json import plain, write_json
+from metaface._lock import alone_in
+from metaface._text import file_name, given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
-from metaface.domains import SIDES, partners, sides
+from metaface.domains import none_left, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
+from metaface.fitting import fit_validation
 from metaface.intervals import interval
-from metaface.learners import MetaLearner, Prototypical, Recipe
+from metaface.learners import MetaLearner, Prototypical
 from metaface.model import ModelSpec, seen_by
-from metaface.training import Budget, best_device, seen_people, train
+from metaface.training import Budget, choose_device, seen_people, train
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,18 +87,12 @@ class Job:
         options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
         return ModelSpec(
             learner, options, self.embedding, self.norm, self.image_size, self.channels, self.crop,
+            runs.digest_of(self.start),
         )  # fmt: skip
 
-    def recipe(self, learner: str, own: Recipe, faces: FaceSet, *, across: bool = False) -> Recipe:
-        """How ``learner``, whose own recipe is ``own``, is trained on ``faces`` here.
-
-        Args:
-            faces: of two sides or not; see ``metaface.domains.two_sided``.
-            across: as in ``metaface.train``.
-        """
-        given = {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
-        fit = fitted_across if across else fitted_between if sides(faces) else fitted
-        return fit(replace(own, **given), faces)
+    def given(self, learner: str) -> dict[str, Any]:
+        """What the user asked for of the recipe of ``learner``: keyword arguments of ``train``."""
+        return {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
 
     def checked(self) -> Self:
         """The same, with a budget; bad settings fail now, not in an hour."""
@@ -105,6 +102,11 @@ class Job:
         for name in job.learners:
             job.spec(name).build(start=job.start)
         return job
+
+    def definition(self) -> dict[str, Any]:
+        """What defines the job, as ``runs.claim`` takes it: settings, and digests of files."""
+        files = {name: getattr(self, name, None) for name in ("start", "weights")}
+        return {**asdict(self), "files": {n: runs.digest_of(path) for n, path in files.items()}}
 
     def unseen(self, test: FaceSet) -> FaceSet:
         """``test`` without the people whom ``start`` was trained on, where it says so.
@@ -135,16 +137,19 @@ class Job:
             across, val_episodes, on_validation: as in ``metaface.train``.
 
         Returns:
-            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``.
+            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``
+            and ``notes``, see :class:`metaface.training.History`.
         """
         spec = self.spec(name)
         learner = spec.build(seed, start=self.start)
-        recipe = self.recipe(name, learner.recipe, faces, across=across)
         learner.task_chunk = self.task_chunk
+        val_ways, _, fewer = fit_validation(val, min(self.ways), 1, **sides(val))
+        if fewer:
+            fewer = f"{name}: {fewer}"
+            log.warning(fewer)
         history = train(
-            learner, faces, val, ways=recipe.ways, shots=recipe.shots, queries=recipe.queries,
-            meta_batch=recipe.meta_batch, lr=recipe.lr, iterations=self.iterations,
-            images=self.images, minutes=self.minutes, val_ways=min(self.ways), val_shots=1,
+            learner, faces, val, **self.given(name), iterations=self.iterations,
+            images=self.images, minutes=self.minutes, val_ways=val_ways, val_shots=1,
             val_episodes=val_episodes, seed=seed, augment=Augment.of(self.augment), device=device,
             out=out, resume=True, spec=spec, progress=progress, across=across,
             label=label or (out.name if out else name), on_validation=on_validation,
@@ -152,7 +157,8 @@ class Job:
         )  # fmt: skip
         return learner, {
             "curve": history.rows, "train_seconds": history.seconds, "images": history.images,
-            "iterations": history.iterations, "recipe": asdict(recipe),
+            "iterations": history.iterations, "recipe": history.recipe,
+            "notes": [note for note in (*history.notes, fewer) if note],
         }  # fmt: skip
 
 
@@ -180,12 +186,21 @@ class People:
     train: FaceSet
     val: FaceSet
     test: FaceSet
+    notes: tuple[str, ...] = ()
+    """what the split did that is not plain, a sentence each; said as a warning, too"""
 
 
 def load_people(
-    settings: Settings, image_size: int | None = None, *, progress: bool = True
+    settings: Settings, image_size: int | None = None, *, tested: bool = True, progress: bool = True
 ) -> People:
     """Load the photographs and split them by person.
+
+    Args:
+        settings: where from, and for what test.
+        image_size: instead of that of ``settings``.
+        tested: whether people must have the photographs that the test of ``settings`` takes;
+            else, where nobody has, those who have most are left for a test.
+        progress: show a progress bar.
 
     Raises:
         ValueError: ``train_data`` without ``test_data``, the same source as both, or too few
@@ -202,8 +217,23 @@ def load_people(
         raise ValueError("train_data and test_data go together: give both, or data alone")
     if settings.train_data is None:
         faces = data.load(settings.data, **options)
+        notes = []
+        most = int(np.sort(faces.photos())[-2:].min())  # that two people have
+        if most < wanted and not tested:
+            wanted = most
+            notes.append(
+                f"{faces.name}: the people left for a test have {wanted} photographs or more each, "
+                f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
+            )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
-        return People(train_faces, val_faces, settings.unseen(test))
+        if none_left(train_faces, val_faces, wanted):
+            notes.append(
+                f"{faces.name}: all {len(test.person_ids)} people with {wanted} photographs or "
+                "more are left for the test; nobody in training or validation has as many"
+            )
+        for note in notes:
+            log.warning(note)
+        return People(train_faces, val_faces, settings.unseen(test), tuple(notes))
     if settings.train_data == settings.test_data:
         raise ValueError(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
@@ -217,6 +247,7 @@ def load_people(
     return People(train_faces, val_faces, settings.unseen(test))
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -233,7 +264,8 @@ def run(
 
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``rows`` (one for each
-        learner, way and shot), ``differences`` (paired, between learners) and ``curves``.
+        learner, way and shot), ``differences`` (paired, between learners), ``curves``, and
+        ``notes``, what was changed for want of photographs, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
@@ -241,28 +273,29 @@ def run(
             settings.
     """
     refuse_several_processes("the benchmark")
-    out = Path(out)
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    out = given_path(out, "the results")
+    device = choose_device(settings.device)
     settings = settings.checked()
-    check_free(out, settings, resume)
+    runs.claim(out, "benchmark", resume, settings.definition())
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
-    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
+    runs.claim(out, "benchmark", resume, settings.definition(), vars(people))
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
         found = finished(out / unit.name)
         units.append(found or _measure(unit, settings, people, out, device, progress))
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {part: getattr(people, part).describe() for part in ("train", "val", "test")},
         "rows": list(_rows(units, settings)),
         "differences": list(_differences(units, settings)),
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
+        "notes": noted(people.notes, units),
         "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write(out / "report.html", results, people.test)
     return results
@@ -278,7 +311,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.learner}-seed{self.seed}" if self.trained else self.learner
+        return file_name(f"{self.learner}-seed{self.seed}" if self.trained else self.learner)
 
 
 def _units(settings: Settings) -> Iterator[Unit]:
@@ -352,60 +385,6 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
     return learner, people.test
 
 
-def fitted(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` with fewer queries, then fewer shots, then fewer ways, where people have too few
-    photographs: at least a fifth of the people can be in a task.
-
-    Raises:
-        ValueError: a fifth of the people have no second photograph.
-    """
-    counts = np.sort(faces.photos()[faces.person_ids])
-    most = int(counts[int(0.8 * len(counts))])
-    if most < 2:
-        raise ValueError(
-            f"{faces.name}: most people have one photograph, and a training task needs two of "
-            "each person: train on another set (--train-data)"
-        )
-    queries = max(1, min(recipe.queries, most - recipe.shots))
-    shots = min(recipe.shots, most - queries)
-    able = int((counts >= shots + queries).sum())
-    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
-
-
-def fitted_across(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` fitted to tasks of ``AcrossDomains``: each side to its own domain.
-
-    Raises:
-        ValueError: as of :func:`fitted`, in a domain that shares its people with no other.
-    """
-    recipe = fitted(recipe, faces)
-    for name, others in partners(faces).items():
-        view = faces.of_domains(name)
-        if others:
-            counts = np.sort(view.photos()[view.person_ids])
-            most = int(counts[int(0.8 * len(counts))])
-            shots, queries = min(recipe.shots, most), min(recipe.queries, most)
-        else:
-            alone = fitted(recipe, view)
-            shots, queries = alone.shots, alone.queries
-        recipe = replace(recipe, shots=shots, queries=queries)
-    return recipe
-
-
-def fitted_between(recipe: Recipe, faces: FaceSet) -> Recipe:
-    """``recipe`` fitted to tasks between the sides of a ``metaface.domains.two_sided`` set: at
-    least a fifth of the people, and two, can be in a task."""
-
-    def most(photos: np.ndarray) -> int:
-        return int(np.sort(photos)[min(int(0.8 * len(photos)), len(photos) - 2)])
-
-    support, query = (faces.of_domains(side).photos()[faces.person_ids] for side in SIDES)
-    shots = min(recipe.shots, most(support))
-    queries = min(recipe.queries, most(np.where(support >= shots, query, 0)))
-    able = int(((support >= shots) & (query >= queries)).sum())
-    return replace(recipe, shots=shots, queries=queries, ways=min(recipe.ways, able))
-
-
 def _check_testable(settings: Settings, test: FaceSet) -> None:
     """Fail before training where a test could not be drawn after it."""
     for ways in settings.ways:
@@ -463,7 +442,7 @@ def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[
                 "train_images": int(np.mean([u["images"] for u in group])),
                 "train_iterations": int(np.mean([u["iterations"] for u in group])),
                 "adapt_ms": mean("adapt_ms"),
-                "peak_mb": max(u["peak_mb"] for u in group),
+                "peak_mb": max((u["peak_mb"] for u in group), key=lambda mb: mb or 0.0),
                 "parameters": group[0]["parameters"],
                 "norm": group[0]["norm"],
                 "transductive": group[0]["transductive"],
@@ -500,36 +479,12 @@ def refuse_several_processes(what: str) -> None:
         )
 
 
-def check_free(out: Path, settings: Any, resume: bool, what: str = "benchmark") -> None:
-    """Check that ``out`` holds no job, or this one, to be resumed.
-
-    Raises:
-        FileExistsError: there is one, and ``resume`` is not set, or it was of other settings.
-    """
-    path = out / "settings.json"
-    mine = json.loads(json.dumps(asdict(settings)))
-    if path.is_file():
-        if not resume:
-            raise FileExistsError(
-                f"{out} holds a {what} already: go on with it (--resume), or choose another "
-                "folder (--out)"
-            )
-        theirs = json.loads(path.read_text())
-        changed = [key for key in mine if mine[key] != theirs.get(key)]
-        if changed:
-            said = ", ".join(f"{k} was {theirs.get(k)!r}, is {mine[k]!r}" for k in changed)
-            raise FileExistsError(
-                f"{out} holds a {what} of other settings ({said}): use those, or another folder"
-            )
+def noted(notes: Iterable[str], units: Iterable[Mapping[str, Any]]) -> list[str]:
+    """``notes`` and those of ``units``, each once."""
+    return list(dict.fromkeys([*notes, *(n for unit in units for n in unit.get("notes", ()))]))
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` whole or not at all, in a folder that is made where it is missing."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, allow_nan=True) + "\n").encode())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from metaface import _torch_file
+from metaface._atomic import replacing
 
 
 class CheckpointError(RuntimeError):
@@ -18,45 +19,43 @@ class CheckpointError(RuntimeError):
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write ``state`` atomically; the checkpoint that was there becomes ``<path>.previous``.
 
-    The file is complete on disk before it gets its name, so that ``path`` is never half-written.
+    The file is complete on disk before it gets its name, so that ``path`` is never half-written;
+    it carries a checksum, see :mod:`metaface._torch_file`.
 
     Args:
         path: the checkpoint file.
         state: tensors, numbers, strings, lists and dicts of them, as ``weights_only=True`` reads.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; ``path`` is as it was.
+        OSError: the disk is full, there is no memory, or the folder cannot be written; ``path`` is
+            as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(fresh, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, previous(path))
-        os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
+    with replacing(Path(path), previous(path)) as file:
+        _torch_file.write(state, file)
 
 
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, without running any code it may hold (``weights_only=True``).
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a checkpoint, by name.
+        CheckpointError: the file is missing, truncated, damaged or not a checkpoint, by name.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}")
+        raise CheckpointError(
+            f"{path} is a folder: give the checkpoint in it"
+            if path.is_dir()
+            else f"no checkpoint at {path}"
+        )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
+        state = _torch_file.read(path)
+    except _torch_file.Unsafe as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a checkpoint: it asks for more than tensors, numbers and "
+            f"strings, which may run any code, and is not loaded ({error})"
+        ) from error
+    except _torch_file.Unreadable as error:
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a checkpoint")
     return state
@@ -77,7 +76,13 @@ def load_latest(path: str | Path) -> tuple[dict[str, Any], str | None]:
     except CheckpointError as error:
         if not previous(path).is_file():
             raise
-        state = load(previous(path))
+        try:
+            state = load(previous(path))
+        except CheckpointError as other:
+            raise CheckpointError(
+                f"{error}; and the one before it is no better: {other}. Remove both to start "
+                "afresh, or put a copy of yours in their place"
+            ) from other
         if Path(path).is_file():  # or the next save would put it in the place of the good one
             os.replace(path, f"{path}.damaged")
         return state, f"{error}; using {previous(path)} instead"
@@ -91,19 +96,6 @@ def exists(path: str | Path) -> bool:
 def previous(path: str | Path) -> Path:
     """Where the checkpoint before ``path`` is kept."""
     return Path(f"{path}.previous")
-
-
-def same_settings(path: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a training of other settings.
-
-    Raises:
-        CheckpointError: which of them differ.
-    """
-    if there != now:
-        changed = {k: f"{there.get(k)} there, {v} now" for k, v in now.items() if there.get(k) != v}
-        raise CheckpointError(
-            f"{path} was trained with other settings: {changed}; use those, or another folder"
-        )
 
 
 @contextmanager

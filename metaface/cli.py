@@ -4,63 +4,126 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
+import errno
+import io
 import logging
 import os
+import sqlite3
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import metaface
-from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report
+from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report, runs
+from metaface._json import write_json
+from metaface._text import printable
+from metaface.arguments import count, count_or_none, device, positive, rate, share
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.learners import LEARNERS, MetaLearner
+from metaface.learners.checks import out_of_memory
 from metaface.model import ModelSpec, load_model
 from metaface.multitask import commands as multitask
 from metaface.recognition import GalleryError, protocols, weak_spots
 from metaface.recognition import commands as people
 from metaface.safe import KEEP_LOSS, blend_learner
 from metaface.sweep import sweep
-from metaface.training import Interrupted, seen_people, train
+from metaface.training import choose_device, seen_people, train
 
 DEFAULTS = Settings()
+STATUS = """exit status:
+  0    done; what was left out on the way, such as unreadable photographs, is said
+  1    another process of the same distributed job was lost
+  2    not done: a wrong or empty argument, a file or setting that cannot be used, not one
+       usable photograph in what was given, or no memory or disk left
+  70   a fault of MetaFace; METAFACE_DEBUG=1 in the environment shows where
+  130  interrupted; what can be gone on with is kept
+  141  nobody reads the output any more
+What is found changes nothing: verify ends with 0 for two people, identify for strangers.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command; returns the exit status, one of those in ``STATUS``.
 
-    1: another process of a distributed job was lost; 2: bad input; 130: interrupted;
-    141: nobody reads the output any more.
+    With METAFACE_DEBUG=1 in the environment, an error is shown with its traceback.
     """
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that it cannot write stops nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        return _failed(str(stop) or "interrupted", 130)
     except BrokenPipeError:  # who reads our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except distributed.ProcessLost as lost:
-        return _failed(str(lost), 1)
-    except (
-        ValueError, TypeError, OSError, ImportError, FloatingPointError, checkpoint.CheckpointError,
-        GalleryError,
-    ) as bad:  # fmt: skip
-        return _failed(str(bad), 2)
+    except (Exception, KeyboardInterrupt) as error:
+        status, sentence = _said(error)
+        if distributed.first_to_say(sentence):
+            if os.environ.get("METAFACE_DEBUG"):
+                traceback.print_exception(error)
+            print(f"metaface: {printable(sentence)}", file=sys.stderr)
+        return status
     return 0
 
 
-def _failed(why: str, status: int) -> int:
-    if distributed.first_to_say(why):
-        print(f"metaface: {why}", file=sys.stderr)
-    return status
+_STATUS: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
+    ((KeyboardInterrupt,), 130),  # Interrupted is one
+    ((distributed.ProcessLost,), 1),
+    (
+        (
+            ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError,
+            checkpoint.CheckpointError, GalleryError, zipfile.BadZipFile, sqlite3.Error,
+        ),
+        2,
+    ),
+)  # fmt: skip
+
+
+def _said(error: BaseException) -> tuple[int, str]:
+    """The exit status of an error, and one sentence about it."""
+    causes = list(_causes(error))
+    if any(out_of_memory(cause) for cause in causes):
+        return 2, (
+            f"there is not enough memory ({_first_lines(error)}): ask for smaller pictures, fewer "
+            "tasks at once (--task-chunk 1) or a smaller --meta-batch"
+        )
+    full = [c for c in causes if isinstance(c, OSError) and c.errno in (errno.ENOSPC, errno.EDQUOT)]
+    if full:
+        where = "" if full[0].filename is None else f" that holds {full[0].filename}"
+        return 2, f"the disk{where} is full: make room, or give another folder"
+    for kinds, status in _STATUS:
+        if isinstance(error, kinds):
+            return status, _first_lines(error) if str(error) else _KIND.get(status, repr(error))
+    return 70, (
+        f"{type(error).__name__}: {_first_lines(error)}: this is a fault of MetaFace: run it with "
+        "METAFACE_DEBUG=1 for the traceback, and report that"
+    )
+
+
+_KIND = {130: "interrupted"}  # of errors without a text
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_lines(error: BaseException) -> str:
+    """An error's text in one line: the first, and the one after it where that only announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:1000]
 
 
 # -- commands --------------------------------------------------------------------------------
@@ -72,12 +135,32 @@ def _benchmark(o: argparse.Namespace) -> None:
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
         weights=o.weights, start=o.start,
     )  # fmt: skip
+    _print_plan(
+        settings, len(o.learners) * o.seeds,
+        f"loading, and tests of {o.episodes} episodes of each at {len(o.ways) * len(o.shots)} "
+        "ways and shots",
+    )  # fmt: skip
     results = benchmark.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for part, text in results["data"].items():
         print(f"{part:>5}: {text}")
     print(f"\n{report.table(results['rows'])}\n")
+    _print_notes(results)
     print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
+
+
+def _print_plan(settings: benchmark.Job, trainings: int, on_top: str) -> None:
+    """Say before the start how long a budget of time will take, and what comes on top of it."""
+    if (each := settings.minutes) is not None:
+        print(
+            f"at most {trainings} trainings of {each:g} minutes, validation included: "
+            f"{trainings * each:g} minutes; on top of that: {on_top}", flush=True,
+        )  # fmt: skip
+
+
+def _print_notes(results: dict[str, Any]) -> None:
+    for note in results["notes"]:
+        print(f"note: {note}")
 
 
 def _cross_domain(o: argparse.Namespace) -> None:
@@ -87,10 +170,15 @@ def _cross_domain(o: argparse.Namespace) -> None:
         queries=o.queries, episodes=o.episodes, seeds=o.seeds, options=_learner_options(o.option),
         start=o.start, **_shared(o),
     )  # fmt: skip
+    _print_plan(
+        settings, len(settings.trainings()) * len(o.learners) * o.seeds,
+        f"loading, and tests of {o.episodes} episodes of each in each domain it is tested in",
+    )  # fmt: skip
     results = cross_domain.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, parts in results["data"].items():
         print(f"{name}: tested on {parts['test']}")
     print(f"\n{report.matrix(results['rows'])}\n")
+    _print_notes(results)
     print("trained in the domain of the row, tested in that of the column: accuracy % ± half of")
     print(f"the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
@@ -102,16 +190,20 @@ def _train(o: argparse.Namespace) -> None:
         o.quiet = True
         logging.getLogger("metaface").setLevel(logging.ERROR)
     settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
-    people = benchmark.load_people(settings, progress=not o.quiet)
-    spec = settings.spec(o.learner)
+    people = benchmark.load_people(settings, tested=False, progress=not o.quiet)
+    spec = replace(settings.spec(o.learner), start_sha256=runs.digest_of(o.start))
     on_finish = _blend(o, settings, spec, people)
+    if on_finish and group.first and settings.minutes is not None:
+        print(
+            f"training takes {settings.minutes:g} minutes, validation included; on top of that: "
+            f"the blend, which is measured on validation people and {len(o.keep)} other sets",
+            flush=True,
+        )
     learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
-    recipe = settings.recipe(o.learner, learner.recipe, people.train)
+    given = {n: getattr(o, n) for n in benchmark.RECIPE if getattr(o, n) is not None}
     history = train(
-        learner, people.train, people.val, ways=o.ways or recipe.ways,
-        shots=o.shots or recipe.shots, queries=o.queries or recipe.queries,
-        meta_batch=o.meta_batch or recipe.meta_batch, lr=o.lr or recipe.lr,
+        learner, people.train, people.val, **(settings.given(o.learner) | given),
         augment=Augment.of(o.augment), patience=o.patience, seed=o.seed, device=o.device,
         iterations=o.iterations, images=o.images, minutes=_minutes(o), out=o.out,
         support_domain=o.support_domain, query_domain=o.query_domain,
@@ -121,10 +213,12 @@ def _train(o: argparse.Namespace) -> None:
         return
     if (blend := history.finished) is not None:
         _print_blend(blend)
-    validated = [r["val_accuracy"] for r in history.rows if "val_accuracy" in r]
+    validated = [row for row in history.rows if "val_accuracy" in row]
+    best = max(validated, key=lambda row: row["val_accuracy"], default={"val_accuracy": 0.0})
+    tasks = f"{best['val_ways']}-way {best['val_shots']}-shot " if "val_ways" in best else ""
     print(
         f"{o.learner}: {history.iterations} steps, {history.images} photographs, "
-        f"{history.seconds:.0f} s; best validation accuracy {max(validated, default=0):.3f} at "
+        f"{history.seconds:.0f} s; best {tasks}validation accuracy {best['val_accuracy']:.3f} at "
         f"step {history.best_iteration}\n{Path(o.out) / 'checkpoint.pt'}"
     )
 
@@ -151,20 +245,25 @@ def _blend(
         for source in o.keep
     ]  # fmt: skip
 
+    loss = KEEP_LOSS if o.keep_loss is None else o.keep_loss
+
     def put(learner: MetaLearner) -> dict[str, Any]:
         device = next(p.device for p in learner.parameters())
         choice = blend_learner(
             learner, before.to(device), people.val, keep,
-            keep_loss=KEEP_LOSS if o.keep_loss is None else o.keep_loss, seed=o.seed,
+            keep_loss=loss, seed=o.seed,
             support_domain=o.support_domain, query_domain=o.query_domain,
         )  # fmt: skip
         return choice.as_dict() | {"keep": list(o.keep)}
 
+    put.settings = {  # type: ignore[attr-defined]
+        "keep": [runs.people_of(faces) for faces in keep], "keep_loss": loss
+    }  # fmt: skip
     return put
 
 
 def _print_blend(blend: dict[str, Any]) -> None:
-    print("share of the way from --start, accuracy on validation people" + "".join(
+    print("share of the way from --start, 1-shot accuracy on validation people" + "".join(
         f", on {source}" for source in blend["keep"]
     ))  # fmt: skip
     for step in blend["steps"]:
@@ -180,12 +279,15 @@ def _sweep(o: argparse.Namespace) -> None:
         o, learners=tuple(o.learners), ways=tuple(o.ways), shots=tuple(o.shots), queries=o.queries,
         options=_learner_options(o.option),
     )  # fmt: skip
+    late = "" if o.total_minutes is None else ", and what a trial has left after --total-minutes"
+    _print_plan(settings, o.trials * len(o.learners), f"loading{late}")
     results = sweep(
         settings, o.out, trials=o.trials, total_minutes=o.total_minutes, parameters=o.parameters,
         storage=o.storage, resume=o.resume, progress=not o.quiet,
     )  # fmt: skip
     for line in report.sweep_lines(results):
         print(f"{line[0]}: {line[2]} on validation people, {line[3]} by default; {line[4]} trials")
+    _print_notes(results)
     for command in results["commands"]:
         print(f"\n{command}")
     print(f"\n{Path(o.out) / 'sweep.json'}\n{Path(o.out) / 'sweep.html'}")
@@ -193,6 +295,7 @@ def _sweep(o: argparse.Namespace) -> None:
 
 def _evaluate(o: argparse.Namespace) -> None:
     learner, spec = load_model(o.checkpoint)
+    learner.to(choose_device(o.device))
     learner.task_chunk = o.task_chunk
     faces = data.load(
         o.data, image_size=spec.image_size, channels=spec.channels,
@@ -205,8 +308,8 @@ def _evaluate(o: argparse.Namespace) -> None:
     for ways in o.ways:
         for shots in o.shots:
             result = evaluate(
-                learner.to(o.device or "cpu"), faces, ways=ways, shots=shots, queries=o.queries,
-                episodes=o.episodes, seed=o.seed, progress=not o.quiet,
+                learner, faces, ways=ways, shots=shots, queries=o.queries, episodes=o.episodes,
+                seed=o.seed, progress=not o.quiet,
             )  # fmt: skip
             print(f"{spec.learner}, {ways}-way {shots}-shot: {result}")
             rows.append(
@@ -218,7 +321,7 @@ def _evaluate(o: argparse.Namespace) -> None:
                 }
             )  # fmt: skip
     if o.json:
-        Path(o.json).write_text(json.dumps({"spec": asdict(spec), "rows": rows}, indent=1) + "\n")
+        write_json(o.json, {"spec": asdict(spec), "rows": rows})
         print(o.json)
 
 
@@ -240,10 +343,22 @@ def _preview(o: argparse.Namespace) -> None:
 # -- options ---------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses empty arguments: as a path, an empty text is the current folder."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        found, rest = super().parse_known_args(*given, **named)
+        for name, value in vars(found).items():
+            if "" in (value if isinstance(value, (list, tuple)) else (value,)):
+                self.error(f"{name.replace('_', '-')} is empty: leave it out, or give a value")
+        return found, rest
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="metaface", description="Few-shot meta-learning for face identities."
-    )
+    parser = _Parser(
+        prog="metaface", description="Few-shot meta-learning for face identities.", epilog=STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"metaface {metaface.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -297,9 +412,11 @@ def _parser() -> argparse.ArgumentParser:
                        ("queries", "query photographs a person"),
                        ("meta-batch", "tasks a step")):  # fmt: skip
         p.add_argument(
-            f"--{name}", type=int, help=f"{what} of the training tasks; default: the learner's own"
+            f"--{name}",
+            type=count,
+            help=f"{what} of the training tasks; default: the learner's own",
         )
-    p.add_argument("--lr", type=float, help="outer learning rate; default: the learner's own")
+    p.add_argument("--lr", type=rate, help="outer learning rate; default: the learner's own")
     _add_start(p)
     p.add_argument(
         "--blend",
@@ -309,12 +426,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--keep", action="append", default=[], metavar="SOURCE",
                    help="photographs the blend must stay good at; may be repeated")  # fmt: skip
-    p.add_argument("--keep-loss", type=float,
+    p.add_argument("--keep-loss", type=share,
                    help=f"of its accuracy, that --keep may lose; default: {KEEP_LOSS}"
     )  # fmt: skip
     for side, what in (("support", "known by"), ("query", "asked for")):
         p.add_argument(f"--{side}-domain", help=f"domain of the photographs that people are {what}")
-    p.add_argument("--patience", type=int, help="stop after so many validations without a new best")
+    p.add_argument(
+        "--patience", type=count, help="stop after so many validations without a new best"
+    )
     _add_budget(p)
     p.add_argument(
         "--option",
@@ -343,21 +462,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--trials",
-        type=int,
+        type=count,
         default=20,
         help="of each learner, those of all processes together; default: 20",
     )
-    p.add_argument("--total-minutes", type=float, help="begin no trial after so many")
+    p.add_argument("--total-minutes", type=positive, help="begin no trial after so many")
     p.add_argument(
         "--storage",
         metavar="FILE|URL",
         help="what processes share: a journal file or sqlite:///...; default: journal.log in --out",
     )
     for name, tasks, what in (("ways", DEFAULTS.ways, "5"), ("shots", DEFAULTS.shots, "1 5")):
-        p.add_argument(f"--{name}", type=int, nargs="+", default=tasks,
+        p.add_argument(f"--{name}", type=count, nargs="+", default=tasks,
                        help=f"of the benchmark to come, which splits people alike; default: {what}"
         )  # fmt: skip
-    p.add_argument("--queries", type=int, default=DEFAULTS.queries, help="as --shots; default: 5")
+    p.add_argument("--queries", type=count, default=DEFAULTS.queries, help="as --shots; default: 5")
     _add_budget(p)
     p.add_argument(
         "--option",
@@ -375,22 +494,27 @@ def _parser() -> argparse.ArgumentParser:
         default="synthetic",
         help="photographs; people the checkpoint has seen are left out",
     )
-    p.add_argument("--crop", type=float, help="centre crop; default: as in training")
+    p.add_argument("--crop", type=positive, help="centre crop; default: as in training")
     _add_test_tasks(p, (1,))
     p.add_argument("--json", metavar="FILE", help="write the results here, too")
     _add_run(p)
 
     p = _command(commands, "preview", _preview, "draw people, or an episode, as a picture")
     p.add_argument("--data", default="synthetic", help="see metaface.data.load")
-    p.add_argument("--crop", type=float, help="centre crop: a share of the shorter side, or pixels")
-    p.add_argument("--image-size", type=int, default=72, help="side of a face; default: 72")
+    p.add_argument(
+        "--crop", type=positive, help="centre crop: a share of the shorter side, or pixels"
+    )
+    p.add_argument("--image-size", type=count, default=72, help="side of a face; default: 72")
     p.add_argument("--channels", type=int, default=3, choices=(1, 3))
-    p.add_argument("--people", type=int, default=10, help="rows; default: 10")
-    p.add_argument("--photos", type=int, default=8, help="columns; default: 8")
+    p.add_argument("--people", type=count, default=10, help="rows; default: 10")
+    p.add_argument("--photos", type=count, default=8, help="columns; default: 8")
     p.add_argument("--episode", action="store_true", help="draw one task instead")
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("seed", 0)):
         p.add_argument(
-            f"--{name}", type=int, default=default, help=f"of the task; default: {default}"
+            f"--{name}",
+            type=count_or_none if name == "seed" else count,
+            default=default,
+            help=f"of the task; default: {default}",
         )
     p.add_argument("--out", default="preview.png", help="picture; default: preview.png")
 
@@ -422,7 +546,7 @@ def _add_training_data(p: argparse.ArgumentParser) -> None:
 
 def _add_crop(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--crop", type=float, help="centre crop: a share of the shorter side (<= 1), or pixels"
+        "--crop", type=positive, help="centre crop: a share of the shorter side (<= 1), or pixels"
     )
 
 
@@ -434,7 +558,7 @@ def _add_learners(p: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
         metavar="NAME",
         help=f"of {', '.join(LEARNERS)}; default: {' '.join(default)}",
     )
-    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument("--seeds", type=count, default=1, help="training seeds; default: 1")
     p.add_argument(
         "--option",
         action="append",
@@ -455,13 +579,13 @@ def _add_start(p: argparse.ArgumentParser) -> None:
 def _add_network(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--image-size",
-        type=int,
+        type=count,
         default=DEFAULTS.image_size,
         help=f"default: {DEFAULTS.image_size}",
     )
     p.add_argument(
         "--channels",
-        type=int,
+        type=count,
         default=DEFAULTS.channels,
         choices=(1, 3),
         help="1: grey; default: 3",
@@ -479,20 +603,20 @@ def _add_network(p: argparse.ArgumentParser) -> None:
 def _add_test_tasks(p: argparse.ArgumentParser, shots: tuple[int, ...]) -> None:
     p.add_argument(
         "--ways",
-        type=int,
+        type=count,
         nargs="+",
         default=DEFAULTS.ways,
         help="of the test episodes; default: 5",
     )
-    p.add_argument("--shots", type=int, nargs="+", default=shots,
+    p.add_argument("--shots", type=count, nargs="+", default=shots,
                    help=f"of the test episodes; default: {' '.join(map(str, shots))}")  # fmt: skip
     p.add_argument(
         "--queries",
-        type=int,
+        type=count,
         default=DEFAULTS.queries,
         help="a person, of the test episodes; default: 5",
     )
-    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes, help="default: 1000")
+    p.add_argument("--episodes", type=count, default=DEFAULTS.episodes, help="default: 1000")
 
 
 def _add_budget(p: argparse.ArgumentParser) -> None:
@@ -505,21 +629,30 @@ def _add_budget(p: argparse.ArgumentParser) -> None:
         f"default: {' '.join(DEFAULTS.augment)}",
     )
     group = p.add_mutually_exclusive_group()
-    group.add_argument("--iterations", type=int, help="training budget of a learner: outer steps")
-    group.add_argument("--images", type=int, help="or photographs seen")
-    group.add_argument("--minutes", type=float, help=f"or wall time; default: {benchmark.MINUTES}")
+    group.add_argument("--iterations", type=count, help="training budget of a learner: outer steps")
+    group.add_argument("--images", type=count, help="or photographs seen")
+    group.add_argument(
+        "--minutes",
+        type=positive,
+        help=f"or wall time, validation included; default: {benchmark.MINUTES}",
+    )
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     _add_run(p)
 
 
 def _add_run(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "--seed", type=int, default=0, help="of split, tasks and initial weights; default: 0"
+        "--seed",
+        type=count_or_none,
+        default=0,
+        help="of split, tasks and initial weights; default: 0",
     )
-    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument(
         "--task-chunk",
-        type=int,
+        type=count,
         help="at most so many tasks at once, to bound memory; default: as many as is fast",
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")

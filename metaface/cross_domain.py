@@ -7,18 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from os.path import exists, expanduser
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metaface import data, machine, nets, report
-from metaface.benchmark import Job, check_free, finished, refuse_several_processes, write_json
+from metaface import data, machine, nets, report, runs
+from metaface._json import plain, write_json
+from metaface._lock import alone_in
+from metaface._text import file_name, given_path
+from metaface.benchmark import Job, finished, noted, refuse_several_processes
 from metaface.data import FaceSet
 from metaface.domains import (
     SYNTHETIC,
     Parts,
     joined,
+    none_left,
     queries_there,
     sides,
     split_together,
@@ -26,12 +31,13 @@ from metaface.domains import (
 )
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation.cross_domain import measure, rows
-from metaface.training import best_device
+from metaface.training import choose_device
 
 log = logging.getLogger("metaface.cross_domain")
 
 PROTOCOLS = ("pairs", "leave-one-out", "all")
 ALL, ALL_BUT = "all", "all-but-"  # train domains of the protocols of many
+_TWO = "write two sources as SUPPORT>QUERY"
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Settings(Job):
             the path of a photograph must match, the ``only`` of ``load``.
             ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
             second, of the people whose names are in both; see ``metaface.domains.two_sided``.
+            Where a path itself holds ``:``, ``@`` or ``>``, the source is the longest one that
+            exists.
         protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
             (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
             Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
@@ -80,7 +88,8 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.train}+{self.learner}-seed{self.seed}"  # no name of a domain has a +
+        # no name of a domain has a +
+        return file_name(f"{self.train}+{self.learner}-seed{self.seed}")
 
 
 def parse_domains(texts: Sequence[str]) -> dict[str, str]:
@@ -120,12 +129,8 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     found = {}
     for name, text in settings.domains.items():
         try:
-            parts = [text] if Path(text).expanduser().exists() else text.split(">")
-            if len(parts) > 2 or not all(parts):
-                raise ValueError("write two sources as SUPPORT>QUERY")
             chosen = []
-            for part in parts:
-                source, inside, only = _source(part)
+            for source, inside, only in map(_source, _sides(text)):
                 faces = loaded(source, only)
                 chosen.append(faces.of_domains(*inside) if inside else faces)
             found[name] = two_sided(*chosen) if len(chosen) > 1 else chosen[0]
@@ -134,20 +139,43 @@ def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, Face
     return found
 
 
+def _sides(text: str) -> list[str]:
+    """The one source, or the two, that a domain is made of.
+
+    Raises:
+        ValueError: more than two, or one that is empty.
+    """
+    start = len(_existing(text))
+    cuts = [i for i in range(start, len(text)) if text[i] == ">"]
+    if len(cuts) > 1:  # a pattern may hold one, too
+        cuts = [i for i in cuts if _existing(text[i + 1 :])][:1] or cuts
+    parts = [text[: cuts[0]], text[cuts[0] + 1 :]] if cuts else [text]
+    if len(cuts) > 1 or not all(parts):
+        raise ValueError(_TWO)
+    return parts
+
+
 def _source(text: str) -> tuple[str, tuple[str, ...], str | None]:
     """A source, the domains inside it that are wanted (none: all), and the pattern of its paths."""
-    if Path(text).expanduser().exists():
-        return text, (), None
-    text, at, pattern = text.partition("@")
+    source = _existing(text) or re.split("[:@]", text)[0]
+    inside, at, pattern = text[len(source) :].partition("@")
     only = pattern if at else None
-    if text.split(":")[0] == SYNTHETIC or Path(text).expanduser().exists():
-        return text, (), only
-    source, colon, inside = text.rpartition(":")
-    if not colon:
-        return text, (), only
-    return source, tuple(name.strip() for name in inside.split(",") if name.strip()), only
+    if inside.startswith(">"):
+        raise ValueError(_TWO)
+    if source == SYNTHETIC:
+        return source + inside, (), only
+    return source, tuple(name.strip() for name in inside[1:].split(",") if name.strip()), only
 
 
+def _existing(text: str) -> str:
+    """The longest source that ``text`` starts with: all of it, or up to a ``:``, ``@`` or ``>``;
+    empty where there is none."""
+    ends = [match.start() for match in re.finditer("[:@>]|$", text)]
+    starts = (text[:end] for end in reversed(ends))
+    return next((s for s in starts if s == SYNTHETIC or exists(expanduser(s))), "")
+
+
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -166,7 +194,8 @@ def run(
 
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data`` (people of each part, by
-        domain) and ``rows``, as ``metaface.evaluation.cross_domain`` makes them.
+        domain), ``rows``, as ``metaface.evaluation.cross_domain`` makes them, and ``notes``, what
+        was changed for want of photographs, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
@@ -174,19 +203,20 @@ def run(
             settings.
     """
     refuse_several_processes("the domain matrix")
-    out = Path(out)
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    out = given_path(out, "the results")
+    device = choose_device(settings.device)
     _check(settings)
     settings = settings.checked()
-    check_free(out, settings, resume, "domain matrix")
+    runs.claim(out, "domain matrix", resume, settings.definition())
     domains = split_together(
         load_domains(settings, progress=progress), settings.seed,
         shots=max(settings.shots), queries=settings.queries,
     )  # fmt: skip
     for name, parts in domains.items():
         domains[name] = replace(parts, test=settings.unseen(parts.test))
-    _check_testable(settings, domains)
-    write_json(out / "settings.json", asdict(settings))  # what will go on in this folder
+    notes = _check_testable(settings, domains)
+    faces = {f"{name} {part}": f for name, p in domains.items() for part, f in vars(p).items()}
+    runs.claim(out, "domain matrix", resume, settings.definition(), faces)
     units = [
         Unit(train, learner, seed)
         for train in settings.trainings()
@@ -199,7 +229,7 @@ def run(
         finished(out / unit.name) or _measure(unit, settings, domains, out, device, progress)
         for unit in units
     ]
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {
@@ -207,7 +237,8 @@ def run(
             for name, parts in domains.items()
         },
         "rows": list(rows(measured)),
-    }
+        "notes": noted(notes, measured),
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_cross_domain(
         out / "report.html", results, {name: parts.test for name, parts in domains.items()}
@@ -266,18 +297,28 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> None:
-    """Fail before training where a test could not be drawn after it."""
+def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> list[str]:
+    """Fail before training where a test could not be drawn after it; what is not plain of it."""
+    notes = []
     for name, parts in domains.items():
         queries = queries_there(parts.test, settings.queries)
         if queries < settings.queries:
-            log.warning(
-                "domain %s: tested with %d of %d queries a person, as many as everybody has",
-                name, queries, settings.queries,
-            )  # fmt: skip
+            notes.append(
+                f"domain {name}: tested with {queries} of {settings.queries} queries a person, as "
+                "many as everybody has"
+            )
+        wanted = max(settings.shots) + settings.queries
+        if not sides(parts.test) and none_left(parts.train, parts.val, wanted):
+            notes.append(
+                f"domain {name}: all people with {wanted} photographs or more are left for the "
+                "test; nobody in training or validation has as many"
+            )
         for ways in settings.ways:
             for shots in settings.shots:
                 try:
                     EpisodeSampler(parts.test, ways, shots, queries, **sides(parts.test))
                 except ValueError as error:
                     raise ValueError(f"domain {name}: {error}") from error
+    for note in notes:
+        log.warning(note)
+    return notes

@@ -86,6 +86,12 @@ def queries_there(faces: FaceSet, queries: int) -> int:
     return min(queries, int(faces.of_domains(SIDES[1]).photos()[faces.person_ids].min()))
 
 
+def none_left(train: FaceSet, val: FaceSet, photos: int) -> bool:
+    """Whether nobody in training and validation has so many photographs (two or more, which a test
+    takes): such people were all left for the test."""
+    return photos > 1 and max(int(part.photos().max()) for part in (train, val)) < photos
+
+
 def _some(faces: FaceSet) -> str:
     names = identities(faces)
     return ", ".join(names[p] for p in faces.person_ids[:3])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 
@@ -97,10 +98,14 @@ class EpisodeSampler:
         augment: Augment | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        if not isinstance(faces, FaceSet):
+            raise ValueError(
+                f"faces must be one FaceSet, got a {type(faces).__name__}: load one with "
+                "metaface.data.load, and take the parts of a split one by one"
+            )
         self.ways = _range("ways", ways, 2)
         self.shots = _range("shots", shots, 1)
-        if queries < 1:
-            raise ValueError(f"queries={queries}: must be at least 1")
+        check_counts(1, queries=queries)
         self.queries = queries
         self.support_domain, self.query_domain = support_domain, query_domain
         self.augment = augment
@@ -124,7 +129,8 @@ class EpisodeSampler:
                 f"{faces.name}: {self.ways[1]}-way {most_shots}-shot {queries}-query tasks need "
                 f"{self.ways[1]} people with at least {' + '.join(map(str, needs))} photographs "
                 f"each, but only {len(self.people)} of {len(faces.person_ids)} have them: "
-                "use fewer ways, shots or queries, or more photographs"
+                f"use {_fewer(ways=(self.ways[1], 2), shots=(most_shots, 1), queries=(queries, 1))}"
+                "more people or photographs"
             )
         self._sides = [_ByPerson(side, self.people) for side in sides]
         self._key = _stream_key(seed, stream)
@@ -249,10 +255,18 @@ class _ByPerson:
         return self.rows[self.start[chosen][..., None] + picks]
 
 
+def _fewer(**numbers: tuple[int, int]) -> str:
+    """Advice to lower those numbers that are not at their least yet, and "or"; "" for none."""
+    high = [name for name, (value, least) in numbers.items() if value > least]
+    return f"fewer {', '.join(high)}, or " if high else ""
+
+
 def _range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    low, high = (value, value) if isinstance(value, int | np.integer) else value
-    if not least <= low <= high:
-        raise ValueError(f"{name}={value}: must be at least {least}, or a (least, most) pair")
+    pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
+    whole = all(isinstance(v, int | np.integer) for v in pair)
+    if not whole or not least <= pair[0] <= pair[1]:
+        raise ValueError(f"{name}={value!r}: must be at least {least}, or a (least, most) pair")
+    low, high = pair
     return int(low), int(high)
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, stdtrit
 
 BLOCK = 64  # resamples at once
-T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # by degrees of freedom
 
 
 class Estimate(NamedTuple):
@@ -131,15 +130,19 @@ def over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     return bootstrap(pooled, int(there.sum()), seed=seed)
 
 
+def ci95(values: np.ndarray) -> float:
+    """Half-width of the 95% interval of the mean of ``[n]``, by Student's t; nan for one value."""
+    if len(values) < 2:
+        return math.nan
+    t = float(stdtrit(len(values) - 1, 0.975))
+    return float(t * values.std(ddof=1) / math.sqrt(len(values)))
+
+
 def interval(values: np.ndarray) -> float:
     """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
 
-    Two sources, added in squares: episodes (normal, of the seeds' mean) and, with more than one
-    seed, training seeds (Student's t).
+    Two sources, added in squares: episodes (of the seeds' mean) and, with more than one seed,
+    training seeds. Both by :func:`ci95`; nan for one episode.
     """
-    seeds, episodes = values.shape
-    episode = 1.96**2 * values.mean(0).var(ddof=1) / episodes if episodes > 1 else math.nan
-    if seeds == 1:
-        return math.sqrt(episode)
-    t = T95[seeds - 1] if seeds <= len(T95) else 1.96
-    return math.sqrt(episode + t**2 * values.mean(1).var(ddof=1) / seeds)
+    episodes = ci95(values.mean(0))
+    return episodes if len(values) == 1 else math.hypot(episodes, ci95(values.mean(1)))

@@ -26,6 +26,7 @@ class ModelSpec:
         image_size: side of the square photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: the centre crop the photographs were given; see ``metaface.data.load``.
+        start_sha256: of the file of weights that the embedding started from; None: random ones.
     """
 
     learner: str
@@ -35,6 +36,7 @@ class ModelSpec:
     image_size: int = 28
     channels: int = 3
     crop: float | None = None
+    start_sha256: str | None = None
 
     def build(self, seed: int = 0, start: str | Path | None = None) -> MetaLearner:
         """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
@@ -90,7 +92,13 @@ def seen_by(start: str | Path) -> dict[str, Any] | None:
 
 
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
-    """Write a learner's weights and what rebuilds it; see :func:`load_model`."""
+    """Write a learner's weights and what rebuilds it; see :func:`load_model`.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    if (weight := nets.not_finite(learner)) is not None:
+        raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
     checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})
 
 
@@ -108,8 +116,17 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
             f"{path} does not say which learner it holds: train with spec=, or load it into a "
             "learner of your own with load_state_dict"
         )
-    spec = ModelSpec(**state["spec"])
-    learner = spec.build()
-    best = state.get("best")
-    learner.load_state_dict(best["learner"] if best else state["learner"])
+    try:
+        spec = ModelSpec(**state["spec"])
+        learner = spec.build()
+        best = state.get("best")
+        learner.load_state_dict(best["learner"] if best else state["learner"])
+        if (weight := nets.not_finite(learner)) is not None:
+            raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} does not hold the learner that it says it holds: {error!r}"
+            if isinstance(error, KeyError)
+            else f"{path} does not hold the learner that it says it holds: {error}"
+        ) from error
     return learner, spec

@@ -17,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from metaface._digest import array_digest, content_digest, file_digest
+from metaface._json import write_json
 from metaface.data import FaceSet
 
 _NAMED = 5  # differing people that a message names
@@ -41,13 +42,56 @@ def define(
     Returns:
         ``{"options": ..., "learner": ..., "people": {part: {name: digest}}}``.
     """
-    found: dict[str, Any] = {"options": asdict(options) if is_dataclass(options) else options}  # type: ignore[arg-type]
+    found: dict[str, Any] = {"options": options}
     if learner is not None:
         found["learner"] = {"kind": type(learner).__name__, **settings_of(learner)}
     if faces is not None:
         found["people"] = {part: people_of(view) for part, view in faces.items()}
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=_plain))
     return plain
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as it knows it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def claim(
+    out: Path, what: str, resume: bool, options: Mapping[str, Any],
+    faces: Mapping[str, FaceSet] | None = None,
+) -> None:  # fmt: skip
+    """Check that the folder ``out`` holds no job, or this one, to be resumed.
+
+    What defines the job is kept in ``settings.json`` there, the options on its top level.
+
+    Args:
+        what: the job is called, such as ``benchmark``.
+        options, faces: see :func:`define`; without ``faces`` nothing is written, and only the
+            options are compared: before anything is loaded.
+
+    Raises:
+        FileExistsError: there is one, and ``resume`` is not set, or it is another.
+    """
+    path = out / "settings.json"
+    now = define(options, faces=faces)
+    if path.is_file():
+        if not resume:
+            raise FileExistsError(
+                f"{out} holds a {what} already: go on with it (--resume), or choose another "
+                "folder (--out)"
+            )
+        stored = json.loads(path.read_text())
+        people = stored.pop("people", None)
+        there = {"options": stored, **({} if people is None else {"people": people})}
+        if changed := differences(there, now):
+            raise FileExistsError(
+                f"{out} holds a {what} of other settings or photographs ({changed}): use those, "
+                "or another folder"
+            )
+    if faces is not None:
+        write_json(path, {**now["options"], "people": now["people"]})
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -102,10 +146,10 @@ def _differences(there: Any, now: Any, where: tuple[str, ...]) -> Iterator[str]:
         for name in now:
             if name in there:
                 yield from _differences(there[name], now[name], (*where, name))
-            elif len(where) > 1:  # an option of a learner that the other has not
+            elif len(where) > 1 and now[name] is not None:  # such as an option of a learner
                 yield f"{_called((*where, name))} was not given, is {now[name]!r}"
         for name in there:
-            if name not in now and len(where) > 1:
+            if name not in now and len(where) > 1 and there[name] is not None:
                 yield f"{_called((*where, name))} was {there[name]!r}, is not given"
     elif there != now and not (there != there and now != now):  # nan is nan
         yield f"{_called(where)} was {there!r}, is {now!r}"

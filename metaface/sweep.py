@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaface import benchmark, distributed, machine, report
+from metaface import benchmark, distributed, machine, report, runs
+from metaface._json import write_json
+from metaface._text import given_path
 from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
+from metaface.fitting import fit_recipe, fit_validation
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Choice, Range, Space
-from metaface.training import VALIDATIONS, Budget, Interrupted, best_device
+from metaface.training import VALIDATIONS, Budget, Interrupted, choose_device
 
 log = logging.getLogger("metaface.sweep")
 
@@ -74,7 +78,7 @@ def sweep(
     Returns:
         What ``sweep.json`` holds: ``settings``, ``machine``, ``data``, ``spaces``, ``trials``,
         ``best`` (by learner; with ``options`` and ``norm`` as :class:`Settings` takes them),
-        ``importances`` and ``commands``.
+        ``importances``, ``commands`` and ``notes``, what was changed for want of photographs.
 
     Raises:
         ImportError: Optuna is not installed.
@@ -92,34 +96,39 @@ def sweep(
     if trials < 1:
         raise ValueError(f"trials={trials}: must be at least 1")
     settings = settings.checked()
-    out = Path(out)
+    out = given_path(out, "the results")
     people = _people(settings, progress)
-    device = best_device() if settings.device is None else torch.device(settings.device)
+    device = choose_device(settings.device)
     spaces = _spaces(settings, people.train, parameters)
     out.mkdir(parents=True, exist_ok=True)
-    store = _storage(out / "journal.log" if storage is None else storage)
-    searches = [
-        _Search(_study(optuna, name, space, settings, people, store, resume), name, space,
-                settings, people, device, progress)
-        for name, space in spaces.items()
-    ]  # fmt: skip
-    began = time.monotonic()
-    try:
-        open_ = list(searches)
-        while open_:  # in turns, so that whatever ends the sweep is fair to all
-            for search in list(open_):
-                if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
-                    open_.clear()
-                elif search in open_ and not search.step(trials):
-                    open_.remove(search)
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"stopped; what is done is in {out / 'sweep.json'}: go on with resume (--resume)"
-        ) from stop
-    finally:
-        results = _results(searches, settings, people, device)
-        benchmark.write_json(out / "sweep.json", results)
-        report.write_sweep(out / "sweep.html", results)
+    once = _Once()
+    with _opened(out / "journal.log" if storage is None else storage) as store:
+        searches = [
+            _Search(_study(optuna, name, space, settings, people, store, resume), name, space,
+                    settings, people, device, progress)
+            for name, space in spaces.items()
+        ]  # fmt: skip
+        began = time.monotonic()
+        for logger in _TRAINERS:
+            logger.addFilter(once)
+        try:
+            open_ = list(searches)
+            while open_:  # in turns, so that whatever ends the sweep is fair to all
+                for search in list(open_):
+                    if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
+                        open_.clear()
+                    elif search in open_ and not search.step(trials):
+                        open_.remove(search)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                f"stopped; what is done is in {out / 'sweep.json'}: go on with resume (--resume)"
+            ) from stop
+        finally:
+            for logger in _TRAINERS:
+                logger.removeFilter(once)
+            results = _results(searches, settings, people, device)
+            write_json(out / "sweep.json", results)
+            report.write_sweep(out / "sweep.html", results)
     return results
 
 
@@ -160,7 +169,7 @@ def _spaces(
                 recipe = settings.spec(learner).build().recipe
                 changed: dict[str, Any] = {name: int(values.high)}
                 own = replace(recipe, **changed)
-                most = getattr(benchmark.fitted(own, faces), name)
+                most = getattr(fit_recipe(own, faces)[0], name)
                 values = replace(values, high=min(values.high, most))
                 if values.low >= values.high:
                     continue
@@ -201,6 +210,18 @@ def _tuned(settings: Settings, learner: str, parameters: dict[str, Any]) -> Sett
     return replace(settings, options={**settings.options, learner: options}, norm=norm)
 
 
+def _fitted(
+    settings: Settings, learner: str, parameters: dict[str, Any], faces: FaceSet
+) -> dict[str, Any]:
+    """Of a trial's parameters those of the recipe, as far as there are photographs for them all
+    together, and for what the user asked for."""
+    drawn = {n: v for n, v in parameters.items() if n in RECIPE}
+    given = settings.given(learner)
+    own = settings.spec(learner).build().recipe
+    recipe, _ = fit_recipe(replace(own, **(given | drawn)), faces, given.keys() - drawn.keys())
+    return {n: getattr(recipe, n) for n in drawn}
+
+
 def _rounded(parameters: dict[str, Any]) -> dict[str, Any]:
     """Four digits are what is printed, so four are what is trained with."""
     return {n: float(f"{v:.4g}") if isinstance(v, float) else v for n, v in parameters.items()}
@@ -220,16 +241,24 @@ def _optuna() -> Any:
     return optuna
 
 
-def _storage(where: str | Path) -> Any:
-    if "://" in str(where):
-        return str(where)
-    from optuna.storages import JournalStorage
+@contextmanager
+def _opened(where: str | Path) -> Iterator[Any]:
+    """The storage at a path or a database's URL; a database's connections are closed after it."""
+    from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+    if "://" in str(where):
+        database = RDBStorage(str(where))
+        try:
+            yield database
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+        return
     path = Path(where)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path)) if sys.platform == "win32" else None  # no symlinks there
-    return JournalStorage(JournalFileBackend(str(path), lock))
+    yield JournalStorage(JournalFileBackend(str(path), lock))
 
 
 def _study(
@@ -270,12 +299,12 @@ def _study(
     while "settings" not in study.user_attrs and time.monotonic() < patience:
         time.sleep(0.1)
     theirs = study.user_attrs.get("settings", {})
-    changed = [key for key in mine if mine[key] != theirs.get(key)]
-    if changed:
-        said = ", ".join(f"{k} was {theirs.get(k)!r}, is {mine[k]!r}" for k in changed)
+    if "options" not in theirs:  # from before MetaFace 0.2
+        theirs = {"options": theirs}
+    if changed := runs.differences(theirs, mine):
         raise FileExistsError(
-            f"the storage holds a sweep of {learner} of other settings ({said}): use those, or "
-            "another folder (--out) or --storage"
+            f"the storage holds a sweep of {learner} of other settings or photographs ({changed}): "
+            "use those, or another folder (--out) or --storage"
         )
     _bury(optuna, study)
     return study
@@ -287,20 +316,11 @@ def _fingerprint(learner: str, space: Space, settings: Settings, people: _People
     apart = ("data", "train_data", "test_data", "device", "task_chunk", "learners", "options",
              "seeds", "episodes", "weights")  # fmt: skip
     agreed = {n: v for n, v in asdict(settings).items() if n not in apart}
-    photographs = {part: len(faces) for part, faces in vars(people).items()}
-    counts = {part: len(faces.person_ids) for part, faces in vars(people).items()}
     agreed |= {
-        "options": settings.options.get(learner, {}), "photographs": photographs, "people": counts,
+        "start": runs.digest_of(settings.start), "options": settings.options.get(learner, {}),
         "space": {n: list(asdict(v).values()) for n, v in space.items()},
     }  # fmt: skip
-    return {n: _plain(v) for n, v in agreed.items()}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    if isinstance(value, dict):
-        return {str(n): _plain(v) for n, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+    return runs.define(agreed, faces=vars(people))
 
 
 def _worker() -> str:
@@ -333,6 +353,23 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+_TRAINERS = [logging.getLogger(f"metaface.{name}") for name in ("benchmark", "training")]
+
+
+class _Once(logging.Filter):
+    """Each sentence once, though every trial has cause to say it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self.said
+        self.said.add(text)
+        return new
 
 
 class _Pruned(Exception):
@@ -377,6 +414,8 @@ class _Search:
         self.study.sampler = TPESampler(seed=int(seed), n_startup_trials=STARTUP)
         trial.set_user_attr("worker", _worker())
         parameters = _rounded({n: _suggest(trial, n, v) for n, v in self.space.items()})
+        parameters |= _fitted(self.settings, self.learner, parameters, self.people.train)
+        trial.set_user_attr("parameters", parameters)
         began = time.monotonic()
         try:
             curve = self.train(trial, parameters)
@@ -408,7 +447,8 @@ class _Search:
             curve.append(dict(row))
             trial.set_user_attr("curve", curve)
             trial.set_user_attr("seconds", row["seconds"])
-            spent = budget.spent(int(row["iteration"]), int(row["images"]), row["seconds"])
+            seconds = row["seconds"] + row.get("val_seconds", 0.0)  # as training counts them
+            spent = budget.spent(int(row["iteration"]), int(row["images"]), seconds)
             step = int(spent * VALIDATIONS)
             if step > reported:  # a slow step may leave validations behind, which then crowd
                 reported = step
@@ -416,11 +456,12 @@ class _Search:
                 if spent < 1 and trial.should_prune():
                     raise _Pruned
 
-        settings.train(
+        _, trained = settings.train(
             self.learner, settings.seed, self.people.train, self.people.val, None,
             device=self.device, progress=self.progress, val_episodes=EPISODES,
             label=f"{self.learner}, trial {trial.number}", on_validation=validated,
         )  # fmt: skip
+        trial.set_user_attr("notes", trained["notes"])
         return curve
 
 
@@ -439,6 +480,7 @@ def _results(
     searches: Sequence[_Search], settings: Settings, people: _People, device: torch.device
 ) -> dict[str, Any]:
     trials = [row for search in searches for row in _rows(search)]
+    ways, _, _ = fit_validation(people.val, min(settings.ways), 1)
     best: dict[str, dict[str, Any]] = {}
     for search in searches:
         complete = [r for r in trials if (r["learner"], r["state"]) == (search.learner, "complete")]
@@ -452,7 +494,7 @@ def _results(
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": {part: faces.describe() for part, faces in vars(people).items()},
-        "validation": {"ways": min(settings.ways), "shots": 1, "episodes": EPISODES},
+        "validation": {"ways": ways, "shots": 1, "episodes": EPISODES},
         "spaces": {
             s.learner: {n: asdict(v) for n, v in s.space.items()} for s in searches
         },
@@ -460,6 +502,7 @@ def _results(
         "best": best,
         "importances": {s.learner: _importances(s) for s in searches},
         "commands": list(_commands(settings, best)),
+        "notes": benchmark.noted([], trials),
     }  # fmt: skip
 
 
@@ -475,13 +518,13 @@ def _rows(search: _Search) -> Iterator[dict[str, Any]]:
             continue
         curve = said.get("curve", [])
         top: dict[str, Any] = max(curve, key=lambda row: row["val_accuracy"], default={})
-        parameters = _rounded(trial.params)
+        drawn = _rounded(trial.params)
         yield {
             "learner": search.learner,
             "number": trial.number,
             "state": "failed" if "why" in said else states[trial.state],
-            "parameters": parameters,
-            "default": parameters == defaults,
+            "parameters": said.get("parameters", drawn),
+            "default": drawn == defaults,
             "accuracy": top.get("val_accuracy"),
             "ci95": top.get("val_ci95"),
             "seconds": said.get("seconds"),
@@ -490,6 +533,7 @@ def _rows(search: _Search) -> Iterator[dict[str, Any]]:
             "curve": curve,
             "worker": said.get("worker"),
             "why": said.get("why"),
+            "notes": said.get("notes", []),
         }
 
 

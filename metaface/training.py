@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -13,20 +14,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from tqdm import tqdm
 
-from metaface import checkpoint, distributed, runs
+from metaface import checkpoint, distributed, nets, runs
+from metaface._lock import locked
+from metaface._progress import track
+from metaface._text import given_path
+from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import evaluate
+from metaface.fitting import fit_recipe, fit_validation
 from metaface.learners import MetaLearner, Recipe
 from metaface.model import ModelSpec
-from metaface.nets import refresh_statistics
+
+log = logging.getLogger("metaface.training")
 
 VALIDATIONS = 5  # over the budget
+VAL_WAYS = 5  # unless the user says otherwise
 CURVE_POINTS = 100  # of the learning curve, over the budget
 
 
@@ -41,7 +49,8 @@ class Budget:
     Attributes:
         iterations: outer steps (alone, the only budget that repeats bit for bit).
         images: photographs seen, support and query.
-        minutes: wall time, validation included.
+        minutes: wall time, validation included: training ends so early that the last one, if it
+            takes as long as those before it, ends in time.
     """
 
     iterations: int | None = None
@@ -52,8 +61,10 @@ class Budget:
         given = {n: v for n, v in asdict(self).items() if v is not None}
         if not given:
             raise ValueError("give at least one of iterations, images and minutes")
-        if min(given.values()) <= 0:
-            raise ValueError(f"the budget must be positive, got {given}")
+        numbers = all(isinstance(value, int | float | np.number) for value in given.values())
+        if not numbers or not all(0 < value < math.inf for value in given.values()):
+            raise ValueError(f"the budget must be positive and finite, got {given}")
+        check_counts(1, iterations=self.iterations, images=self.images)
 
     def spent(self, iterations: int, images: int, seconds: float) -> float:
         """The share of the budget that is used up, 0..1."""
@@ -68,12 +79,15 @@ class History:
 
     Attributes:
         rows: the learning curve: ``iteration``, ``images``, ``seconds``, ``loss``, ``accuracy``
-            (means since the last row), ``lr``, and ``val_accuracy`` with ``val_ci95`` where
-            validated.
+            (means since the last row), ``lr``, and, where validated, ``val_accuracy`` with
+            ``val_ci95``, of tasks of ``val_ways`` and ``val_shots``, in ``val_seconds``.
         iterations, images, seconds: what was spent.
         best_iteration: the step whose weights were kept; None without validation.
         stopped_early: whether validation stopped improving for ``patience`` validations.
         finished: what ``on_finish`` of :func:`train` returned; None: there was none.
+        recipe: what was trained with, as ``learners.Recipe`` has it.
+        notes: what differs from the learner's own recipe, or from 5-way validation, because of the
+            photographs there are: a sentence each, which was also said as a warning.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -83,6 +97,8 @@ class History:
     best_iteration: int | None = None
     stopped_early: bool = False
     finished: dict[str, Any] | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def train(
@@ -98,7 +114,7 @@ def train(
     iterations: int | None = None,
     images: int | None = None,
     minutes: float | None = None,
-    val_ways: int = 5,
+    val_ways: int | None = None,
     val_shots: int = 1,
     val_episodes: int = 100,
     patience: int | None = None,
@@ -119,9 +135,10 @@ def train(
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
-    What is not given comes from the learner's own recipe. With ``val``, the weights of the best
-    validation are kept at the end. Interrupted and resumed, a budget in iterations ends in the
-    same weights, bit for bit (same machine and thread count).
+    What is not given comes from the learner's own recipe, fitted to ``faces`` where people have too
+    few photographs for it, with a warning; what is given is never changed. With ``val``, the
+    weights of the best validation are kept at the end. Interrupted and resumed, a budget in
+    iterations ends in the same weights, bit for bit (same machine and thread count).
 
     In processes started by torchrun, each takes a slice of every meta-batch; what comes out is
     what one process would have made of the whole, in all of them. The first one writes and shows.
@@ -133,7 +150,8 @@ def train(
         lr: outer learning rate.
         iterations, images, minutes: the budget; of several, the one spent first ends training (and
             the schedule follows it).
-        val_ways, val_shots, val_episodes: of the validation tasks.
+        val_ways, val_shots, val_episodes: of the validation tasks. ``val_ways`` None: 5, or, with
+            a warning, as many people as have the photographs.
         patience: stop after so many validations without a new best; None: never.
         augment: changes of the training photographs; None: none.
         support_domain, query_domain: names of domains that the sides of a task, in training and
@@ -152,7 +170,8 @@ def train(
             ``metaface.domains.AcrossDomains``.
         on_finish: called once with the trained learner, the best weights in place, which it may
             change; what it returns goes to ``History.finished``, and is written with the learner.
-            An interrupted one is called again on resuming; see :mod:`metaface.safe`.
+            An interrupted one is called again on resuming; see :mod:`metaface.safe`. Where it has
+            an attribute ``settings``, another one of other settings is refused on resuming.
 
     Returns:
         The learning curve and what was spent.
@@ -164,7 +183,19 @@ def train(
         Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
         metaface.distributed.ProcessLost: another process died; how to go on.
+        FolderInUse: another run is writing into ``out``.
     """
+    for what, kind, name in ((learner, MetaLearner, "learner"), (faces, FaceSet, "faces")):
+        if not isinstance(what, kind):
+            raise ValueError(
+                f"{name} must be a {kind.__name__}, got a {type(what).__name__}: "
+                "metaface.train(learner, faces, val) takes a learner of metaface.learners, and "
+                "the parts of FaceSet.split one by one"
+            )
+    if val is not None and not isinstance(val, FaceSet):
+        raise ValueError(f"val must be a FaceSet or None, got a {type(val).__name__}")
+    check_counts(1, patience=patience, val_ways=val_ways, val_shots=val_shots)
+    check_counts(1, val_episodes=val_episodes)
     budget = Budget(iterations, images, minutes)
     given: dict[str, Any] = {
         "ways": ways,
@@ -173,32 +204,50 @@ def train(
         "meta_batch": meta_batch,
         "lr": lr,
     }
-    recipe = replace(learner.recipe, **{n: v for n, v in given.items() if v is not None})
+    given = {n: v for n, v in given.items() if v is not None}
     if val is not None:
         _refuse_shared_people(faces, val)
+    sides = {"support_domain": support_domain, "query_domain": query_domain}
+    recipe, changed = fit_recipe(
+        replace(learner.recipe, **given), faces, given, **sides, across=across
+    )
+    if recipe.meta_batch < 1:
+        raise ValueError(f"meta_batch={recipe.meta_batch}: must be at least 1")
+    val_tasks: dict[str, Any] = {}
+    lowered = ""
+    if val is not None:
+        wanted = VAL_WAYS if val_ways is None else val_ways
+        fitted, val_queries, lowered = fit_validation(val, wanted, val_shots, **sides)
+        if val_ways is not None:
+            fitted, lowered = val_ways, ""
+        val_tasks = {"ways": fitted, "shots": val_shots, "queries": val_queries, **sides}
+        EpisodeSampler(val, **val_tasks)  # refused now, not after a fifth of the budget
+    name = spec.learner if spec else type(learner).__name__
+    notes = [f"{name}: {note}" for note in (changed, lowered) if note]
     group = distributed.join()
-    device = group.device(best_device() if device is None else torch.device(device))
+    for note in notes if group.first else ():
+        log.warning(note)
+    device = group.device(choose_device(device))
     drawn: dict[str, Any] = {"seed": seed, "augment": augment, "device": device}
     if across and (support_domain or query_domain):
         raise ValueError("across pairs all domains: leave out support_domain and query_domain")
     if not across:
-        drawn |= {"support_domain": support_domain, "query_domain": query_domain}
+        drawn |= sides
     sampler = (AcrossDomains if across else EpisodeSampler)(
         faces, recipe.ways, recipe.shots, recipe.queries, **drawn
     )
-    parts = {"training": faces, **({} if val is None else {"validation": val})}
-    validation = {"val_ways": val_ways, "val_shots": val_shots, "val_episodes": val_episodes}
     options: dict[str, Any] = {
-        "recipe": recipe, "budget": budget, "seed": seed, "augment": augment, "patience": patience,
-        "support_domain": support_domain, "query_domain": query_domain, "across": across,
-        "spec": spec, **({} if val is None else validation),
+        "recipe": recipe, "budget": budget, "seed": seed, "augment": augment, **sides,
+        "across": across, "patience": patience, "spec": spec, "validation": val_tasks,
+        "val_episodes": val_episodes, "finish": getattr(on_finish, "settings", bool(on_finish)),
     }  # fmt: skip
+    parts = {"training": faces, **({} if val is None else {"validation": val})}
     definition = runs.define(options, learner=learner, faces=parts)
     run = _Run(
         learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group,
         definition,
     )  # fmt: skip
-    path = None if out is None else Path(out) / "checkpoint.pt"
+    path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
 
     def earlier() -> tuple[dict[str, Any], str | None] | None:
         if path is None or not checkpoint.exists(path):
@@ -213,42 +262,45 @@ def train(
         if path is not None:
             checkpoint.save(path, run.state())
 
-    def validate() -> tuple[float, float]:
+    def validate() -> dict[str, float]:
         assert val is not None
+        began = time.monotonic()
         run.refresh()
         result = evaluate(
-            learner, val, ways=min(val_ways, len(val.person_ids)), shots=val_shots,
-            queries=_val_queries(val, val_ways, val_shots, query_domain),
-            episodes=val_episodes, seed=seed, stream="validation", device=device, progress=False,
-            support_domain=support_domain, query_domain=query_domain,
+            learner, val, **val_tasks, episodes=val_episodes, seed=seed, stream="validation",
+            device=device, progress=False,
         )  # fmt: skip
-        return result.accuracy, result.ci95
+        return {
+            "val_accuracy": result.accuracy, "val_ci95": result.ci95, "val_ways": result.ways,
+            "val_shots": result.shots, "val_seconds": time.monotonic() - began,
+        }  # fmt: skip
 
-    with group.watch(path):
+    with group.watch(path), locked(out if group.first else None):
         if found := group.from_first(earlier):
             state, warning = found
             if warning and group.first:
                 warnings.warn(warning, stacklevel=2)
             assert path is not None
             run.restore(state, path)
+        run.history.recipe, run.history.notes = asdict(recipe), notes
         group.spread(learner)
         learner.train()
         saved = time.monotonic()
-        bar = tqdm(
+        bar = track(
             total=100, initial=round(100 * run.spent), unit="%",
-            disable=not (progress and group.first), desc=label or type(learner).__name__,
+            show=progress and group.first, desc=label or type(learner).__name__,
             mininterval=0.5,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
         )  # fmt: skip
-        with bar, _scalars(out if group.first else None, run) as log, interruptible() as stop:
+        with bar, _scalars(out if group.first else None, run) as write, interruptible() as stop:
             while run.spent < 1 and not (patience and run.stale >= patience):
                 row = run.step()
                 if row is not None:
                     if val is not None and run.validation_due():
-                        run.validated(*group.from_first(validate))
+                        run.validated(group.from_first(validate))
                         if on_validation is not None:
                             on_validation(row)
-                    log(row)
+                    write(row)
                     bar.set_postfix_str(run.summary())
                 bar.update(round(100 * run.spent) - bar.n)
                 if run.agreed(stop()):
@@ -259,6 +311,13 @@ def train(
                     save()
                     saved = time.monotonic()
         run.history.stopped_early = run.spent < 1
+        over = run.history.seconds - 60 * (minutes or math.inf)
+        if over > 0.1 * run.history.seconds and group.first:
+            log.warning(
+                "%s: the budget of %.0f s was overrun by %.0f s: one validation takes %.0f s; use "
+                "a larger budget, or fewer validation episodes", name, 60 * (minutes or 0), over,
+                run.val_seconds,
+            )  # fmt: skip
         group.from_first(run.refresh)
         if run.best is not None:
             learner.load_state_dict(run.best["learner"])
@@ -304,8 +363,16 @@ class _Run:
 
     @property
     def spent(self) -> float:
-        h = self.history
-        return self.budget.spent(h.iterations, h.images, h.seconds)
+        """Of the budget, the time that a last validation takes included."""
+        return self._spent(self.history.seconds + self.val_seconds)
+
+    @property
+    def val_seconds(self) -> float:
+        """What the longest validation took."""
+        return max((row.get("val_seconds", 0.0) for row in self.history.rows), default=0.0)
+
+    def _spent(self, seconds: float) -> float:
+        return self.budget.spent(self.history.iterations, self.history.images, seconds)
 
     def agreed(self, stop: bool) -> bool:
         """Whether any process is to stop; also sets the clock by the first one's."""
@@ -332,6 +399,11 @@ class _Run:
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
         self.optimizer.step()
+        if (weight := nets.not_finite(self.learner)) is not None:
+            raise FloatingPointError(
+                f"{weight} is not finite after step {history.iterations}: use a lower learning "
+                "rate (inner or outer); the last checkpoint is as it was"
+            )
         history.iterations += 1
         photographs = episodes.support_y.numel() + episodes.query_y.numel()
         history.images += photographs // len(episodes) * tasks
@@ -352,11 +424,12 @@ class _Run:
     def validation_due(self) -> bool:
         """Whether the last row of the curve crossed a fifth of the budget."""
         done = sum("val_accuracy" in row for row in self.history.rows)
-        return int(self.spent * VALIDATIONS) > done or self.spent >= 1
+        return int(self._spent(self.history.seconds) * VALIDATIONS) > done or self.spent >= 1
 
-    def validated(self, accuracy: float, ci95: float) -> None:
+    def validated(self, found: dict[str, float]) -> None:
         """Note a validation, and keep the weights where they are the best so far."""
-        self.history.rows[-1] |= {"val_accuracy": accuracy, "val_ci95": ci95}
+        self.history.rows[-1] |= found
+        accuracy = found["val_accuracy"]
         self.stale += 1
         if self.best is None or accuracy > self.best["accuracy"]:
             self.best = {"accuracy": accuracy}
@@ -373,7 +446,7 @@ class _Run:
     def refresh(self) -> None:
         """Population statistics of frozen layers, from 16 batches of the training people."""
         size = self.recipe.meta_batch
-        refresh_statistics(
+        nets.refresh_statistics(
             self.learner.embedding,
             (self.sampler.batch(k, size).support.flatten(0, 1) for k in range(16)),
         )
@@ -432,6 +505,11 @@ def _former_definition(state: dict[str, Any]) -> dict[str, Any]:
     return {"options": {"across": False, **settings, **({"spec": spec} if spec else {})}}
 
 
+def choose_device(given: str | torch.device | None) -> torch.device:
+    """What was ``given``; None: a GPU where there is one, else the CPU."""
+    return best_device() if given is None else torch.device(given)
+
+
 def best_device() -> torch.device:
     """A GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -467,17 +545,6 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
     return {"data": faces.name, "people": [faces.people[p] for p in ids]}
 
 
-def _val_queries(val: FaceSet, ways: int, shots: int, query_domain: str | None = None) -> int:
-    """Up to 5 queries, but no more than most validation people, and those of a task, have
-    photographs for."""
-    if query_domain is not None:
-        val, shots = val.of_domains(query_domain), 0
-    photos = val.photos()[val.person_ids]
-    counts = torch.tensor(photos).sort(descending=True).values
-    spare = int(min(counts.median(), counts[min(ways, len(counts)) - 1])) - shots
-    return max(1, min(5, spare))
-
-
 @contextmanager
 def _scalars(out: str | Path | None, run: _Run) -> Iterator[Callable[[dict[str, float]], None]]:
     """Write rows of the curve where TensorBoard reads them."""
@@ -490,7 +557,8 @@ def _scalars(out: str | Path | None, run: _Run) -> Iterator[Callable[[dict[str, 
 
     def write(row: dict[str, float]) -> None:
         for name, value in row.items():
-            writer.add_scalar(name, value, int(row["iteration"]))
+            if name not in ("val_ways", "val_shots"):  # which stay as they are
+                writer.add_scalar(name, value, int(row["iteration"]))
 
     try:
         yield write

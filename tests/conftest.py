@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 REAL_DATA = Path(
     os.environ.get("METAFACE_TEST_DATA")
@@ -21,6 +25,29 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METAFACE_CACHE", str(root))
         yield root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tensors_are_converted() -> Iterator[None]:
+    """Fail where MetaFace leaves it to numpy to make an array of a tensor: write ``.numpy()``.
+
+    Numpy asks the tensor for that in other ways from release to release. That of Python 3.10 warns
+    of torch's answer to an assignment, and a tensor of a GPU has none.
+    """
+    convert = torch.Tensor.__array__
+
+    def checked(tensor: torch.Tensor, *args: Any) -> np.ndarray:
+        caller = sys._getframe(1)
+        while caller.f_back and caller.f_globals.get("__name__", "").startswith("numpy"):
+            caller = caller.f_back
+        if caller.f_globals.get("__name__", "").startswith("metaface"):
+            where = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+            raise AssertionError(f"{where} makes an array of a tensor without .numpy()")
+        return convert(tensor, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "__array__", checked)
+        yield
 
 
 @pytest.fixture(scope="session")

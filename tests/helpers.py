@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -127,3 +128,23 @@ def squares(seed: int = 0, dim: int = 32) -> Network:
     return Network(
         Squares(dim, seed), preprocessing, name=f"squares-{seed}", architecture="squares"
     )
+
+
+def damaged(data: bytes, seed: int) -> bytes:
+    """``data`` with one to 512 bytes damaged, in one of five ways, by ``seed``."""
+    rng, spoilt = random.Random(seed), bytearray(data)
+    count, at = rng.randint(1, 512), rng.randrange(len(data))
+    kind = seed % 5
+    if kind == 0:
+        for _ in range(count):
+            spoilt[rng.randrange(len(data))] = rng.randrange(256)
+    elif kind == 1:
+        for _ in range(count):
+            spoilt[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == 2:
+        spoilt[at : at + count] = bytes(len(spoilt[at : at + count]))
+    elif kind == 3:
+        del spoilt[len(data) - count :]
+    else:
+        spoilt[at] ^= 1 << rng.randrange(8)
+    return bytes(spoilt)

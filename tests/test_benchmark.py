@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 from helpers import RUNNABLE, patterns
 from PIL import Image
+from scipy import stats
 
 from metaface import benchmark, checkpoint
-from metaface.benchmark import Settings, fitted, interval
+from metaface._json import write_json
+from metaface.benchmark import Settings, interval
 from metaface.cli import main
+from metaface.fitting import fit_recipe
 from metaface.learners import Recipe
 
 REQUIRED = {
@@ -147,13 +152,66 @@ def test_interrupted_benchmark_goes_on(photos, tmp_path, monkeypatch):
     assert [r["accuracy"] for r in resumed["rows"]] == [r["accuracy"] for r in whole["rows"]]
 
 
-def test_several_seeds_widen_the_interval():
+@pytest.mark.parametrize("seeds", [2, 3, 10, 11, 30])
+def test_several_seeds_widen_the_interval_by_students_t(seeds):
     rng = np.random.default_rng(0)
     episodes = rng.normal(0.7, 0.1, (1, 1000))
-    assert interval(episodes) == pytest.approx(1.96 * episodes.std(ddof=1) / 1000**0.5)
-    seeds = episodes + np.array([[-0.05], [0.0], [0.05]])
-    expected = (interval(episodes) ** 2 + 4.30**2 * 0.05**2 / 3) ** 0.5
-    assert interval(seeds) == pytest.approx(expected)
+    half = stats.t.ppf(0.975, 999) * stats.sem(episodes[0])
+    assert interval(episodes) == pytest.approx(half)
+    luck = rng.normal(0, 0.05, seeds)
+    expected = math.hypot(half, stats.t.ppf(0.975, seeds - 1) * stats.sem(luck))
+    assert interval(episodes + luck[:, None]) == pytest.approx(expected)
+
+
+def strictly(path: Path):
+    """What a JSON reader that knows no NaN reads."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path}: {name}"))
+
+
+def test_one_episode_has_no_interval(photos, tmp_path, capsys):
+    few = [*SMALL, "--episodes", "1", "--iterations", "1", "--shots", "1"]
+    out = tmp_path / "b"
+    command = ["benchmark", "--data", str(photos), "--learners", "prototypical", *few]
+    assert main([*command, "--out", str(out)]) == 0
+    for path in out.rglob("*.json"):
+        strictly(path)
+    found = strictly(out / "results.json")
+    assert [row["ci95"] for row in found["rows"]] == [None] * 3
+    assert {d["ci95"] for d in found["differences"]} == {None}
+    said = capsys.readouterr().out
+    assert "nan" not in said and said.count("±") == 1  # what the table's would mean
+    page = (out / "report.html").read_text()
+    assert ">nan" not in page and "± nan" not in page
+
+    assert main([*command, "--out", str(out), "--resume"]) == 0  # from what was written
+    assert strictly(out / "results.json") == found
+
+    learnt = str(out / "prototypical-seed0" / "checkpoint.pt")
+    where = str(tmp_path / "e.json")
+    assert main(["evaluate", learnt, "--data", str(photos), "--episodes", "1", "--queries", "2",
+                 "--quiet", "--json", where]) == 0  # fmt: skip
+    assert strictly(Path(where))["rows"][0]["ci95"] is None
+
+    matrix = tmp_path / "m"
+    assert main(["cross-domain", "--domains", f"a={photos}", "--learners", "prototypical", *few,
+                 "--out", str(matrix)]) == 0  # fmt: skip
+    assert [row["ci95"] for row in strictly(matrix / "results.json")["rows"]] == [None]
+    assert "nan" not in (matrix / "report.html").read_text().split("<h2>Everything")[1]
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
+    value = {"a": (1.5, math.nan, [math.inf, -math.inf]), "b": np.float64("nan"), "c": "nan"}
+    write_json(tmp_path / "new" / "x.json", value)
+    assert strictly(tmp_path / "new" / "x.json") == {
+        "a": [1.5, None, [None, None]], "b": None, "c": "nan",
+    }  # fmt: skip
+
+
+def test_results_are_written_and_printed_by_one_writer():
+    for path in Path(benchmark.__file__).parent.rglob("*.py"):
+        text = "".join(path.read_text().split())
+        assert not re.search(r"(print|write|write_text)\(json\.dump|json\.dump\(", text), path
 
 
 def test_train_then_evaluate_leaves_out_whom_it_has_seen(photos, tmp_path, capsys):
@@ -208,7 +266,6 @@ def test_cross_set_and_pretrained_row(photos, tmp_path, test_data):
         (["benchmark", "--option", "maml.speed=3"], "speed"),
         (["benchmark", "--option", "inner_lr=3"], "learner.name=value"),
         (["benchmark", "--embedding", "conv5"], "no network 'conv5'"),
-        (["benchmark", "--iterations", "0"], "positive"),
         (["evaluate", "nowhere.pt"], "nowhere.pt"),
     ],
 )
@@ -227,11 +284,15 @@ def test_too_few_photographs_is_said_before_training(photos, tmp_path, capsys):
 
 def test_recipe_is_fitted_to_the_photographs_there_are():
     recipe = Recipe(ways=30, shots=5, queries=5)
-    assert fitted(recipe, patterns(40, 14)) == recipe
-    few = fitted(recipe, patterns(10, 4))
+    assert fit_recipe(recipe, patterns(40, 14)) == (recipe, "")
+    few, said = fit_recipe(recipe, patterns(10, 4))
     assert (few.ways, few.shots, few.queries) == (10, 3, 1)
+    assert said == (
+        "ways 10 instead of 30, shots 3 instead of 5, queries 1 instead of 5 in training: of 10 "
+        "people of patterns, 10 have the photographs that such tasks take"
+    )
     with pytest.raises(ValueError, match="one photograph"):
-        fitted(recipe, patterns(10, 1))
+        fit_recipe(recipe, patterns(10, 1))
 
 
 def test_preview_draws_people_and_an_episode(photos, tmp_path):

@@ -271,6 +271,35 @@ def test_domains_by_file_name(sources, tmp_path):
     assert len(load_domains(small([f"odd={odd}"]), progress=False)["odd"]) == 2
 
 
+@pytest.mark.parametrize("name", ["me@home", "a:b", "x>y", "a@b:c>d"])
+def test_a_path_may_hold_what_divides_sources(name, tmp_path):
+    """And what comes after the longest path that is there divides them as ever."""
+    faces, folder = iter(patterns(2, 3).images), tmp_path / name
+    for person in ("p", "q"):
+        (folder / "photos" / person).mkdir(parents=True)
+        for photo in (1, 2, 3):
+            Image.fromarray(next(faces)).save(folder / "photos" / person / f"{photo}.png")
+    rows = [
+        f"photos/{p}/{n}.png,{p},{'day' if n > 1 else 'night'}" for p in "pq" for n in (1, 2, 3)
+    ]
+    (folder / "s.csv").write_text("\n".join(["path,person,domain", *rows]))
+    photos, listed = folder / "photos", folder / "s.csv"
+    want = {
+        f"{photos}": 6, f"{photos}@1[.]png": 2, f"{photos}@[12][.]p:?": 4,
+        f"{listed}:day": 4, f"{listed}:day,night": 6, f"{listed}:day@2": 2, f"{listed}@p/|@": 3,
+        f"{photos}@1>{listed}:day": 6, f"{photos}@(?P<a>1)>{listed}:day@[23]": 6,
+        f"{listed}:night>{photos}@(?P<a>2)": 4,
+    }  # fmt: skip
+    for text, count in want.items():
+        (faces,) = load_domains(small([f"d={text}"]), progress=False).values()
+        assert len(faces) == count, text
+    for wrong in (f"{photos}>{photos}>{photos}", f"{photos}>", f">{photos}"):
+        with pytest.raises(ValueError, match="write two sources as SUPPORT>QUERY"):
+            load_domains(small([f"d={wrong}"]), progress=False)
+    with pytest.raises(FileNotFoundError, match="d=.*other@1: no such folder"):
+        load_domains(small([f"d={folder / 'other'}@1"]), progress=False)
+
+
 def test_sides_that_cannot_be_are_refused():
     photos = named(list("abc"), "photos")
     with pytest.raises(ValueError, match="photos and others have 1 people.*a, b, c.*c, d"):

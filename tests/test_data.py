@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from helpers import damaged
+from PIL import ExifTags, Image, ImageOps
 
 from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
+from metaface.data._sources import open_zip, read_entry
+from metaface.evaluation import read_wider
 
 COLOURS = {"Ana": (200, 30, 30), "Bo": (30, 200, 30), "Cy": (30, 30, 200)}
 
@@ -302,6 +305,66 @@ def test_zip_with_hostile_entries(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "good.png", "z.zip"]
 
 
+def lock(path: Path) -> None:
+    """Make a zip say that all of its entries are encrypted."""
+    data = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(mark, at + 1)
+    path.write_bytes(data)
+
+
+def test_an_encrypted_zip_is_named_as_one(tmp_path, folder):
+    path = zipped(folder)
+    lock(path)
+    said = f"{path} is encrypted, all of its 9 pictures: unpack it with its password, and give the"
+    with pytest.raises(ValueError, match=said):
+        load(path)
+    with zipfile.ZipFile(tmp_path / "wider.zip", "w") as archive:
+        archive.writestr("annotations.json", '{"images": []}')
+    lock(tmp_path / "wider.zip")
+    with pytest.raises(ValueError, match=r"wider.zip: annotations.json .*encrypted.*its password"):
+        read_wider(tmp_path / "wider.zip")
+
+
+NAMES = ("\u5c71\u7530", "\u738b\u82b3", "\u9673")  # Yamada, Wang Fang and Chen
+
+
+def with_raw_names(path: Path, names: list[bytes], data: bytes) -> Path:
+    """A zip of one picture a person, with the names in those bytes, and no mark of what they are"""
+    stand_ins = [f"{i:0{len(name)}}".encode() for i, name in enumerate(names)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for stand_in in stand_ins:
+            archive.writestr(f"{stand_in.decode()}/1.png", data)
+    whole = path.read_bytes()
+    for stand_in, name in zip(stand_ins, names, strict=True):
+        whole = whole.replace(stand_in + b"/1.png", name + b"/1.png")
+    path.write_bytes(whole)
+    return path
+
+
+def test_names_of_a_zip_that_does_not_say_what_they_are_in(tmp_path, caplog):
+    data = save(tmp_path / "x.png").read_bytes()
+    path = tmp_path / "z.zip"
+    faces = load(with_raw_names(path, [n.encode() for n in NAMES], data), image_size=8)
+    assert set(faces.people) == set(NAMES) and len(faces) == 3 and not caplog.records
+    with open_zip(path) as archive:  # by name, too
+        assert read_entry(archive, f"{NAMES[0]}/1.png") == data
+    for encoding in ("shift-jis", "gb18030", "cp1252"):
+        names = NAMES if encoding != "cp1252" else ("Andr\xe9", "Zo\xeb", "Bo")
+        raw = [name.encode(encoding) for name in names]
+        faces = load(with_raw_names(path, raw, data), image_size=8)
+        assert set(faces.people) == {name.decode("cp437") for name in raw}
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert f"{path}: " in said and "UTF-8" in said and "give the folder" in said
+        caplog.clear()
+    with zipfile.ZipFile(path, "w") as archive:  # one that says it
+        archive.writestr(f"{NAMES[0]}/1.png", data)
+    assert load(path, image_size=8).people == NAMES[:1] and not caplog.records
+
+
 def test_unreadable_pictures_are_skipped_counted_and_named(folder, caplog):
     (folder / "Ana" / "zero.jpg").touch()
     (folder / "Ana" / "text.png").write_text("not a picture")
@@ -395,6 +458,7 @@ def test_draft_mode_of_large_jpegs_changes_little(tmp_path):
         ("CMYK", "jpg", (200, 100, 50), 4),
         ("CMYK", "tif", (200, 100, 50), 4),
         ("YCbCr", "jpg", (200, 100, 50), 4),
+        ("YCbCr", "tif", (200, 100, 50), 2),
         ("RGB", "webp", (200, 100, 50), 6),
         ("RGB", "bmp", (200, 100, 50), 0),
         ("L", "pgm", (124, 124, 124), 0),
@@ -409,6 +473,22 @@ def test_modes(tmp_path, mode, suffix, want, tolerance):
     grey = one(path, image_size=8, channels=1)
     assert grey.shape == (8, 8, 1)
     assert abs(grey.mean() - np.dot(want, (0.299, 0.587, 0.114))) <= max(1, tolerance)
+
+
+def test_uncompressed_ycbcr_is_no_other_bytes_of_the_file(tmp_path):
+    """Pillow before 13 takes four bytes a pixel; no Pillow knows of fewer colours than pixels."""
+    rows = np.linspace(0, 255, 40, dtype=np.uint8)[:, None, None]
+    picture = Image.fromarray(np.broadcast_to(rows, (40, 40, 3)).copy()).convert("YCbCr")
+    whole, fewer = tmp_path / "p" / "Ana" / "1.tif", tmp_path / "p" / "Bo" / "1.tif"
+    for path, each in ((whole, (1, 1)), (fewer, (2, 2))):
+        path.parent.mkdir(parents=True)
+        picture.save(path, tiffinfo={ExifTags.Base.YCbCrSubSampling: each})
+        path.write_bytes(path.read_bytes() + bytes(5000))  # such as the next picture
+    faces = load(tmp_path / "p", image_size=40)
+    assert faces.people == ("Ana",)
+    assert np.abs(faces.images[0].astype(int) - rows).max() <= 2
+    (skipped,) = faces.skipped
+    assert skipped.path == "Bo/1.tif" and "save it as RGB" in skipped.reason
 
 
 def test_16_bits_float_transparent_animated_tiny_and_misnamed(tmp_path):
@@ -547,7 +627,7 @@ def test_second_load_decodes_nothing(folder, monkeypatch, cache, kind):
     first = load(source, image_size=8)
     monkeypatch.setattr(_pictures, "decode", None)
     if kind == "zip":
-        monkeypatch.setattr("metaface.data._sources._bounded", None)  # no picture is read
+        monkeypatch.setattr("metaface.data._sources.bounded", None)  # no picture is read
     second = load(source, image_size=8)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.person, second.person) and first.people == second.people
@@ -600,6 +680,74 @@ def test_damaged_entry_is_rebuilt(folder, cache, caplog, damage):
     caplog.clear()
     load(folder, image_size=8)
     assert not caplog.text
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+def test_damaged_pixels_and_labels_are_never_used(folder, cache, caplog, count):
+    want = load(folder, image_size=8)
+    images, person, people = want.images.copy(), want.person, want.people
+    files = sorted(entries(cache)[0].iterdir())
+    assert [file.name for file in files] == ["checksums.json", "images.u8", "labels.npz"]
+    for seed in range(count):
+        file = files[seed // 5 % 3]
+        whole = file.read_bytes()
+        spoilt = damaged(whole, seed)
+        if spoilt == whole:
+            continue
+        file.write_bytes(spoilt)
+        caplog.clear()
+        found = load(folder, image_size=8)
+        assert np.array_equal(found.images, images), seed
+        assert np.array_equal(found.person, person) and found.people == people
+        # of what JSON says, spaces and the like may change
+        assert "building it again" in caplog.text or file.name == "checksums.json"
+    assert len(entries(cache)) == 1 and not entries(cache, "tmp-")
+
+
+def test_an_entry_is_checked_once_by_a_process(folder, cache, monkeypatch):
+    load(folder, image_size=8)
+    monkeypatch.setattr(_cache.zlib, "crc32", None)
+    load(folder, image_size=8)
+
+
+def test_an_entry_under_another_ones_name_is_not_used(folder, cache, caplog):
+    want = load(folder, image_size=8).images.copy()
+    load(folder, image_size=8, crop=0.5)
+    one, other = entries(cache)
+    swapped = cache / "aside"
+    one.rename(swapped)
+    other.rename(one)
+    swapped.rename(other)
+    assert np.array_equal(load(folder, image_size=8).images, want)
+    assert "entry does not fit its checksum" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and rights")
+def test_an_entry_of_another_user_is_not_used(folder, cache, caplog, monkeypatch):
+    want = load(folder, image_size=8).images.copy()
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    monkeypatch.setattr(np, "memmap", None)
+    found = load(folder, image_size=8)
+    assert np.array_equal(found.images, want)
+    assert "belongs to another user" in caplog.text and "METAFACE_CACHE" in caplog.text
+    assert len(entries(cache)) == 1  # nothing of theirs is removed
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users and rights")
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_an_entry_that_others_may_write_to_is_made_anew(folder, cache, caplog, umask):
+    before = os.umask(umask)
+    try:
+        want = load(folder, image_size=8).images.copy()
+        load(folder, image_size=8)
+        assert not caplog.text
+        entries(cache)[0].chmod(0o775)
+        assert np.array_equal(load(folder, image_size=8).images, want)
+        assert "others may write to it" in caplog.text
+        assert entries(cache)[0].stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_labels_are_never_unpickled(folder, cache):

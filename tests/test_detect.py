@@ -419,6 +419,14 @@ def test_small_faces(model, people):
     assert "a face needs 32 at least" in why(choose.to_enrol, picture, faces)
 
 
+@pytest.mark.parametrize("side", [15.5, 15.97, 15.9999])
+def test_a_size_that_is_refused_does_not_read_as_one_that_is_not(side):
+    boxes = np.array([[5, 5, 40, side]], np.float32)
+    faces = DetectedFaces(boxes, np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
+    said = why(choose.everyone, ground(60, 60), faces)
+    assert said == f"face_too_small: {side} pixels: a face needs 16 at least"
+
+
 def test_small_faces_beside_a_large_one_are_left_out(model, people):
     small, large = (people.images[1], 600, 20, 26), (people.images[0], 150, 100, 224)
     picture, faces = seen(YuNet(model, least=0.3), small, large, size=(350, 700))

@@ -91,7 +91,7 @@ def test_two_processes_end_in_the_weights_of_one(name, folder, ranks, float64):
 def test_processes_stop_together_when_the_first_ones_time_is_up(ranks):
     first, last = (rank["minutes"] for rank in ranks)
     assert first[:3] == last[:3]
-    assert first[0] > 1 and first[1] >= 0.6
+    assert first[0] > 1 and first[1] >= 0.3  # 0.6 less what a last validation may take
     assert furthest(first[3], last[3]) == 0
 
 

@@ -187,6 +187,8 @@ def test_errors_name_the_numbers_and_the_remedy():
         (dict(ways=5, shots=9, queries=5), r"at least 14 photographs each, but only 1 of 12"),
         (dict(ways=8, shots=5, queries=6, support_domain="photo", query_domain="sketch"),
          r"at least 5 \+ 6 photographs each, but only 4 of 12"),
+        (dict(ways=13, queries=1), "use fewer ways, or more people or photographs"),
+        (dict(ways=2, shots=50, queries=1), "use fewer shots, or more people or photographs"),
         (dict(ways=1), "ways=1: must be at least 2"),
         (dict(ways=(5, 3)), r"ways=\(5, 3\): .*pair"),
         (dict(shots=0), "shots=0: must be at least 1"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import patterns, tiny
+from scipy import stats
 
 from metaface import EpisodeSampler, FaceSet, evaluate
-from metaface.evaluation.episodic import ci95
+from metaface.evaluation import ci95
 from metaface.learners import MetaLearner, Prototypical
 from metaface.nets import Pixels
 
@@ -107,14 +108,15 @@ def test_confusions_name_who_is_taken_for_whom():
 
 
 def test_interval():
-    values = np.array([0.2, 0.4, 0.6, 0.8])
-    assert ci95(values) == pytest.approx(1.96 * math.sqrt(0.2 / 3) / 2)
+    for values in (np.array([0.2, 0.4, 0.6, 0.8]), np.linspace(0, 1, 10), np.linspace(0, 1, 11)):
+        low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+        assert ci95(values) == pytest.approx((high - low) / 2)
     assert math.isnan(ci95(values[:1]))
     halves = judged(
         lambda label, person, people: torch.where(person % 2 == 0, label, (label + 1) % WAYS)
     )
-    spread = halves.accuracies.std(ddof=1) / math.sqrt(300)
-    assert halves.ci95 == pytest.approx(1.96 * spread) and halves.ci95 > 0
+    spread = stats.t.ppf(0.975, 299) * halves.accuracies.std(ddof=1) / math.sqrt(300)
+    assert halves.ci95 == pytest.approx(spread) and halves.ci95 > 0
 
 
 def test_learners_meet_the_same_episodes():

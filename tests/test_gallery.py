@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,12 @@ def content(gallery: Gallery) -> dict[str, list[bytes]]:
         held[found.names[who]].append(vector.tobytes())
     assert gallery.people() == {name: len(rows) for name, rows in held.items()}
     return held
+
+
+def as_before_checksums(db: sqlite3.Connection) -> None:
+    """Make a gallery one of format 1."""
+    db.execute("PRAGMA user_version = 1")
+    db.execute("DELETE FROM meta WHERE key = 'sums'")
 
 
 def on_disk(folder: Path) -> bytes:
@@ -307,6 +314,7 @@ def test_stale_copies_in_unused_parts_of_pages_go_too(path: Path) -> None:
         with sqlite3.connect(path) as db:  # as SQLite may leave them where rows move
             db.execute("PRAGMA secure_delete = OFF")
             db.execute("DELETE FROM face WHERE person = 1")
+            as_before_checksums(db)
         db.close()
         assert len(gallery.enrolled().ids) == 20
         assert traces(path.read_bytes(), faces(2)) > 0.8
@@ -460,6 +468,145 @@ def test_a_damaged_gallery_never_gives_a_wrong_face(path: Path) -> None:
     assert refused > 5
 
 
+def everything(gallery: Gallery) -> list[Any]:
+    """All that can be asked of a gallery."""
+    who, strangers = gallery.enrolled(), gallery.strangers()
+    arrays = who.person, who.embeddings, who.ids, gallery.crops(), *strangers
+    return [
+        who.names, gallery.people(), gallery.setting("calibration"), gallery.revision,
+        gallery.model, gallery.model_name, gallery.dim, gallery.keep_crops,
+        *((a.shape, a.tobytes()) for a in (*arrays, gallery.stranger_crops())),
+    ]  # fmt: skip
+
+
+def full_gallery(path: Path) -> None:
+    """A gallery with something in every table, of several pages."""
+    with Gallery(path, keep_crops=True, **MODEL) as gallery:
+        for i in range(40):
+            gallery.add(f"person {i}", faces(3, i), pictures(3, i)[:, :1].repeat(112, 1))
+        gallery.forget("person 7")
+        gallery.set_strangers(faces(20, 99), np.arange(20) // 2, pictures(20, 99))
+        gallery.set_setting("calibration", {"threshold": 0.41, "fpir": 0.01})
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_damaged_gallery_is_refused_or_gives_the_same(
+    path: Path, count: int, crops: bool
+) -> None:
+    if crops:
+        full_gallery(path)
+    else:  # a file that is nearly all names, numbers and short embeddings
+        with Gallery(path, **MODEL) as gallery:
+            for i in range(60):
+                gallery.add(f"person {i}", faces(2, i))
+            gallery.set_setting("calibration", {"threshold": 0.41})
+    look = everything if crops else lambda g: [content(g), g.setting("calibration"), g.revision]
+    whole = path.read_bytes()
+    with Gallery(path, **MODEL) as gallery:
+        expected, refused = look(gallery), 0
+    for seed in range(count):
+        path.write_bytes(damaged(whole, seed))
+        try:
+            with Gallery(path, **MODEL) as gallery:
+                assert look(gallery) == expected, seed
+        except GalleryError as error:
+            assert str(path) in str(error) and error.reason in ("not_a_gallery", "gallery_newer",
+                "gallery_io", "gallery_model_mismatch"), (seed, error)  # fmt: skip
+            refused += 1
+    assert refused > count / 4
+
+
+def test_one_flipped_bit_never_gives_a_face_to_another_person(path: Path) -> None:
+    with Gallery(path, **MODEL) as gallery:
+        for i in range(30):
+            gallery.add(f"person {i}", faces(4, i))
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT id, person FROM face").fetchall()
+        for face, person in rows[::8]:
+            for bit in (1, 2, 4):
+                db.execute("UPDATE face SET person = ? WHERE id = ?", (person ^ bit, face))
+                db.commit()
+                with Gallery.open(path) as gallery:
+                    for ask in (gallery.enrolled, gallery.people,
+                                lambda g=gallery: g.add("x", faces(1)),
+                                lambda g=gallery: g.forget("person 3"),
+                                lambda g=gallery: g.copy_to(path.with_name("copy"))):  # fmt: skip
+                        with pytest.raises(GalleryError, match=f"{path}.*checksum; take a backup"):
+                            ask()
+                db.execute("UPDATE face SET person = ? WHERE id = ?", (person, face))
+                db.commit()
+    db.close()
+    with Gallery(path, **MODEL) as gallery:
+        assert len(content(gallery)) == 30
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE person SET name = 'person 9x' WHERE name = 'person 9'",
+        "DELETE FROM person WHERE name = 'person 9'",
+        "DELETE FROM face WHERE id = 4",
+        "INSERT INTO face (person, embedding) SELECT person, embedding FROM face WHERE id = 4",
+        "UPDATE face SET embedding = (SELECT embedding FROM face WHERE id = 5) WHERE id = 4",
+        "UPDATE crop SET pixels = zeroblob(37632) WHERE face = 4",
+        "UPDATE crop SET pixels = (SELECT pixels FROM crop WHERE face = 5) WHERE face = 4",
+        "DELETE FROM crop WHERE face = 4",
+        "UPDATE stranger SET person = 9 WHERE id = 1",
+        "UPDATE stranger SET pixels = zeroblob(37632) WHERE id = 2",
+        "DELETE FROM stranger WHERE id = 20",
+        'UPDATE setting SET value = \'{"threshold": 0.01, "fpir": 0.01}\'',
+        "UPDATE setting SET key = 'calibratiom'",
+        "DELETE FROM setting",
+        "UPDATE meta SET value = 17 WHERE key = 'revision'",
+        "UPDATE meta SET value = 'toyy' WHERE key = 'model_name'",
+        "UPDATE meta SET value = 0 WHERE key = 'keep_crops'",
+        "UPDATE meta SET value = 'x' WHERE key = 'sums'",
+        "DELETE FROM meta WHERE key = 'sums'",
+        "UPDATE meta SET key = 'sumz' WHERE key = 'sums'",
+        "PRAGMA user_version = 1",
+        "UPDATE sqlite_sequence SET seq = 3 WHERE name = 'face'",
+    ],
+)
+def test_every_column_has_a_checksum(path: Path, change: str) -> None:
+    full_gallery(path)
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+    with (
+        pytest.raises(GalleryError, match="damaged|made by 'toy") as caught,
+        Gallery.open(path) as g,
+    ):
+        everything(g)
+    assert str(path) in str(caught.value) and caught.value.reason == "not_a_gallery"
+
+
+def test_a_gallery_of_before_checksums_opens_and_gets_them_with_the_first_change(
+    path: Path,
+) -> None:
+    full_gallery(path)
+    with Gallery(path, **MODEL) as gallery:
+        expected = everything(gallery)
+    with sqlite3.connect(path) as db:
+        as_before_checksums(db)
+    db.close()
+    before = path.read_bytes()
+    with Gallery(path, **MODEL) as gallery:
+        assert everything(gallery) == expected
+    assert path.read_bytes() == before  # reading changes nothing
+    with Gallery(path, **MODEL) as gallery:
+        gallery.set_setting("x", 1)
+        gallery.set_setting("x", None)
+        assert everything(gallery) == expected
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+        db.execute("UPDATE face SET person = 3 WHERE id = 4")
+    db.close()
+    with pytest.raises(GalleryError, match="checksum"), Gallery(path, **MODEL) as gallery:
+        gallery.enrolled()
+
+
 def test_foreign_files_are_refused_and_left_alone(path: Path) -> None:
     with sqlite3.connect(path.with_name("foreign.db")) as db:
         db.execute("CREATE TABLE face (id INTEGER)")
@@ -491,9 +638,9 @@ def test_a_gallery_with_other_tables_is_refused(path: Path) -> None:
 def test_a_newer_format_is_refused(path: Path) -> None:
     Gallery(path, **MODEL).close()
     with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
     db.close()
-    with pytest.raises(GalleryError, match="format 2.*reads format 1: update") as caught:
+    with pytest.raises(GalleryError, match="format 3.*reads format 2: update") as caught:
         Gallery(path, **MODEL)
     assert caught.value.reason == "gallery_newer"
 

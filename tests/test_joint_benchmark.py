@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
+from metaface._json import plain, write_json
 from metaface.cli import main
 from metaface.multitask import Batch, JointFace, MultiTask, Pool, Trunk, comparison
 from metaface.multitask import identification as ident
@@ -31,6 +32,7 @@ from metaface.multitask.model import Found
 from metaface.multitask.staged import Resized, Staged, cropped, crops_of
 from metaface.recognition import Recognizer, embed
 from metaface.recognition.align import SIDE, align
+from metaface.report import joint
 
 TINY = Settings(
     variants=("separate", "recognition-only", "fixed"), people=3, val_people=10, test_people=10,
@@ -194,7 +196,24 @@ def test_intervals_and_paired_differences() -> None:
     half = stats.t.ppf(0.975, 2) * stats.sem(each)
     for name in ("iou", "one_shot"):
         assert found[name]["difference"] == pytest.approx(each.mean())
-        assert found[name]["ci95"] == pytest.approx(half, rel=2e-3)
+        assert found[name]["ci95"] == pytest.approx(half)
+
+
+def test_what_was_not_measured_is_null_in_files_and_a_dash_on_the_page(tmp_path: Path) -> None:
+    unit = {"variant": "fixed", "seed": 0, "parameters": 1, "train_seconds": 1.0, "images": 1,
+            "iterations": 1, "metrics": {"iou": 0.5, "nme": np.nan}}  # fmt: skip
+    write_json(tmp_path / "result.json", unit)
+    read = comparison._numbers(json.loads((tmp_path / "result.json").read_text()))
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]["nme"] is None
+    (written, again) = (comparison._row([comparison._numbers(u)]) for u in (unit, read))
+    assert str(written) == str(again)
+    row = plain(written)
+    assert row["metrics"] == {"iou": [0.5, None], "nme": [None, None]}
+    told = joint.lines({"rows": [row], "speed": {"points": [{"what": "fixed", "ms": None}]}})
+    assert told == [
+        ["", "parameters", "ms a picture", "train s", "NME %", "IoU %"],
+        ["fixed", "1", "", "1", "-", "50.0"],
+    ]
 
 
 def test_speed_is_compared_picture_by_picture(
@@ -366,3 +385,11 @@ def test_a_network_of_the_command_finds_and_names_people(
     assert isinstance(embed.load(file), JointFace)
     people = Recognizer.from_pretrained(file)
     assert people.detector is people.embedder
+
+
+def test_damaged_pools_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "train.npz"
+    for data in (b"", b"noise", b"PK\x03\x04 noise"):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=f"{path} is damaged.*remove it"):
+            comparison._pools(TINY, tmp_path, progress=False)

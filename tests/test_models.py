@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import http.server
 import importlib.util
 import json
 import pickle
 import sys
 import threading
+import time
+import urllib.request
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -230,8 +234,76 @@ def test_fetch_says_why_it_failed_and_what_to_do(tmp_path, registered, monkeypat
     assert not list(folder.iterdir())
 
 
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address of a server on this machine that gives ``tmp_path``, redirects ``/to?ADDRESS``,
+    and gives ``/slow`` a byte at a time."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            if self.path.startswith("/to?"):
+                self.send_response(302)
+                self.send_header("Location", self.path.partition("?")[2])
+                self.end_headers()
+            elif self.path == "/slow":
+                self.send_response(200)
+                self.send_header("Content-Length", "200000")
+                self.end_headers()
+                with contextlib.suppress(OSError):  # the client has hung up
+                    while True:
+                        self.wfile.write(b"x")
+                        time.sleep(0.02)
+            else:
+                super().do_GET()
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as here:
+        thread = threading.Thread(target=here.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"127.0.0.1:{here.server_port}"
+        here.shutdown()
+        thread.join()
+
+
+def test_fetch_follows_no_redirect_away_from_https(tmp_path, registered, server, monkeypatch):
+    class Plain(urllib.request.HTTPSHandler):  # https to that server, without the certificates
+        def https_open(self, request):
+            return self.do_open(http.client.HTTPConnection, request)
+
+    monkeypatch.setattr("urllib.request.HTTPSHandler", Plain)
+    toy, folder = models.MODELS["toy"], tmp_path / "folder"
+
+    def fetch(first: str, second: str) -> bytes:
+        url = f"{first}://{server}/to?{second}://{server}/origin.bin"
+        monkeypatch.setitem(models.MODELS, "toy", replace(toy, url=url))
+        return models.fetch("toy", folder).read_bytes()
+
+    for second in ("http", "HTTP", "ftp"):
+        with pytest.raises(ConnectionError, match="redirects to (http|ftp)://.* is not https"):
+            fetch("https", second)
+        assert not list(folder.iterdir())
+    for first, second in (("https", "https"), ("http", "https"), ("http", "http")):
+        assert fetch(first, second) == registered
+        (folder / "toy.onnx").unlink()
+
+
+def test_fetch_does_not_wait_for_ever(tmp_path, registered, server, monkeypatch):
+    monkeypatch.setattr(models, "_LONGEST", 0.3)
+    toy = replace(models.MODELS["toy"], url=f"http://{server}/slow")
+    monkeypatch.setitem(models.MODELS, "toy", toy)
+    with pytest.raises(ConnectionError, match="toy .* not complete after 0.3 seconds"):
+        models.fetch("toy", tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir())
+
+
 def test_nothing_but_fetch_opens_the_network(tmp_path, monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("network"))
+    monkeypatch.setattr(
+        "urllib.request.OpenerDirector.open", lambda *_, **__: pytest.fail("network")
+    )
     for call in (partial(models.find, CASIA), partial(load, CASIA), partial(load, "nobody")):
         with pytest.raises(ModelMissing):
             call(given=tmp_path)
@@ -851,8 +923,9 @@ def test_onnx_with_tensors_in_other_files_is_refused(onnx_file, tmp_path):
     from onnx import TensorProto, helper
 
     whole = onnx.load(onnx_file)
-    assert not _onnx_file.inspect(onnx_file).external
-    assert _onnx_file.inspect(onnx_file).operators == [n.op_type for n in whole.graph.node]
+    inside = _onnx_file.inspect(onnx_file.read_bytes())
+    assert not inside.external
+    assert inside.operators == [n.op_type for n in whole.graph.node]
     secret = onnx.TensorProto(
         data_type=TensorProto.FLOAT, dims=[3], name="secret", data_location=TensorProto.EXTERNAL
     )
@@ -877,6 +950,59 @@ def test_onnx_with_tensors_in_other_files_is_refused(onnx_file, tmp_path):
         (tmp_path / f"{name}.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(ValueError, match=f"{name}.onnx keeps tensors in other files"):
             import_weights(tmp_path / f"{name}.onnx")
+
+
+def varint(number: int) -> bytes:
+    """As a protocol buffer writes a number."""
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number & 127 | 128]), number >> 7
+    return out + bytes([number])
+
+
+@needs_onnx
+@pytest.mark.parametrize("hidden", ["", "external_data", "data_location"])
+def test_onnx_with_tensors_in_other_files_hidden_by_its_keys_is_refused(hidden, tmp_path):
+    """A key above 32 bits is an unknown field by its number, and not to onnxruntime."""
+    from onnx import TensorProto, helper
+
+    def field(number: int, content: bytes, name: str = "") -> bytes:
+        key = (number << 3 | 2) + ((name == hidden != "") << 32)
+        return varint(key) + varint(len(content)) + content
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["z"]), helper.make_node("Flatten", ["z"], ["y"])],
+        "g", [value("x", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [value("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    tensor = varint(1 << 3) + varint(1) + varint(2 << 3) + varint(1) + field(8, b"w")  # float [1]
+    located = field(1, b"location") + field(2, b"weights.bin")
+    outside = (14 << 3) + ((hidden == "data_location") << 32)
+    tensor += field(13, located, "external_data") + varint(outside) + varint(1)
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+    model.ClearField("graph")
+    whole = model.SerializeToString() + field(7, graph.SerializeToString() + field(5, tensor))
+    (tmp_path / "weights.bin").write_bytes(np.ones(1, np.float32).tobytes())
+    (tmp_path / "m.onnx").write_bytes(whole)
+    why = "has more than 32 bits" if hidden else "keeps tensors in other files"
+    with pytest.raises(ValueError, match=f"m.onnx .*{why}"):
+        Onnx(tmp_path / "m.onnx")
+
+
+@needs_onnx
+def test_the_digest_of_an_onnx_embedder_is_of_what_runs(onnx_file, monkeypatch):
+    """Also where the file changes while it is loaded."""
+    import onnxruntime
+
+    class Changed(onnxruntime.InferenceSession):
+        def __init__(self, *given, **options):
+            onnx_file.write_bytes(b"another file")
+            super().__init__(*given, **options)
+
+    want = load(onnx_file).digest
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Changed)
+    assert load(onnx_file).digest == want and onnx_file.read_bytes() == b"another file"
 
 
 @needs_onnx
@@ -913,7 +1039,7 @@ def test_files_that_are_no_onnx_embedders_are_refused(onnx_file, tmp_path, nobod
 
 
 @needs_onnx
-def test_every_truncation_of_an_onnx_file_is_refused_without_running_it(tmp_path):
+def test_every_truncation_of_an_onnx_file_is_refused_without_running_it():
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info
@@ -922,11 +1048,9 @@ def test_every_truncation_of_an_onnx_file_is_refused_without_running_it(tmp_path
         [value("x", TensorProto.FLOAT, [1, 3, 112, 112])], [value("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
     whole = helper.make_model(graph, ir_version=8).SerializeToString()
-    path = tmp_path / "cut.onnx"
     for length in range(len(whole)):
-        path.write_bytes(whole[:length])
         try:
-            found = _onnx_file.inspect(path)
+            found = _onnx_file.inspect(whole[:length])
         except ValueError:
             continue
         assert found.operators == ["Flatten"]  # cut between two fields of the file itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -12,12 +13,15 @@ import pytest
 import torch
 import torchvision
 from helpers import patterns
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 from metaface import checkpoint
+from metaface.cli import main
 from metaface.data.synthetic import render
 from metaface.learners import LEARNERS
+from metaface.model import ModelSpec, save_model
 from metaface.multitask import (
     HEADS,
     Batch,
@@ -58,7 +62,7 @@ from metaface.multitask.reader import (
 )  # fmt: skip
 from metaface.multitask.training import refresh
 from metaface.nets import MobileFaceNet, NormMode
-from metaface.recognition import Recognizer
+from metaface.recognition import Recognizer, protocols
 from metaface.recognition.align import SIDE, TEMPLATE, similarity
 from metaface.recognition.detect import overlaps
 from metaface.recognition.faces import Seen, embedded, everyone
@@ -744,6 +748,40 @@ def test_a_larger_picture_is_searched_at_halves(
     overlap = overlaps(small_faces.boxes[:1] * 4, large.boxes)
     assert overlap.max() > 0.6
     assert large.points.shape == (len(large), 5, 2) and (np.diff(large.scores) <= 0).all()
+
+
+def test_the_detection_protocol_measures_the_detector_asked_for(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labelled, images = scenes(), []
+    for i, image in enumerate(labelled.images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        boxes = labelled.boxes[labelled.image == i].tolist()
+        images.append({"file": f"{i}.png", "faces": [{"bbox": box} for box in boxes]})
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": images}))
+    nowhere, out = str(tmp_path / "no models"), tmp_path / "out"
+    given = ["protocol", "detection", "--data", str(tmp_path), "--models", nowhere, "--quiet",
+             "--out", str(out)]  # fmt: skip
+    assert main([*given, "--weights", str(trained)]) == 0
+    (row,) = json.loads((out / "results.json").read_text())["rows"]
+    least = JointFace.load(trained, least=0.02)
+    want = protocols.detection(tmp_path, least, progress=False)
+    assert row["ap"] == want.ap._asdict() and want.ap.value > 0.5
+    assert len(want.threshold) > len(
+        protocols.detection(tmp_path, JointFace.load(trained), progress=False).threshold
+    )
+    # nothing but YuNet needs its file, and what finds no faces is not taken for what does
+    monkeypatch.setattr(protocols, "Cascade", lambda: least)
+    assert main([*given, "--detector", "cascade"]) == 0
+    spec = ModelSpec("prototypical", image_size=16, embedding="conv4-32")
+    save_model(tmp_path / "embeds.pt", spec.build(0), spec)
+    capsys.readouterr()
+    assert main([*given, "--weights", str(tmp_path / "embeds.pt")]) == 2
+    assert "embeds.pt finds no faces" in capsys.readouterr().err
+    assert main(given) == 2 and "yunet" in capsys.readouterr().err
 
 
 def test_a_network_starts_from_what_fits_of_another(tmp_path: Path) -> None:

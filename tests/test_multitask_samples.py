@@ -411,6 +411,15 @@ def test_celeba(tmp_path):
     assert len(celeba(tmp_path, limit=1)) == 1
 
 
+def test_a_byte_order_mark_hides_nobody_of_celeba(tmp_path):
+    want = celeba(celeba_folder(tmp_path), size=126)
+    for path in tmp_path.glob("*.txt"):
+        path.write_text("\ufeff" + path.read_text("utf-8"), "utf-8")
+    found = celeba(tmp_path, size=126)
+    assert found.person.tolist() == want.person.tolist()
+    np.testing.assert_array_equal(found.boxes, want.boxes)
+
+
 def test_celeba_with_some_of_the_lists(tmp_path):
     folder = celeba_folder(tmp_path, "img_align_celeba", "list_landmarks_align_celeba.txt")
     assert np.isnan(celeba(folder).boxes).all()  # which are of the pictures that are not aligned

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.intervals import over_seeds, share
+from metaface.intervals import bootstrap, over_seeds, share
 from metaface.recognition.calibrate import calibrate
 from metaface.recognition.detect import overlaps
+from metaface.recognition.protocols import Aligned, pairs_of
 from metaface.report import recognition, write_recognition
 
 # ---------------------------------------------------------------- intervals
@@ -128,6 +129,33 @@ def test_read_pairs(tmp_path, text):
     assert files == tuple(sorted(set(files))) and files[0] == "Ana/Ana_0001.jpg"
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.fold.tolist() == [0, 0, 1, 1]
+
+
+def test_read_pairs_behind_a_byte_order_mark(tmp_path):
+    text = "1\t1\nAna\t1\t2\nBo\t1\tCy\t1\n"
+    files, pairs = ev.read_pairs(written(tmp_path, "\ufeff" + text))
+    assert files == ev.read_pairs(written(tmp_path, text))[0] and len(pairs) == 2
+
+
+def some_people(*paths: str) -> Aligned:
+    count = len(paths)
+    return Aligned(
+        "set", np.zeros((count, 112, 112, 3), np.uint8), np.eye(count, dtype=np.float32),
+        np.arange(count), tuple(map(str, range(count))), paths, (),
+    )  # fmt: skip
+
+
+def test_pairs_of_photographs_in_another_format(tmp_path):
+    listed = written(tmp_path, "1 1\nA.B 1 2\nA.B 2 Cy 1\n")
+    people = some_people("s/A.B/A.B_0001.png", "s/A.B/A.B_0002.PNG", "s/A.B/A.B_0002.jpg",
+                         "s/Cy/Cy_0001.bmp")  # fmt: skip
+    pairs, missing = pairs_of(people, listed)
+    assert missing == 0 and pairs.rows.tolist() == [[0, 2], [2, 3]]  # the list's own, if there
+    twice = some_people("A.B/A.B_0001.png", "A.B/A.B_0001.bmp", "A.B/A.B_0002.png")
+    with pytest.raises(ValueError, match=r"names A.B/A.B_0001.jpg, and set has .*bmp and .*png"):
+        pairs_of(twice, listed)
+    with pytest.raises(ValueError, match=r"set has .* none of the 2 pairs of .*pairs.txt, such as"):
+        pairs_of(some_people("Cy/Cy_0001.png"), listed)
 
 
 def test_read_pairs_of_one_fold(tmp_path):
@@ -282,7 +310,7 @@ def test_verification_of_gaussian_scores():
     assert got.accuracy == pytest.approx(stats.norm.cdf(1.5), abs=0.003)
     assert got.thresholds == pytest.approx(1.5, abs=0.25)
     assert got.standard_error == pytest.approx(np.sqrt(0.933 * 0.067 / 40_000), rel=0.6)
-    assert got.ci95 == pytest.approx(1.96 * got.standard_error)
+    assert got.ci95 == pytest.approx(stats.t.ppf(0.975, 9) * got.standard_error)
     assert str(got) == f"{got.accuracy:.3f} ± {got.ci95:.3f}"
     assert [p.far for p in got.at] == [0.1, 0.01, 0.001, 0.0005]
     for point in got.at[:3]:
@@ -581,13 +609,14 @@ def scene(seed, photos=12):
     return detected, truth, ignore
 
 
-def naive(detected, truth, ignore, iou=0.5):
-    """Mean over faces of the best precision at that recall or more, each threshold from scratch."""
-    total = sum(int((~skip).sum()) for skip in ignore)
-    points = []
-    for t in sorted({float(s) for _, scores in detected for s in scores}):
-        right = wrong = 0
-        for (boxes, scores), true, skip in zip(detected, truth, ignore, strict=True):
+def counted(detected, truth, ignore, iou=0.5):
+    """Right and wrong detections, int ``[2, thresholds, photographs]``, each from scratch."""
+    thresholds = sorted({float(s) for _, scores in detected for s in scores})
+    counts = np.zeros((2, len(thresholds), len(truth)), int)
+    for k, t in enumerate(thresholds):
+        for photo, ((boxes, scores), true, skip) in enumerate(
+            zip(detected, truth, ignore, strict=True)
+        ):
             taken = set()
             for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
                 if scores[i] < t:
@@ -601,21 +630,28 @@ def naive(detected, truth, ignore, iou=0.5):
                 ]
                 if able:
                     taken.add(max(able, key=lambda j: over[j]))
-                    right += 1
+                    counts[0, k, photo] += 1
                 elif not any(over[j] >= iou and skip[j] for j in range(len(true))):
-                    wrong += 1
-        if right + wrong:
-            points.append((right, right / (right + wrong)))
-    return (
-        sum(max((p for r, p in points if r >= k), default=0) for k in range(1, total + 1)) / total
-    )
+                    counts[1, k, photo] += 1
+    return counts
+
+
+def naive(counts, ignore, weights):
+    """Mean over faces of the best precision at that recall or more; nan where there is no face."""
+    total = int(sum(w * (~skip).sum() for skip, w in zip(ignore, weights, strict=True)))
+    points = [(r, r / (r + w)) for r, w in (counts @ weights).T if r + w]
+    best = [max((p for r, p in points if r >= k), default=0) for k in range(1, total + 1)]
+    return sum(best) / total if total else np.nan
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("iou", [0.3, 0.7])
 def test_average_precision_by_loops(seed, iou):
     got = ev.average_precision(*scene(seed), iou=iou)
-    assert got.ap.value == pytest.approx(naive(*scene(seed), iou=iou))
+    counts, ignore = counted(*scene(seed), iou=iou), scene(seed)[2]
+    assert got.ap.value == pytest.approx(naive(counts, ignore, np.ones(12)))
+    want = bootstrap(lambda w: np.array([naive(counts, ignore, row) for row in w]), 12)
+    assert tuple(got.ap) == pytest.approx(tuple(want))  # of the same resamples
     assert 0 < got.ap.low <= got.ap.value <= got.ap.high < 1
     assert (np.diff(got.threshold) < 0).all() and (np.diff(got.recall) >= 0).all()
 
@@ -712,6 +748,7 @@ def test_read_wider(tmp_path, name, text):
     text = text if isinstance(text, str) else json.dumps(text)
     path = written(tmp_path, text, name)
     check_wider(ev.read_wider(path))
+    check_wider(ev.read_wider(written(tmp_path, "\ufeff" + text, name)))  # a byte order mark
     check_wider(ev.read_wider(tmp_path))
     (tmp_path / "images/0--Parade").mkdir(parents=True)
     (tmp_path / "images/0--Parade/a.jpg").touch()

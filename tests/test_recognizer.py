@@ -6,10 +6,12 @@ Most of it on faces that a toy detector and a toy embedder know; some on procedu
 from __future__ import annotations
 
 import gc
+import io
 import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from helpers import Row, every_learner, group, portrait, squares, tiny
 from PIL import Image
 
 from metaface import nets
+from metaface.cli import main
 from metaface.data import synthetic
 from metaface.learners import LEARNERS, FeatureLearner
 from metaface.recognition import (
@@ -123,6 +126,22 @@ def as_pillow(folder, pictures):
     return [Image.fromarray(p) for p in pictures]
 
 
+def as_bytes(folder, pictures):
+    return [Path(p).read_bytes() for p in write(folder, pictures)]
+
+
+def as_views(folder, pictures):
+    data = as_bytes(folder, pictures)
+    return [bytearray(data[0]), *(memoryview(d) for d in data[1:])]
+
+
+def as_open_files(folder, pictures):
+    files = [io.BytesIO(data) for data in as_bytes(folder, pictures)]
+    for file in files:
+        file.seek(0, io.SEEK_END)  # as after writing it
+    return files
+
+
 def as_functions(folder, pictures):
     return [Path(p).read_bytes for p in write(folder, pictures)]
 
@@ -133,7 +152,7 @@ def as_generator(folder, pictures):
 
 KINDS = [
     as_files, as_paths, as_folder, as_arrays, as_one_array, as_floats, as_tensors, as_one_tensor,
-    as_pillow, as_functions, as_generator,
+    as_pillow, as_bytes, as_views, as_open_files, as_functions, as_generator,
 ]  # fmt: skip
 
 
@@ -213,9 +232,56 @@ def test_nothing_to_enrol(nothing, tmp_path):
         new().enroll("Ana", tmp_path if nothing == "folder" else nothing)
 
 
-def test_what_is_no_photograph_is_a_mistake():
-    with pytest.raises(TypeError, match="int"):
-        new().enroll("Ana", [3])
+class Upload:
+    """A web framework's file, whose ``read`` is a coroutine, or like one."""
+
+    def read(self, size=-1):
+        return "later"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [(3, "int"), (None, "NoneType"), ({"a": "b.jpg"}, "dict"), (object(), "object"),
+     (io.StringIO("text"), "StringIO gives str"), (Upload(), "Upload gives str")],
+)  # fmt: skip
+def test_what_is_no_photograph_is_refused_by_its_type(wrong, kind):
+    people = known(2)
+    for use in (
+        people.identify, lambda p: people.identify([p]), lambda p: list(people.identify_each([p])),
+        partial(people.enroll, "Ana"), lambda p: people.enroll("Ana", [portrait(0), p]),
+        lambda p: people.verify(p, portrait(0)), lambda p: people.verify(portrait(0), p),
+        lambda p: people.calibrate([p]),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=kind):
+            use(wrong)
+    with pytest.raises(TypeError, match="^list is no photograph: give a path, the content"):
+        people.identify([[portrait(0)]])
+
+
+def test_a_file_opened_as_text_is_a_mistake(tmp_path):
+    path = write(tmp_path, [portrait(0)])[0]
+    with (
+        open(path, encoding="utf-8") as file,
+        pytest.raises(TypeError, match=r"TextIOWrapper gives str.*open\(path, 'rb'\)"),
+    ):
+        known(2).identify(file)
+
+
+def test_a_file_that_is_open_keeps_its_name(tmp_path):
+    people = known(3)
+    path = write(tmp_path, [portrait(1, 8)])[0]
+    with open(path, "rb") as file:
+        for _ in range(2):  # from its start again
+            assert names(people.identify(file)) == ["person 1"]
+        both = people.identify([file] * 9)
+        assert [(one.path, *names(one)) for one in both] == [(path, "person 1")] * 9
+    assert people.identify(file).skipped == "unreadable"  # closed
+    assert people.identify(b"no picture").skipped == "unreadable"
+    with pytest.raises(ValueError, match=f"{path}: unreadable: .*closed"):
+        people.enroll("Ana", file)
+
+
+def test_what_is_no_picture_is_a_mistake():
     with pytest.raises(ValueError, match=r"\[H, W\]"):
         new().identify(np.zeros((5, 112, 112, 7), np.uint8))
 
@@ -555,6 +621,32 @@ def test_save_load_and_go_on(tmp_path):
         people.save(tmp_path / "letter")
     assert error.value.reason == "not_a_gallery"
     assert people.people() and (tmp_path / "letter").read_text() == "dear"
+
+
+def test_every_command_closes_its_gallery(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def made(*_, gallery, keep_crops=None, **__):
+        opened.append(new(gallery, keep_crops=keep_crops))
+        return opened[-1]
+
+    monkeypatch.setattr(Recognizer, "from_pretrained", made)
+    photo = str(tmp_path / "1.png")
+    Image.fromarray(portrait(1)).save(photo)
+    gallery = ["--gallery", str(tmp_path / "a.gallery")]
+    for arguments in (
+        ["verify", photo, photo, *gallery],
+        ["enroll", "Ana", photo, *gallery],
+        ["identify", photo, *gallery],
+        ["calibrate", *gallery],
+        ["adapt", "prototypes", *gallery],
+        ["identify", str(tmp_path / "none.png"), *gallery],
+    ):
+        status = main(arguments)
+        assert status == (2 if "none" in arguments[1] else 0), capsys.readouterr().err
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            opened[-1].people()
+    assert len(opened) == 6
 
 
 def test_a_gallery_of_another_model_is_refused(tmp_path):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 from helpers import patterns, squares, tiny
+from scipy import stats
 
 import metaface as mf
 from metaface import evaluation as ev
@@ -217,7 +217,7 @@ def test_accuracy_falls_and_drops_are_paired(learner):
     last = levels[5]
     gap = last.clean - last.accuracies
     assert last.drop == pytest.approx(levels[0].accuracy - last.accuracy)
-    assert last.drop_ci95 == pytest.approx(1.96 * gap.std(ddof=1) / math.sqrt(200))
+    assert last.drop_ci95 == pytest.approx(stats.t.ppf(0.975, 199) * stats.sem(gap))
     row = last.row()
     assert (row["nuisance"], row["severity"], row["strength"]) == ("mask", 5, 0.5)
     assert json.loads(json.dumps(levels[0].row()))["strength"] is None

@@ -52,10 +52,9 @@ def test_verification_by_loops():
         assert found.people == len({person[i] for i in rows})
         assert [found.false_positive.trials, found.false_positive.errors] == counts[False]
         assert [found.false_negative.trials, found.false_negative.errors] == counts[True]
-        rate = found.false_negative.rate
-        assert rate == ev.clopper_pearson(counts[True][1], counts[True][0])
-        low, high = found.false_negative.interval
-        assert low <= rate.low <= rate.value <= rate.high <= high
+        exact, (rate, low, high) = found.false_negative.exact, found.false_negative.rate
+        assert exact == ev.clopper_pearson(counts[True][1], counts[True][0])
+        assert low <= exact.low <= rate == exact.value <= exact.high <= high
     reached = got.overall.false_positive
     assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
 
@@ -113,9 +112,31 @@ def test_a_few_alike_people_are_no_proof():
     e[person == twins[1]] = e[person == twins[0]]
     got = ev.slice_verification(e, person, group, fmr=0.005)
     a, b = (g.false_positive for g in got.groups)
-    assert b.rate.low > a.rate.high  # of these very people, it is true
-    assert b.over_people.low < a.rate.high
+    assert b.exact.low > a.exact.high  # of these very people, it is true
+    assert b.over_people.low < a.exact.high
     assert not got.differs("false_positive")
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_path):
+    """Whoever reads two intervals that do not meet reads that the groups differ, and only then."""
+    e, person, group = crowd(40, 12, spread=0.2, dim=32)
+    twins = [p for p in np.unique(person) if (p // 7) % 2][: 2 if alike else 12]
+    for twin in twins[1:]:
+        e[person == twin] = e[person == twins[0]]
+    got = ev.slice_verification(e, person, group, fmr=0.005 if alike else 0.02)
+    assert got.differs("false_positive") == (not alike)
+
+    write_slices(tmp_path / "report.html", [got])
+    page = (tmp_path / "report.html").read_text()
+    a, b = (row["false_positive"] for row in got.rows()[1:])
+    for found, errors in ((a, got.groups[0].false_positive), (b, got.groups[1].false_positive)):
+        printed = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        assert f"FMR {printed} of" in slices_table(got)
+        assert f"{100 * found['low']:.2f} to {100 * found['high']:.2f}" in page
+        assert found["interval"] == (found["low"], found["high"])
+        assert found["clopper_pearson"] == tuple(errors.exact[1:])
+    assert (b["low"] > a["high"]) == (not alike)
 
 
 def test_intervals_over_people_of_matched_pairs_are_the_cluster_bootstraps():

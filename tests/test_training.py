@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import RUNNABLE, every_learner, patterns, tiny
+from helpers import RUNNABLE, damaged, every_learner, patterns, tiny
 from torch import nn
 from train_a_little import ITERATIONS
 from train_a_little import run as train_a_little
 
-from metaface import ModelSpec, checkpoint, load_model, save_model, train
+from metaface import ModelSpec, checkpoint, cli, load_model, save_model, train
+from metaface._digest import content_digest
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical, Reptile
+from metaface.nets.weights import read_checkpoint, read_weights
 from metaface.training import Budget, Interrupted
 
 FACES = patterns(20)
@@ -216,6 +221,166 @@ def test_a_full_disk_leaves_the_checkpoint_as_it_was(tmp_path, monkeypatch):
     assert checkpoint.load(path) == {"step": 2}
     assert checkpoint.load(checkpoint.previous(path)) == {"step": 1}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint.pt.previous"]
+
+
+STATE = {
+    "spec": None, "settings": {"recipe": {"ways": 5, "lr": 0.001}, "seed": 0},
+    "learner": {"w": torch.arange(1600.0).reshape(40, 40) / 7, "b": torch.zeros(7)},
+    "history": {"rows": [{"loss": 1.5 * k, "iteration": k} for k in range(30)]}, "best": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("before", [False, True], ids=["now", "before checksums"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(tmp_path, count, before):
+    path, expected = tmp_path / "checkpoint.pt", content_digest(STATE)
+    checkpoint.save(path, {"step": 1})
+    checkpoint.save(path, STATE)
+    if before:
+        with open(path, "wb") as file:
+            torch.save(STATE, file)
+    assert content_digest(checkpoint.load(path)) == expected
+    whole = path.read_bytes()
+    for seed in range(count):
+        path.write_bytes(spoilt := damaged(whole, seed))
+        state, warning = checkpoint.load_latest(path)
+        if before and warning is None:  # damage where torch.save only fills up
+            assert content_digest(state) == expected, seed
+        else:
+            assert state == {"step": 1} if spoilt != whole else warning is None, seed
+            assert f"{path} is truncated or not a checkpoint: " in warning
+
+
+def test_a_checkpoint_whose_checksum_is_gone_is_not_taken_for_an_old_one(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, STATE)
+    whole = path.read_bytes()
+    mark = whole.rindex(b"metaface sha256")
+    for spoilt in (
+        whole[:mark], whole[:-1], whole + b"0", whole[:-64], whole[:mark] + bytes(80),
+        whole.replace(b"metaface sha256", b"metaface sha257"), whole[:mark - 2] + whole[mark:],
+    ):  # fmt: skip
+        path.write_bytes(spoilt)
+        with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
+            checkpoint.load(path)
+    assert torch.load(io.BytesIO(whole), weights_only=True).keys() == STATE.keys()  # torch's own
+
+
+def test_both_checkpoints_damaged_are_named_with_the_remedy(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for broken in (path, checkpoint.previous(path)):
+        broken.write_bytes(b"PK not a checkpoint")
+    with pytest.raises(CheckpointError, match=rf"{path} is .*{path}\.previous is .*Remove both"):
+        checkpoint.load_latest(path)
+    assert path.is_file()  # nothing is set aside
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on file sizes")
+def test_wherever_the_disk_is_full_the_checkpoint_is_as_it_was(tmp_path):
+    import resource
+
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, STATE)
+    size = path.stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1, 100, 2000, size // 2, size - 300, size - 81, size - 80, size - 1):
+        try:  # Python ignores the signal, so that writing more is an OSError
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises(OSError, match=str(path)):
+                checkpoint.save(path, STATE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert content_digest(checkpoint.load(path)) == content_digest(STATE)
+    assert os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_without_memory_to_save_the_checkpoint_is_as_it_was(tmp_path, monkeypatch, error):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def fails(state, file):
+        file.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match=rf"emory.*{path}"):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path) == {"step": 1} and os.listdir(tmp_path) == ["checkpoint.pt"]
+
+
+class Foreign:
+    """A class that a pickle names."""
+
+
+def long_integer(number):
+    """A number as a pickle writes it."""
+    data = number.to_bytes((number.bit_length() + 8) // 8, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def huge(path):
+    """A checkpoint whose tensor is declared to have 10^13 values."""
+    torch.save({"learner": {"w": torch.ones(40, 40)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in records.items():
+            many = long_integer(10**13)
+            data = data.replace(b"M\x40\x06", many).replace(b"K\x28K\x28\x86", many + b"\x85")
+            archive.writestr(name, data.replace(b"K\x28K\x01\x86", b"K\x01\x85"))
+
+
+def spec_of(**spec):
+    state = {"w": torch.zeros(2)}
+    return lambda path: torch.save({"spec": spec, "learner": state}, path)
+
+
+def dump(content, protocol):
+    return lambda path: path.write_bytes(pickle.dumps(content, protocol))
+
+
+FOREIGN = {
+    "state_dict": lambda path: torch.save(tiny().state_dict(), path),
+    "lightning": lambda path: torch.save(
+        {"state_dict": {"a": torch.zeros(2)}, "pytorch-lightning_version": "2", "epoch": 3}, path),
+    "module": lambda path: torch.save(tiny(), path),
+    "class": lambda path: torch.save({"state_dict": {}, "callback": Foreign()}, path),
+    "pickle": dump({"a": Foreign()}, 2), "new pickle": dump({"a": Foreign()}, 5),
+    "plain pickle": dump({"a": 1}, 4), "list": lambda path: torch.save([1], path),
+    "random": lambda path: path.write_bytes(os.urandom(5000)), "text": lambda p: p.write_text("hi"),
+    "empty": lambda path: path.write_bytes(b""), "folder": lambda path: path.mkdir(),
+    "huge": huge,
+    "stretched": lambda path: torch.save({"learner": torch.zeros(1).expand(10**13)}, path),
+    "script": lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path)),
+    "zip": lambda path: zipfile.ZipFile(path, "w").close(),
+    "sparse": lambda path: torch.save({"a": torch.eye(3).to_sparse()}, path),
+    "no learner": spec_of(learner="nobody"), "no such option": spec_of(learner="maml", x=1),
+    "no weights": spec_of(learner="maml"), "no such size": spec_of(learner="maml", image_size="x"),
+    "large": spec_of(learner="maml", embedding="resnet12", image_size=10**7),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about old kinds of files
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_checkpoint_is_refused_by_a_sentence(tmp_path, capsys, kind):
+    path = tmp_path / "foreign.pt"
+    FOREIGN[kind](path)
+    with pytest.raises(CheckpointError, match=str(path)) as caught:
+        load_model(path)
+    said = [str(caught.value)]
+    for read in (read_checkpoint, read_weights):
+        try:
+            read(path)
+        except (ValueError, OSError) as error:
+            said.append(str(error))
+    assert cli.main(["evaluate", str(path), "--quiet"]) == 2
+    said.append(capsys.readouterr().err)
+    for text in said:
+        assert str(path) in text and "Traceback" not in text
+        assert not re.search("weights_only|safe_globals|trust|WeightsUnpickler", text)
 
 
 def test_killed_between_the_two_renames_the_previous_one_is_used(tmp_path):

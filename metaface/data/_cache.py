@@ -1,10 +1,14 @@
 """Decoded photographs on disk: one directory an entry, published by one atomic rename.
 
-An entry is ``faces-<key>/`` with ``images.u8`` (the uint8 ``[M, H, W, C]`` array, raw) and
-``labels.npz`` (the rest; never pickled). It is written in ``tmp-<random>/`` beside it, so that a
-kill half-way leaves nothing that could be taken for an entry. The builder holds a lock on its
-file, which the system lets go when the process dies: that is how a later build knows which
-temporary directories are left-overs.
+An entry is ``faces-<key>/`` with ``images.u8`` (the uint8 ``[M, H, W, C]`` array, raw),
+``labels.npz`` (the rest; never pickled) and ``checksums.json`` of the two. A process checks an
+entry when it first loads it: the images by CRC-32, which reads all of them once (2.7 GB/s of one
+core where it was measured, once they are in memory), the labels by sha256. Entries that belong to
+another user, or that others may write to, are not used.
+
+An entry is written in ``tmp-<random>/`` beside it, so that a kill half-way leaves nothing that
+could be taken for an entry. The builder holds a lock on its file, which the system lets go when
+the process dies: that is how a later build knows which temporary directories are left-overs.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from metaface._digest import file_digest
+from metaface._text import given_path
 from metaface.data.faceset import FaceSet, Skipped
 
 try:
@@ -30,9 +37,10 @@ try:
 except ImportError:  # Windows: left-overs are known by their age alone
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1  # part of every key: raise it when what an entry holds, or how it is decoded, changes
+VERSION = 2  # part of every key: raise it when what an entry holds, or how it is decoded, changes
 _ENTRY, _TEMPORARY, _DAY = "faces-", "tmp-", 24 * 3600.0
-_IMAGES, _LABELS = "images.u8", "labels.npz"
+_IMAGES, _LABELS, _CHECKSUMS = "images.u8", "labels.npz", "checksums.json"
+_BLOCK = 1 << 24  # bytes at a time
 
 # Writes uint8 [M, H, W, C] to the file and returns a FaceSet of those M rows whose `store` need
 # only have the right shape after the first axis: its content is taken from the file.
@@ -40,11 +48,14 @@ Build = Callable[[BinaryIO], FaceSet]
 
 log = logging.getLogger("metaface.data")
 
+_checked: dict[Path, tuple[int, ...]] = {}  # entries whose images this process has compared
+
 
 def cache_dir(cache: str | Path | None = None) -> Path:
     """Where decoded photographs lie: ``cache``, else METAFACE_CACHE, else ~/.cache/metaface."""
-    chosen = cache or os.environ.get("METAFACE_CACHE") or "~/.cache/metaface"
-    return Path(chosen).expanduser().absolute()
+    if cache is not None:
+        return given_path(cache, "the cache").expanduser().absolute()
+    return Path(os.environ.get("METAFACE_CACHE") or "~/.cache/metaface").expanduser().absolute()
 
 
 def clear_cache(cache: str | Path | None = None) -> int:
@@ -72,10 +83,10 @@ def cached(root: Path, key: str, build: Build) -> FaceSet:
     Where the directory cannot be written or is full, the set is built in memory, with a warning.
     """
     entry = root / (_ENTRY + key)
-    faces = _read(entry)
-    if faces is not None:
-        return faces
     try:
+        faces = _read(entry)
+        if faces is not None:
+            return faces
         temporary, images = _start(root)
     except OSError as error:
         return _without(root, error, build)
@@ -86,6 +97,9 @@ def cached(root: Path, key: str, build: Build) -> FaceSet:
         with open(temporary / _LABELS, "wb") as labels:
             _write_labels(labels, faces)
             _sync(labels)
+        with open(temporary / _CHECKSUMS, "wb") as file:
+            file.write(json.dumps(_checksums(temporary, entry.name)).encode())
+            _sync(file)
         _publish(temporary, entry)
         faces = _read(entry)
         if faces is None:
@@ -107,7 +121,7 @@ def in_memory(build: Build) -> FaceSet:
 def _without(root: Path, error: OSError, build: Build) -> FaceSet:
     log.warning(
         "cannot cache decoded photographs in %s (%s): keeping them in memory for this run; set "
-        "METAFACE_CACHE to a directory that can be written and has room",
+        "METAFACE_CACHE to a directory of your own that can be written and has room",
         root,
         error,
     )
@@ -166,10 +180,22 @@ def _publish(temporary: Path, entry: Path) -> None:
 
 
 def _read(entry: Path) -> FaceSet | None:
-    """The entry, memory-mapped; None where there is none. A damaged one is removed."""
+    """The entry, memory-mapped; None where there is none. A damaged one is removed.
+
+    Raises:
+        PermissionError: it belongs to another user, who may have put anything there.
+    """
     if not entry.is_dir():
         return None
+    parts = [entry, *(entry / name for name in (_IMAGES, _LABELS, _CHECKSUMS))]
+    with contextlib.suppress(FileNotFoundError):  # which is damage
+        if os.name == "posix" and any(p.lstat().st_uid != os.geteuid() for p in parts):
+            raise PermissionError(f"entry {entry.name} belongs to another user, and is not used")
     try:
+        private = os.name != "posix" or not entry.lstat().st_mode & 0o077
+        if not private and any(p.lstat().st_mode & 0o022 for p in parts):
+            raise ValueError("others may write to it")
+        _compare(entry)
         with (
             open(entry / _LABELS, "rb") as file,
             np.load(file, allow_pickle=False) as labels,
@@ -196,6 +222,42 @@ def _read(entry: Path) -> FaceSet | None:
                 os.rename(entry, aside)
             shutil.rmtree(aside, ignore_errors=True)
         return None
+
+
+def _compare(entry: Path) -> None:
+    """Check an entry's files against their checksums; the images only when they are new to this
+    process.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    facts = (entry / _IMAGES).stat()
+    state = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+    kept = json.loads((entry / _CHECKSUMS).read_bytes())
+    found = _checksums(entry, entry.name, kept if _checked.get(entry) == state else None)
+    if kept != found:
+        wrong = [name for name in found if kept.get(name) != found[name]]
+        raise ValueError(f"{', '.join(wrong) or _CHECKSUMS} does not fit its checksum")
+    _checked[entry] = state
+
+
+def _checksums(
+    folder: Path, name: str, images: dict[str, str | int] | None = None
+) -> dict[str, str | int]:
+    """The checksums of the files in ``folder`` for the entry ``name``; that of the images from
+    ``images`` where it is given."""
+    crc = 0
+    if images is None:
+        with open(folder / _IMAGES, "rb") as file:
+            while block := file.read(_BLOCK):
+                crc = zlib.crc32(block, crc)
+    with open(folder / _LABELS, "rb") as file:
+        labels = file_digest(file)
+    return {
+        "entry": name,
+        _IMAGES: crc if images is None else images[_IMAGES],
+        _LABELS: labels,
+    }
 
 
 def _write_labels(file: BinaryIO, faces: FaceSet) -> None:

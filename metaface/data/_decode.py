@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
+from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from metaface.data._quiet import quiet
 
@@ -146,6 +147,8 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
             else:
                 with Image.open(io.BytesIO(picture), formats=_formats()) as image:
                     _check_scans(picture, image)
+                    if isinstance(image, TiffImagePlugin.TiffImageFile):
+                        _mend_colours(image)
                     yield image
     except UnreadableError:
         raise
@@ -252,6 +255,29 @@ def _check_scans(data: bytes, image: Image.Image) -> None:
         at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     if count > allowed:
         raise TooLargeError(f"a JPEG of {count} scans, refused as a decompression bomb")
+
+
+def _mend_colours(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Have a TIFF's uncompressed YCbCr read as what it is.
+
+    Pillow before 13 (there is no other for Python 3.10) takes it for RGB with a fourth byte, and
+    then for truncated, or takes other bytes of the file for pixels. No Pillow knows of fewer
+    colours than pixels, nor of planes.
+    """
+    tags, tiles = image.tag_v2, cast("list[Any]", image.tile)
+    uncompressed = all(codec == "raw" for codec, *_ in tiles)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) != 6 or not uncompressed:
+        return
+    fewer = tags.get(ExifTags.Base.YCbCrSubSampling, (2, 2)) != (1, 1)
+    if fewer or tags.get(ExifTags.Base.PlanarConfiguration, 1) != 1:
+        raise UnreadableError(
+            "a TIFF of uncompressed YCbCr with fewer colours than pixels, or in planes: save it "
+            "as RGB"
+        )
+    image._mode = "YCbCr"
+    for at, tile in enumerate(tiles):
+        make = getattr(tile, "_make", tuple)  # plain tuples before Pillow 11
+        tiles[at] = make((*tile[:3], ("YCbCr", *tile[3][1:])))
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:

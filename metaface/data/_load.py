@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from metaface._text import given_path, printable
 from metaface.data import _cache
 from metaface.data._decode import Geometry
 from metaface.data._pictures import assemble, decoded, items
@@ -81,9 +82,9 @@ def load(
     Raises:
         FileNotFoundError: no such path.
         TypeError: a source of no known kind.
-        ValueError: a setting out of range, a broken zip, CSV or data set, a pattern that is none,
-            that finds nothing or that the source has no paths for, or no usable person; says what
-            was found and what was expected.
+        ValueError: an empty path, a setting out of range, a broken zip, CSV or data set, a pattern
+            that is none, that finds nothing or that the source has no paths for, or no usable
+            person; says what was found and what was expected.
     """
     named = (
         isinstance(source, (str, os.PathLike)) and os.fspath(source).split(":")[0] != "synthetic"
@@ -96,6 +97,8 @@ def load(
         )
     if isinstance(source, FaceSet):
         return source
+    if isinstance(source, (str, os.PathLike)):
+        given_path(source, "the photographs")
     geometry = Geometry(image_size, crop, channels)
     root = _cache.cache_dir(cache)
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
@@ -222,11 +225,11 @@ def _key(*parts: object) -> str:
 def _report(faces: FaceSet) -> None:
     """Log what was skipped, by name."""
     if faces.skipped:
-        listed = [f"{s.path} ({s.reason})" for s in faces.skipped[:_LISTED]]
+        listed = [printable(f"{s.path} ({s.reason})") for s in faces.skipped[:_LISTED]]
         more = len(faces.skipped) - len(listed)
         log.warning(
             "%s: %d of %d pictures skipped: %s",
-            faces.name,
+            printable(faces.name),
             len(faces.skipped),
             len(faces.skipped) + len(faces),
             ", ".join(listed) + (f" and {more} more" if more else ""),

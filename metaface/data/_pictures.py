@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
@@ -117,7 +119,8 @@ def _image(pair: Any) -> Image.Image:
 
 
 def _label(pair: Any) -> int:
-    label = np.asarray(pair[1])
+    given = pair[1]
+    label = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
     if label.size != 1 or not np.issubdtype(label.dtype, np.integer):
         raise TypeError(
             f"expected one int, the person, as label, got {pair[1]!r:.80} "
@@ -127,4 +130,4 @@ def _label(pair: Any) -> int:
 
 
 def _bar(total: int, name: str, progress: bool) -> tqdm:
-    return tqdm(total=total, desc=f"decoding {name}", unit="photo", delay=1, disable=not progress)
+    return track(total=total, desc=f"decoding {name}", unit="photo", delay=1, show=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import stat
 import zipfile
@@ -15,7 +16,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from metaface.data._decode import TooLargeError
+from metaface._text import printable
+from metaface.data._decode import TooLargeError, UnreadableError
 from metaface.data.faceset import Skipped
 
 SUFFIXES = frozenset(
@@ -27,7 +29,10 @@ EXPECTED = (
     "expected one folder of pictures (.jpg, .png, .pgm, ...) a person, such as photos/Ana/1.jpg, "
     "a zip of such folders, or a CSV of path,person[,domain]"
 )
+_LOCKED, _UTF8 = 0x1, 0x800  # flags of an entry in a zip: encrypted; its name is in UTF-8
 Parts = tuple[str, ...]
+
+log = logging.getLogger("metaface.data")
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,10 @@ class Source:
     """Picture files, not yet decoded.
 
     Attributes:
-        name: what the set is called.
+        name: what the set is called, as it can be shown anywhere.
         photos: in the order they will have.
         skipped: pictures that belong to nobody, or cannot be read whatever their content.
-        read: the bytes of a photo; raises OSError, TooLargeError and whatever zipfile raises.
-            Thread-safe.
+        read: the bytes of a photo; raises OSError and UnreadableError. Thread-safe.
         mark: bytes that differ when the content of a photo does.
     """
 
@@ -86,16 +90,68 @@ def open_source(path: Path) -> Iterator[Source]:
     elif path.suffix.lower() == ".csv":
         yield _csv(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-        try:
-            archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(
-                f"{path} is not a whole zip file ({error}): download or copy it again"
-            ) from error
-        with archive:
+        with open_zip(path) as archive:
             yield _zip(path, archive)
     else:
         raise ValueError(f"{path} is neither a folder, a .zip nor a .csv: {EXPECTED}")
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip whose entries have their names in UTF-8 where they are, whether it says so or not.
+
+    Where they are not, and it does not say what they are in, they stay as cp437 reads them, with a
+    warning.
+
+    Raises:
+        ValueError: not a whole zip file.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(
+            f"{path} is not a whole zip file ({error}): download or copy it again"
+        ) from error
+    with archive:
+        _rename(path, archive)
+        yield archive
+
+
+def _rename(path: Path, archive: zipfile.ZipFile) -> None:
+    entries = archive.infolist()
+    unmarked = [e for e in entries if not e.flag_bits & _UTF8 and not e.filename.isascii()]
+    try:
+        names = [entry.filename.encode("cp437").decode("utf-8") for entry in unmarked]
+    except UnicodeError:
+        log.warning(
+            "%s: %d of its names, such as %r, are not in UTF-8, and it does not say in what: they "
+            "are likely to be wrong. Pack the zip again with names in UTF-8, or unpack it and give "
+            "the folder",
+            path,
+            len(unmarked),
+            unmarked[0].filename,
+        )
+        return
+    for entry, name in zip(unmarked, names, strict=True):
+        entry.filename = name
+        archive.NameToInfo[name] = entry
+
+
+def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
+    """The content of a file in a zip.
+
+    Raises:
+        KeyError: no such file.
+        UnreadableError: it is encrypted, damaged, packed in an unknown way, or larger than
+            ``MAX_BYTES``.
+    """
+    try:
+        with archive.open(entry) as file:
+            return bounded(file.read(MAX_BYTES + 1))
+    except (KeyError, UnreadableError):
+        raise
+    except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
+        raise UnreadableError(str(error) or type(error).__name__) from error
 
 
 def _folder(top: Path) -> Source:
@@ -110,7 +166,7 @@ def _folder(top: Path) -> Source:
         below.sort()
         files += [((p := Path(folder, name)).relative_to(top).parts, p) for name in names]
     photos, skipped = _people(files, top)
-    return Source(top.resolve().name, photos, skipped, _read_file, _read_file)
+    return Source(printable(top.resolve().name), photos, skipped, _read_file, _read_file)
 
 
 def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
@@ -121,20 +177,25 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
         if parts and not info.is_dir():
             files.append((parts, info))
     photos, skipped = _people(files, path)
-    locked = [p for p in photos if p.handle.flag_bits & 1]
+    locked = [p for p in photos if p.handle.flag_bits & _LOCKED]
+    if locked and len(locked) == len(photos):
+        raise ValueError(
+            f"{path} is encrypted, all of its {len(photos)} pictures: unpack it with its password, "
+            "and give the folder"
+        )
     skipped += [Skipped(p.path, "encrypted: unpack the zip with its password") for p in locked]
 
     turn = Lock()  # ZipFile mixes up concurrent readers (seen on Python 3.13: wrong CRCs)
 
     def read(photo: Photo) -> bytes:
-        with turn, archive.open(photo.handle) as file:
-            return _bounded(file.read(MAX_BYTES + 1))
+        with turn:
+            return read_entry(archive, photo.handle)
 
     def mark(photo: Photo) -> bytes:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
 
-    usable = [p for p in photos if not p.handle.flag_bits & 1]
-    return Source(path.stem, usable, skipped, read, mark)
+    usable = [p for p in photos if not p.handle.flag_bits & _LOCKED]
+    return Source(printable(path.stem), usable, skipped, read, mark)
 
 
 def _csv(path: Path) -> Source:
@@ -161,7 +222,7 @@ def _csv(path: Path) -> Source:
         raise ValueError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from error
     if not photos:
         raise ValueError(f"{path}: no row has a path and a person; {EXPECTED}")
-    return Source(path.stem, photos, skipped, _read_file, _read_file)
+    return Source(printable(path.stem), photos, skipped, _read_file, _read_file)
 
 
 def _people(files: list[tuple[Parts, Any]], top: Path) -> tuple[list[Photo], list[Skipped]]:
@@ -213,10 +274,15 @@ def read_file(path: Path) -> bytes:
     if status.st_size > MAX_BYTES:
         raise _too_large()
     with open(path, "rb") as file:
-        return _bounded(file.read(MAX_BYTES + 1))
+        return bounded(file.read(MAX_BYTES + 1))
 
 
-def _bounded(data: bytes) -> bytes:
+def bounded(data: bytes) -> bytes:
+    """``data``, the content of a picture file.
+
+    Raises:
+        TooLargeError: larger than ``MAX_BYTES``.
+    """
     if len(data) > MAX_BYTES:
         raise _too_large()
     return data

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from metaface._text import printable
+from metaface.arguments import check_counts
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -78,7 +81,13 @@ class FaceSet:
                 f"images must be uint8 [M, H, W, 1 or 3], got {images.dtype} {list(images.shape)}"
             )
         count = len(images)
-        persons = np.asarray(person, dtype=np.int64)
+        try:
+            persons = np.asarray(person, dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"person must be whole numbers, one a photograph ({error}): number names by "
+                "people, person = numpy.unique(names, return_inverse=True)"
+            ) from error
         domain_ids = np.asarray(np.zeros(count) if domain is None else domain, dtype=np.int64)
         if persons.shape != (count,) or domain_ids.shape != (count,):
             raise ValueError(
@@ -281,8 +290,12 @@ class FaceSet:
         Raises:
             ValueError: shares out of range, or a part that would have fewer than two people.
         """
-        if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-            raise ValueError(f"val={val} and test={test} must be shares that leave some training")
+        check_counts(seed=seed)
+        numbers = isinstance(val, int | float) and isinstance(test, int | float)
+        if not numbers or not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+            raise ValueError(
+                f"val={val!r} and test={test!r} must be shares that leave some training"
+            )
         people = np.random.default_rng(seed).permutation(self.person_ids)
         testable = people[self.photos()[people] >= test_photos]
         tested = testable[: max(2, round(test * len(people))) if test else 0]
@@ -292,10 +305,11 @@ class FaceSet:
         parts["training"] = (rest[held:], 1)
         for part, (ids, share) in parts.items():
             if len(ids) < 2 and share:
+                fewer = ", or fewer shots and queries" if test_photos > 2 else ""
                 raise ValueError(
                     f"{self.name}: {len(people)} people ({len(testable)} of them with >= "
                     f"{test_photos} photographs) leave {len(ids)} for {part}, which needs 2: "
-                    "use more people, other shares, or fewer shots and queries"
+                    f"use more people, more photographs or other shares{fewer}"
                 )
         return (
             self.of_people(parts["training"][0]),
@@ -308,11 +322,11 @@ class FaceSet:
         counts = self.photos()[self.person_ids]
         height, width, channels = self.store.shape[1:]
         line = (
-            f"{self.name}: {len(counts)} people, {len(self)} photographs "
+            f"{printable(self.name)}: {len(counts)} people, {len(self)} photographs "
             f"({counts.min()} to {counts.max()} each), {width}x{height}x{channels}"
         )
         if len(self.domains) > 1:
-            line += f", domains {', '.join(self.domains)}"
+            line += f", domains {', '.join(map(printable, self.domains))}"
         if self.skipped:
             line += f", {len(self.skipped)} skipped"
         return line

@@ -8,7 +8,7 @@ from metaface.evaluation.attributes import read_attributes
 from metaface.evaluation.corruptions import CORRUPTIONS, corrupt
 from metaface.evaluation.cross_domain import cross_domain
 from metaface.evaluation.detection import Detection, average_precision
-from metaface.evaluation.episodic import Confusion, Result, ci95, evaluate
+from metaface.evaluation.episodic import Confusion, Result, evaluate
 from metaface.evaluation.open_set import DirAtFpir, OpenSet, cohort, open_set, prototypes
 from metaface.evaluation.pairs import Pairs, draw_pairs, read_pairs
 from metaface.evaluation.rejection import rejection
@@ -16,7 +16,7 @@ from metaface.evaluation.robustness import Level, dial_robustness, robustness
 from metaface.evaluation.slices import Slices, slice_identification, slice_verification
 from metaface.evaluation.verification import TarAtFar, Verification, verification
 from metaface.evaluation.wider import Annotated, read_wider
-from metaface.intervals import Estimate, bootstrap, clopper_pearson
+from metaface.intervals import Estimate, bootstrap, ci95, clopper_pearson
 
 __all__ = [
     "CORRUPTIONS", "Annotated", "Confusion", "Detection", "DirAtFpir", "Estimate", "Level",

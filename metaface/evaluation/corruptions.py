@@ -109,7 +109,8 @@ def _jpeg(picture: np.ndarray, quality: float, random: np.random.Generator) -> n
     file = io.BytesIO()
     grey = picture.shape[-1] == 1
     Image.fromarray(picture[..., 0] if grey else picture).save(file, "JPEG", quality=int(quality))
-    return np.asarray(Image.open(file))
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
 def _block(picture: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

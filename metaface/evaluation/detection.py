@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from metaface.intervals import Estimate, bootstrap
 from metaface.recognition.detect import overlaps
@@ -96,28 +97,51 @@ def average_precision(
     order = np.argsort(-by, kind="stable")
     where, by, hits = where[order], by[order], hits[order]
     last = np.flatnonzero(np.append(np.diff(by) != 0, True)[: len(by)])  # of equal scores
-
-    def curve(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Precision, recall ``[B, k]`` and area ``[B]``, photographs weighted ``[B, photos]``."""
-        each = weights[:, where]
-        kept, found = each.cumsum(1)[:, last], (each * hits).cumsum(1)[:, last]
-        precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
-        total = (weights @ faces)[:, None]
-        recall = np.divide(found, total, out=np.full_like(found, np.nan), where=total > 0)
-        highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        return precision, recall, (np.diff(recall, axis=1, prepend=0) * highest).sum(1)
-
-    precision, recall, _ = curve(np.ones((1, len(truth))))
+    found = hits.cumsum()[last]
     return Detection(
-        ap=bootstrap(lambda weights: curve(weights)[2], len(truth)),
+        ap=bootstrap(_area(where, by, hits, faces), len(truth)),
         threshold=by[last],
-        precision=precision[0],
-        recall=recall[0],
+        precision=found / (last + 1),
+        recall=found / faces.sum(),
         iou=iou,
         photographs=len(truth),
         faces=int(faces.sum()),
         ignored=ignored,
     )
+
+
+def _area(
+    photo: np.ndarray, scores: np.ndarray, hits: np.ndarray, faces: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The area under the curve ``[B]`` of photographs weighted ``[B, photographs]``.
+
+    Recall rises only at scores at which a face was found, and between them precision falls: other
+    scores count only by how many were kept.
+
+    Args:
+        photo, scores, hits: of each detection, by falling score.
+        faces: of each photograph.
+    """
+    rank = np.unique(-scores, return_inverse=True)[1]
+    risen = np.unique(rank[hits > 0])
+    step = np.searchsorted(risen, rank)  # at which a detection is there at the latest
+    step[step == len(risen)] = -1
+
+    def counts(chosen: np.ndarray) -> csr_array:
+        at = (step[chosen], photo[chosen])
+        return csr_array((np.ones(chosen.sum()), at), shape=(len(risen), len(faces)))
+
+    every, right = counts(step >= 0), counts(hits > 0)
+
+    def area(weights: np.ndarray) -> np.ndarray:
+        more, kept = right @ weights.T, (every @ weights.T).cumsum(0)
+        found, total = more.cumsum(0), weights @ faces
+        precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
+        highest = np.maximum.accumulate(precision[::-1])[::-1]
+        under = (more * highest).sum(0)
+        return np.divide(under, total, out=np.full_like(under, np.nan), where=total > 0)
+
+    return area
 
 
 def _match(

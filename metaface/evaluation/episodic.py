@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
+from metaface.arguments import check_counts
 from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
+from metaface.intervals import ci95
 from metaface.learners import FeatureLearner, MetaLearner
+from metaface.nets import not_finite
 
 BATCH_PIXELS = 4000 * 28 * 28  # of photographs that are gathered at once
 EMBED_PIXELS = 256 * 28 * 28  # of photographs that are embedded at once
@@ -65,18 +68,12 @@ class Result:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the 95% interval of the mean over episodes (normal approximation)."""
+        """Half-width of the 95% interval of the mean over episodes; nan for one."""
         return ci95(self.accuracies)
 
     def __str__(self) -> str:
-        return f"{self.accuracy:.3f} ± {self.ci95:.3f}"
-
-
-def ci95(values: np.ndarray) -> float:
-    """Half-width of the 95% interval of the mean: 1.96 standard errors; nan for one value."""
-    if len(values) < 2:
-        return math.nan
-    return float(1.96 * values.std(ddof=1) / math.sqrt(len(values)))
+        half = self.ci95
+        return f"{self.accuracy:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
 
 
 @torch.no_grad()
@@ -114,8 +111,14 @@ def evaluate(
     Raises:
         ValueError: too few people with enough photographs.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes}: must be at least 1")
+    if not isinstance(learner, MetaLearner):
+        raise ValueError(
+            f"evaluate takes a learner and then a FaceSet, got {_kind(learner)} first: put a "
+            "network into a learner, such as metaface.learners.Prototypical(network)"
+        )
+    check_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
+    if (weight := not_finite(learner)) is not None:
+        raise ValueError(f"{weight} of the learner holds infinite numbers or NaN: train it again")
     if device is None:
         device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     sampler = EpisodeSampler(
@@ -127,8 +130,8 @@ def evaluate(
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
     seconds = 0.0
-    with learner.predicting(), tqdm(
-        total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", disable=not progress,
+    with learner.predicting(), track(
+        total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", show=progress,
         leave=False,
     ) as bar:  # fmt: skip
         answers: _Answers
@@ -141,7 +144,7 @@ def evaluate(
             people, truth, predicted, spent = answers(np.arange(start, stop))
             seconds += spent
             counts[start:stop] = _confusion(truth, predicted, ways)
-            shown[start:stop] = people
+            shown[start:stop] = people.numpy()
             bar.update(stop - start)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
@@ -173,6 +176,10 @@ def embedded(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Ten
     theta = learner.theta()
     size = max(1, EMBED_PIXELS // math.prod(images(rows[:1]).shape[2:]))
     return torch.cat([learner.embed(theta, images(part)[None])[0] for part in rows.split(size)])
+
+
+def _kind(what: object) -> str:
+    return f"the class {what.__name__}" if isinstance(what, type) else f"a {type(what).__name__}"
 
 
 class _FromPhotographs:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from metaface._text import given_path
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -51,7 +53,7 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], Pairs]:
         ValueError: a line is not what it must be (file, line and what was expected), or lines are
             missing or left over.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = given_path(path, "the pairs").read_text(encoding="utf-8-sig").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     header = lines[0].split() if lines else []

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders, render_steps
 from metaface.episodes import EpisodeSampler, pictures
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from metaface.evaluation.episodic import BATCH_PIXELS, ci95, embedded
+from metaface.evaluation.episodic import BATCH_PIXELS, embedded
+from metaface.intervals import ci95
 from metaface.learners import FeatureLearner, MetaLearner
 
 UNSEEN = 10**6  # procedural people from this id on are in no training set
@@ -114,8 +115,8 @@ def robustness(
     run = _Run(learner, faces, ways, shots, queries, episodes, seed, both, device)
     clean = run(faces.images)
     found = []
-    with tqdm(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+    with track(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
+               show=progress, leave=False) as bar:  # fmt: skip
         for name in nuisances:
             _, strengths, unit = CORRUPTIONS[name]
             found.append(Level(name, 0, math.nan, unit, clean, clean))
@@ -167,8 +168,8 @@ def dial_robustness(
     found: list[Level] = []
     run: _Run | None = None
     clean = np.empty(0)
-    with tqdm(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
-              disable=not progress, leave=False) as bar:  # fmt: skip
+    with track(total=len(nuisances) * SEVERITIES, desc="robustness", unit="severity",
+               show=progress, leave=False) as bar:  # fmt: skip
         for name in nuisances:
             steps = render_steps(name, ids, photos, image_size, seed, first=0 if not found else 1)
             if run is None:
@@ -207,14 +208,15 @@ class _Run:
         )
         people, self.support, self.query = self.sampler.rows(np.arange(episodes))
         self.ways = people.shape[1]
-        self.shown = np.unique(torch.cat([self.query, self.support], 1) if both else self.query)
+        changed = torch.cat([self.query, self.support], 1) if both else self.query
+        self.shown = np.unique(changed.numpy())
         self.place = torch.zeros(len(faces), dtype=torch.long)
         self.place[torch.from_numpy(self.shown)] = torch.arange(len(self.shown))
         self.once = isinstance(learner, FeatureLearner)
         with torch.no_grad(), learner.predicting():
             self.once = self.once and learner.sees_single_images
             if self.once and not both:
-                given = np.unique(self.support)
+                given = np.unique(self.support.numpy())
                 self.known = torch.zeros(len(faces), dtype=torch.long)
                 self.known[torch.from_numpy(given)] = torch.arange(len(given))
                 self.features = self._embedded(faces.images[given])

@@ -39,20 +39,22 @@ class Errors:
     over_people: Estimate
 
     @property
-    def rate(self) -> Estimate:
-        """Errors a trial, 0..1, with the Clopper-Pearson interval; nan where nothing was counted.
-
-        The interval takes trials for independent: it is about these people, not about others.
-        """
+    def exact(self) -> Estimate:
+        """The rate with the Clopper-Pearson interval, which takes trials for independent: it is
+        about these people, not about others. nan where nothing was counted."""
         if not self.trials:
             return Estimate(math.nan, math.nan, math.nan)
         return clopper_pearson(self.errors, self.trials)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """From the lower of both lower ends to the higher of both upper ends."""
-        ends = (self.rate, self.over_people)
-        return float(np.nanmin([e.low for e in ends])), float(np.nanmax([e.high for e in ends]))
+    def rate(self) -> Estimate:
+        """Errors a trial, 0..1, with the interval that decides whether groups differ: from the
+        lower of both lower ends, exact and over people, to the higher of both upper ends."""
+        if not self.trials:
+            return self.exact
+        ends = (self.exact, self.over_people)
+        low, high = np.nanmin([e.low for e in ends]), np.nanmax([e.high for e in ends])
+        return Estimate(self.exact.value, float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,14 @@ class Slices:
         return max(rates) / min(rates) if min(rates) else math.inf
 
     def differs(self, which: Rate) -> bool:
-        """Whether some two groups lie apart: neither their Clopper-Pearson intervals nor those
-        over people meet. With many groups, some will by chance."""
-        ends = [e.interval for e in self._measured(which)]
-        return bool(ends) and max(low for low, _ in ends) > min(high for _, high in ends)
+        """Whether some two groups lie apart: the intervals of their :attr:`Errors.rate` do not
+        meet. With many groups, some will by chance."""
+        ends = [e.rate for e in self._measured(which)]
+        return bool(ends) and max(e.low for e in ends) > min(e.high for e in ends)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What goes to ``results.json``; everybody first, whose ``group`` is None."""
+        """What goes to ``results.json``; everybody first, whose ``group`` is None. ``low`` and
+        ``high``, and ``interval``, are of :attr:`Errors.rate`."""
         found = []
         for i, group in enumerate((self.overall, *self.groups)):
             row: dict[str, Any] = {"kind": self.kind, "by": self.by, "people": group.people}
@@ -122,7 +125,8 @@ class Slices:
                 row[which] = {
                     "trials": errors.trials, "errors": errors.errors,
                     **(errors.rate._asdict() if errors.trials else {}),
-                    "interval": errors.interval if errors.trials else None,
+                    "interval": errors.rate[1:] if errors.trials else None,
+                    "clopper_pearson": errors.exact[1:] if errors.trials else None,
                 }  # fmt: skip
             found.append(row)
         return found

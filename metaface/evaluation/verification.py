@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaface.evaluation.episodic import ci95
-from metaface.intervals import Estimate, clopper_pearson
+from metaface.intervals import Estimate, ci95, clopper_pearson
 
 FALSE_MATCHES = 10  # a rate that allows fewer is not measured, but guessed
 
@@ -68,7 +67,7 @@ class Verification:
 
     @property
     def ci95(self) -> float:
-        """Half-width of the 95% interval of the mean over folds (normal approximation)."""
+        """Half-width of the 95% interval of the mean over folds (Student's t)."""
         return ci95(self.accuracies)
 
     @property

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+
+from metaface._text import given_path
+from metaface.data._decode import UnreadableError
+from metaface.data._sources import open_zip, read_entry
 
 JSON, TEXT = "annotations.json", "bbx_gt.txt"
 INVALID = 7  # place of the mark among the ten numbers of a face
@@ -46,27 +49,28 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
         ValueError: several annotation files, a broken zip, or a line or an entry that is not what
             it must be; names the file and the place.
     """
-    path = Path(path)
+    path = given_path(path, "the photographs")
     if path.is_dir():
         files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
         name = _annotations(path, list(files))
         data = files[name].read_bytes()
     elif path.suffix.lower() == ".zip":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                files = dict.fromkeys(archive.namelist(), path)
-                name = _annotations(path, list(files))
-                data = archive.read(name)
-        except zipfile.BadZipFile as error:
-            raise ValueError(
-                f"{path} is not a whole zip file ({error}): download or copy it again"
-            ) from error
+        with open_zip(path) as archive:
+            files = {entry.filename: path for entry in archive.infolist()}
+            name = _annotations(path, list(files))
+            try:
+                data = read_entry(archive, name)
+            except UnreadableError as error:
+                raise ValueError(
+                    f"{path}: {name} cannot be read ({error}): copy the zip again or, where it is "
+                    "encrypted, unpack it with its password and give the folder"
+                ) from error
     else:
         files = {}
         name, data = path.name, path.read_bytes()
     where = path if name == path.name else path / name
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not text in UTF-8 ({error})") from error
     found = _from_json(where, text) if name.endswith(".json") else _from_text(where, text)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import EpisodeSampler
 from metaface.learners.base import State, Weights
 from metaface.learners.chunks import replica
@@ -140,8 +141,8 @@ class Learn2Learn(LinearHeadLearner):
         first_order: bool = False,
     ) -> None:
         super().__init__(embedding)
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps={inner_steps}: must be at least 1")
+        check_rates(inner_lr=inner_lr)
+        check_counts(1, inner_steps=inner_steps)
         frozen = [n for n, p in embedding.named_parameters() if not p.requires_grad]
         if frozen:
             raise ValueError(

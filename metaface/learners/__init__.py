@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -73,10 +74,14 @@ def build(
         options: of the learner.
 
     Raises:
-        ValueError: an unknown name or way of tuning, or a length that is needed and not known.
+        ValueError: an unknown name, option or way of tuning, or a length that is needed and not
+            known.
     """
     if name not in LEARNERS:
-        raise ValueError(f"no learner {name!r}: choose one of {', '.join(LEARNERS)}")
+        raise ValueError(
+            f"no learner {name!r}: choose one of {', '.join(LEARNERS)}; one of your own must be "
+            f"registered in this process first: metaface.learners.LEARNERS[{name!r}] = ..."
+        )
     if tune is not None:
         length = getattr(embedding, "features", None) if features is None else features
         if not isinstance(length, int):
@@ -87,4 +92,13 @@ def build(
                 )
             length = 0  # no other way looks at it
         embedding = tuned(embedding, tune, length)
-    return LEARNERS[name](embedding, **options)
+    make = LEARNERS[name]
+    known = inspect.signature(make).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    unknown = [n for n in options if n not in known]
+    if unknown and not takes_any:
+        taken = [n for n in known if n not in ("self", "embedding")]
+        raise ValueError(
+            f"{name} has no option {', '.join(unknown)}: choose of {', '.join(taken) or 'none'}"
+        )
+    return make(embedding, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_counts, check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
 from metaface.learners.head import HeadStep
 
@@ -25,6 +26,8 @@ class ANIL(FeatureLearner):
 
     def __init__(self, embedding: nn.Module, head_lr: float = 0.5, inner_steps: int = 3) -> None:
         super().__init__(embedding)
+        check_rates(head_lr=head_lr)
+        check_counts(inner_steps=inner_steps)
         self.head_lr = head_lr
         self.head_step = HeadStep()
         self.inner_steps = inner_steps

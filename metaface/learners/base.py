@@ -11,9 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from metaface.arguments import HIGHEST_RATE, check_counts, check_rates
 from metaface.episodes import Episodes
+from metaface.learners.checks import (
+    check_embedding,
+    check_episodes,
+    check_features,
+    check_images,
+    check_labels,
+    explained,
+)
 from metaface.learners.chunks import over_chunks
 from metaface.nets import norm_mode
 
@@ -32,6 +42,9 @@ class Recipe:
         lr: outer learning rate at the start; it falls to 0 as ``schedule`` says.
         schedule: ``cosine``, ``linear``, ``halving`` (each tenth) or ``constant``, over the budget.
         clip: largest norm of the meta-gradient; None: not clipped.
+
+    Raises:
+        ValueError: a number that cannot be meant, by name.
     """
 
     ways: int = 5
@@ -42,6 +55,14 @@ class Recipe:
     lr: float = 1e-3
     schedule: str = "cosine"
     clip: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        check_counts(1, meta_batch=self.meta_batch, queries=self.queries)
+        check_rates(lr=self.lr, clip=self.clip)
+        if not 0 < self.lr <= HIGHEST_RATE or self.clip == 0:
+            raise ValueError(
+                f"lr={self.lr} and clip={self.clip}: must be above 0, lr {HIGHEST_RATE:g} at most"
+            )
 
 
 class Classifier:
@@ -54,7 +75,11 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Scores (similarities, not probabilities) ``[Q, N]`` of ``[Q, C, H, W]`` in 0..1."""
+        """Scores (similarities, not probabilities) ``[Q, N]`` of ``[Q, C, H, W]`` in 0..1.
+
+        Raises:
+            ValueError: photographs of another shape, type or range, by name and value.
+        """
         return self._score(self.state, images)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -77,15 +102,22 @@ class MetaLearner(nn.Module):
             CPU the chunks are shared out to one thread a core.
         frugal: whether memory goes before speed: one chunk after the other, on all threads, of one
             task where ``task_chunk`` does not say more.
+        pixel_range: of the photographs that :meth:`adapt` and its classifier take.
+
+    Raises:
+        ValueError: an embedding that is no network, or cannot be adapted: it draws random numbers
+            or changes its own statistics as it runs.
     """
 
     recipe: ClassVar[Recipe] = Recipe()
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
+        check_embedding(embedding)
         self.embedding = embedding
         self.task_chunk: int | None = None
         self.frugal = False
+        self.pixel_range = (0.0, 1.0)
 
     # -- what a learner defines ------------------------------------------------------------
 
@@ -126,12 +158,17 @@ class MetaLearner(nn.Module):
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.
 
+        Args:
+            episodes: their labels may be whole numbers of any kind: tensors, arrays or lists.
+
         Raises:
-            ValueError: tensors whose shapes do not make a batch of tasks.
+            ValueError: tensors that do not make a batch of tasks, by name, shape and value; a
+                network that cannot be run on them.
         """
-        check_episodes(episodes)
+        episodes = check_episodes(episodes)
         self.zero_grad(set_to_none=True)
-        parts = over_chunks(self, episodes, type(self).direction)
+        with explained(self.embedding, episodes.query), self._written_out():
+            parts = over_chunks(self, episodes, type(self).direction)
         for name, parameter in self.named_parameters():
             found = [gradients[name] for gradients, _ in parts if name in gradients]
             if found:
@@ -145,18 +182,23 @@ class MetaLearner(nn.Module):
             state = learner.fit(learner.theta(), part.support, part.support_y, part.ways)
             return learner.score(state, part.query)
 
-        return torch.cat(over_chunks(self, episodes, task_logits))
+        with self._written_out():
+            return torch.cat(over_chunks(self, episodes, task_logits))
 
     def adapt(self, images: Tensor, labels: Tensor) -> Classifier:
         """A frozen classifier from a few photographs; the learner itself is left as it was.
 
         Args:
             images: float ``[S, C, H, W]`` in 0..1.
-            labels: int64 ``[S]``, every one of 0..N-1 present; people may differ in shots.
+            labels: ``[S]``, every one of 0..N-1 present; people may differ in shots. Whole numbers
+                of any kind: a tensor, an array or a list.
 
         Raises:
-            ValueError: shapes or labels that do not fit, by name and value.
+            ValueError: photographs or labels that do not fit, by name and value.
         """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"adapt takes images as a tensor, got a {type(images).__name__}")
+        labels = check_labels("labels", labels, images.device)
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise ValueError(
                 f"adapt takes images [S, C, H, W] and labels [S], got {list(images.shape)} "
@@ -168,6 +210,7 @@ class MetaLearner(nn.Module):
             raise ValueError(
                 f"labels must use every number of 0..N-1, got {present.tolist()}: renumber them"
             )
+        check_images("images", images, self.pixel_range)
         with torch.no_grad(), self.predicting():
             state = self.fit(self.theta(), images[None], labels[None], ways)
         # with the population statistics of frozen layers, which later training changes
@@ -177,7 +220,13 @@ class MetaLearner(nn.Module):
         )
 
         def score(adapted: State, queries: Tensor) -> Tensor:
-            with self.predicting():
+            if not isinstance(queries, Tensor) or queries.ndim != 4:
+                got = list(queries.shape) if isinstance(queries, Tensor) else type(queries).__name__
+                raise ValueError(f"a classifier takes images as a tensor [Q, C, H, W], got {got}")
+            if not len(queries):
+                return queries.new_zeros(0, ways)
+            check_images("images", queries, self.pixel_range)
+            with self.predicting(), explained(self.embedding, queries):
                 return self.score(adapted, queries[None])[0]
 
         return Classifier(score, frozen, ways)
@@ -195,23 +244,45 @@ class MetaLearner(nn.Module):
 
         Each weight of ``theta`` is shared by the tasks, or leads with T.
         """
+        with explained(self.embedding, images):
+            return self._embed(theta, images)
+
+    def _embed(self, theta: Weights, images: Tensor) -> Tensor:
         own = dict(self.embedding.named_parameters()) | dict(self.embedding.named_buffers())
         weights = {name: theta[f"embedding.{name}"] for name in own if f"embedding.{name}" in theta}
         lanes = {n: 0 if w.ndim > own[n].ndim else None for n, w in weights.items()}
         if self.sees_single_images and not any(lane == 0 for lane in lanes.values()):
             flat: Tensor = functional_call(self.embedding, weights, (images.flatten(0, 1),))
+            check_features(self.embedding, flat, images.shape[0] * images.shape[1])
             return flat.unflatten(0, images.shape[:2])
 
         if len(images) == 1:  # no vectorisation to pay for
             alone = {n: w if lanes[n] is None else w.squeeze(0) for n, w in weights.items()}
             only: Tensor = functional_call(self.embedding, alone, (images[0],))
+            check_features(self.embedding, only, images.shape[1])
             return only[None]
 
         def one(task_weights: Weights, task_images: Tensor) -> Tensor:
             features: Tensor = functional_call(self.embedding, task_weights, (task_images,))
+            check_features(self.embedding, features, images.shape[1])
             return features
 
         return vmap(one, (lanes, 0))(weights, images)
+
+    @contextmanager
+    def _written_out(self) -> Iterator[None]:
+        """Attention written out, where the embedding is adapted: the fused kernels have no second
+        derivative, and are not vectorised over tasks."""
+        if isinstance(self, FeatureLearner):
+            yield
+            return
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
     @property
     def sees_single_images(self) -> bool:
@@ -284,14 +355,3 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     with torch.no_grad():
         accuracy = (logits.argmax(-1) == labels).float().mean()
         return {"loss": float(task_loss(logits, labels)), "accuracy": float(accuracy)}
-
-
-def check_episodes(episodes: Episodes) -> None:
-    """Refuse tensors that do not make a batch of tasks, by name and shape."""
-    for side in ("support", "query"):
-        images, labels = getattr(episodes, side), getattr(episodes, f"{side}_y")
-        if images.ndim != 5 or labels.shape != images.shape[:2] or len(images) != len(episodes):
-            raise ValueError(
-                f"{side} must be [B, n, C, H, W] with {side}_y [B, n] and people [B, N], got "
-                f"{list(images.shape)}, {list(labels.shape)} and {list(episodes.people.shape)}"
-            )

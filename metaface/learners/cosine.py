@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_counts, check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
 
 
@@ -33,6 +34,8 @@ class CosineClassifier(FeatureLearner):
         self, embedding: nn.Module, scale: float = 10.0, head_lr: float = 0.1, steps: int = 100
     ) -> None:
         super().__init__(embedding)
+        check_rates(scale=scale, head_lr=head_lr)
+        check_counts(steps=steps)
         self.scale = scale
         self.head_lr = head_lr
         self.steps = steps

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.cosine import imprinted
@@ -66,8 +67,11 @@ class FineTune(LinearHeadLearner):
         super().__init__(embedding)
         if classifier not in ("cosine", "linear"):
             raise ValueError(f"classifier={classifier!r}: choose 'cosine' or 'linear'")
+        check_rates(decay=decay, thaw=thaw)
         if not 0 < decay <= 1 or not 0 <= thaw <= 1:
             raise ValueError(f"decay={decay} and thaw={thaw} must be shares, and decay not 0")
+        check_rates(inner_lr=inner_lr, head_lr=head_lr, scale=scale)
+        check_counts(steps=steps, head_steps=head_steps)
         self.inner_lr = inner_lr
         self.steps = steps
         self.head_lr = head_lr

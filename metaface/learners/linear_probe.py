@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
 
 
@@ -35,6 +36,7 @@ class LinearProbe(FeatureLearner):
         self, embedding: nn.Module, strength: float = 100.0, tolerance: float = 1e-6
     ) -> None:
         super().__init__(embedding)
+        check_rates(strength=strength, tolerance=tolerance)
         if not strength > 0 or not 0 < tolerance < 1:
             raise ValueError(
                 f"strength={strength} must be positive and tolerance={tolerance} between 0 and 1"

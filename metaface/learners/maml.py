@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
@@ -70,6 +71,9 @@ class MAML(LinearHeadLearner):
             raise ValueError("learn_rates needs second order: leave first_order out")
         if multi_step and (first_order or memory == "sweep"):
             raise ValueError("multi_step needs the full graph: leave first_order and sweep out")
+        check_rates(inner_lr=inner_lr, head_lr=head_lr)
+        check_counts(1 if head is None else 0, inner_steps=inner_steps, test_steps=test_steps)
+        check_counts(multi_step=multi_step)
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
         self.head_step = HeadStep(head is None and head_lr is not None)

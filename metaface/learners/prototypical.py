@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.arguments import check_rates
 from metaface.learners.base import FeatureLearner, Recipe, State
 
 
@@ -32,6 +33,7 @@ class Prototypical(FeatureLearner):
         super().__init__(embedding)
         if distance not in ("euclidean", "cosine"):
             raise ValueError(f"distance={distance!r}: choose 'euclidean' or 'cosine'")
+        check_rates(scale=scale)
         self.distance = distance
         self.scale = scale
 

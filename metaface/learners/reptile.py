@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import check_counts, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
@@ -56,6 +58,9 @@ class Reptile(LinearHeadLearner):
         super().__init__(embedding, head)
         if inner_optimizer not in ("adam", "sgd"):
             raise ValueError(f"inner_optimizer={inner_optimizer!r}: choose 'adam' or 'sgd'")
+        check_rates(inner_lr=inner_lr, head_lr=head_lr)
+        check_counts(inner_steps=inner_steps, test_steps=test_steps)
+        check_counts(1, inner_batch=inner_batch)
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr
         self.head_step = HeadStep(head is None and head_lr is not None)
@@ -71,7 +76,7 @@ class Reptile(LinearHeadLearner):
         steps = self.inner_steps if self.training else self.test_steps
         batches = self._batches(images.shape[1], steps)
         adam = self.inner_optimizer == "adam"
-        raw = _as_it_is
+        raw: Callable[[Weights], Weights] = _as_it_is
         if self.head is None:
             features = self.embed(theta, images[:, batches[0]] if batches else images)
             start |= self.zero_head(features, ways)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metaface import data
+from metaface import data, runs
+from metaface._digest import content_digest
+from metaface.arguments import count, count_or_none, device, positive, rate
 from metaface.multitask import comparison, identification
 from metaface.multitask.comparison import SHARED, TASKS, VARIANTS, Settings
 from metaface.multitask.metrics import measure
@@ -28,17 +30,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     p = command("joint-benchmark", _benchmark, "compare one shared network with networks in stages")
     p.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS, metavar="NAME",
                    help=f"of {', '.join(VARIANTS)}; default: all")  # fmt: skip
-    p.add_argument("--val-people", type=int, default=DEFAULTS.val_people,
+    p.add_argument("--val-people", type=count, default=DEFAULTS.val_people,
                    help=f"default: {DEFAULTS.val_people}")  # fmt: skip
-    p.add_argument("--test-people", type=int, default=DEFAULTS.test_people,
+    p.add_argument("--test-people", type=count, default=DEFAULTS.test_people,
                    help=f"default: {DEFAULTS.test_people}")  # fmt: skip
     p.add_argument(
-        "--search", type=int, default=0, metavar="N",
+        "--search", type=count_or_none, default=0, metavar="N",
         help="search the weights of the losses in N trials on validation people (Optuna)",
     )  # fmt: skip
-    p.add_argument("--episodes", type=int, default=DEFAULTS.episodes,
+    p.add_argument("--episodes", type=count, default=DEFAULTS.episodes,
                    help=f"of identification; default: {DEFAULTS.episodes}")  # fmt: skip
-    p.add_argument("--seeds", type=int, default=1, help="training seeds; default: 1")
+    p.add_argument("--seeds", type=count, default=1, help="training seeds; default: 1")
     _add_shared(p)
     p.add_argument("--out", default="joint", help="folder of the results; default: joint")
 
@@ -65,14 +67,20 @@ def _add_shared(p: argparse.ArgumentParser) -> None:
                        ("size", "side of a scene, pixels"),
                        ("batch", "scenes a step")):  # fmt: skip
         default = getattr(DEFAULTS, name)
-        p.add_argument(f"--{name}", type=int, default=default, help=f"{what}; default: {default}")
-    p.add_argument("--lr", type=float, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
+        p.add_argument(f"--{name}", type=count, default=default, help=f"{what}; default: {default}")
+    p.add_argument("--lr", type=rate, default=DEFAULTS.lr, help=f"default: {DEFAULTS.lr}")
     group = p.add_mutually_exclusive_group()
-    group.add_argument("--iterations", type=int, help="training budget of a network: steps")
-    group.add_argument("--minutes", type=float, help=f"or wall time; default: {MINUTES:g}")
+    group.add_argument("--iterations", type=count, help="training budget of a network: steps")
+    group.add_argument("--minutes", type=positive,
+                       help="or wall time of training, without drawing before it and measuring "
+                       f"after it; default: {MINUTES:g}")  # fmt: skip
     p.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    p.add_argument("--seed", type=int, default=0, help="of people, scenes and weights; default: 0")
-    p.add_argument("--device", help="cpu, cuda, ...; default: a GPU where there is one")
+    p.add_argument(
+        "--seed", type=count_or_none, default=0, help="of people, scenes and weights; default: 0"
+    )
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -83,6 +91,16 @@ def _benchmark(o: argparse.Namespace) -> None:
         batch=o.batch, lr=o.lr, search=o.search, iterations=o.iterations, minutes=o.minutes,
         episodes=o.episodes, seed=o.seed, seeds=o.seeds, device=o.device,
     )  # fmt: skip
+    minutes = settings.checked().minutes
+    if minutes is not None:
+        count = len(o.variants) * o.seeds
+        search = f" and {o.search} trials of a quarter of that" if o.search else ""
+        print(
+            f"at most {count} trainings of {minutes:g} minutes{search}; on top of that: drawing "
+            f"{o.photos * (o.people + o.val_people + o.test_people)} faces before it, measuring "
+            f"each network on {o.photos * o.test_people} scenes, and timing them after it",
+            flush=True,
+        )
     results = comparison.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, said in results["data"].items():
         print(f"{name:>5}: {said}")
@@ -93,6 +111,13 @@ def _benchmark(o: argparse.Namespace) -> None:
 
 def _multitask(o: argparse.Namespace) -> None:
     held_out = max(10, o.people // 10)
+    minutes = o.minutes if o.iterations or o.minutes else MINUTES
+    if minutes is not None:
+        print(
+            f"training takes {minutes:g} minutes; on top of that: drawing "
+            f"{o.photos * (o.people + held_out)} faces before it, and measuring the network on "
+            f"{2 * o.photos * held_out} scenes after it", flush=True,
+        )  # fmt: skip
     train = Pool.procedural(range(o.people), o.photos, seed=o.seed, progress=not o.quiet)
     unseen = Pool.procedural(
         range(o.people, o.people + held_out), o.photos, seed=o.seed, progress=not o.quiet
@@ -112,12 +137,16 @@ def _multitask(o: argparse.Namespace) -> None:
     model = comparison.network(o.heads, sum(len(pool.people) for pool, _ in pools))
     if o.start:
         model.start(o.start)
+    defined = {
+        "people": o.people, "photos": o.photos, "batch": o.batch, "size": o.size, "seed": o.seed,
+        "crops": [content_digest(vars(pool)) for pool, _ in pools[1:]],
+        "start": runs.digest_of(o.start),
+    }  # fmt: skip
     history = fit(
         model, comparison.fresh(pools, o.size, side, o.seed),
         weighting=comparison.weighting_of(o.weighting, DEFAULTS.weights, o.heads), lr=o.lr,
-        iterations=o.iterations, minutes=o.minutes if o.iterations or o.minutes else MINUTES,
-        seed=o.seed, device=o.device, out=o.out, resume=o.resume, progress=not o.quiet,
-        label="multitask",
+        iterations=o.iterations, minutes=minutes, seed=o.seed, device=o.device, out=o.out,
+        data=defined, resume=o.resume, progress=not o.quiet, label="multitask",
     )  # fmt: skip
     print(f"{history.iterations} steps, {history.images} scenes, {history.seconds:.0f} s")
     _print_figures(model, part)

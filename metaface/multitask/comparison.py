@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,10 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from metaface import machine
+from metaface import machine, runs
 from metaface._atomic import replacing
-from metaface.benchmark import check_free, finished, refuse_several_processes, write_json
-from metaface.intervals import T95, interval
+from metaface._json import plain, write_json
+from metaface._lock import alone_in
+from metaface._text import given_path
+from metaface.benchmark import finished, refuse_several_processes
+from metaface.intervals import ci95, interval
 from metaface.multitask import identification
 from metaface.multitask.augment import augmented
 from metaface.multitask.metrics import measure
@@ -28,7 +33,7 @@ from metaface.multitask.speed import compare_speed
 from metaface.multitask.staged import Staged, crops_of
 from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
-from metaface.training import Budget, best_device
+from metaface.training import Budget, choose_device
 
 log = logging.getLogger("metaface.multitask")
 
@@ -130,6 +135,7 @@ class Part:
     once: np.ndarray
 
 
+@alone_in(lambda settings, out, **_: out)
 def run(
     settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -152,10 +158,9 @@ def run(
     from metaface.report import joint as report
 
     refuse_several_processes("the comparison")
-    out, settings = Path(out), settings.checked()
-    device = best_device() if settings.device is None else torch.device(settings.device)
-    check_free(out, settings, resume, "comparison")
-    write_json(out / "settings.json", asdict(settings))
+    out, settings = given_path(out, "the results"), settings.checked()
+    device = choose_device(settings.device)
+    runs.claim(out, "comparison", resume, asdict(settings), {})
     pools = _pools(settings, out / "pools", progress)
     train, crowd = pools["train"], _crowd(settings, pools["test"])
     val, test = (_part(settings, pools[name]) for name in ("val", "test"))
@@ -179,7 +184,7 @@ def run(
                     report.overlays(folder / "pictures.png", model, test.scenes, device)
                 write_json(folder / "result.json", found)
                 log.info("%s, seed %d: %s", variant, seed, found["metrics"])
-            units.append(found)
+            units.append(_numbers(found))
     speed = finished(out / "speed")
     if speed is None:
         models = {
@@ -190,7 +195,7 @@ def run(
         right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
         speed = compare_speed(models, right, crowd, test, settings, device, progress)
         write_json(out / "speed" / "result.json", speed)
-    results = {
+    results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
         "data": data,
@@ -200,7 +205,7 @@ def run(
         "differences": list(_differences(units)),
         "cosines": {u["variant"]: u["cosines"] for u in units if u.get("cosines")},
         "speed": speed,
-    }
+    })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_joint(out / "report.html", results, out)
     return results
@@ -242,8 +247,14 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, Pool]:
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
         if path.is_file():
-            with np.load(path, allow_pickle=False) as there:
-                kept: dict[str, Any] = {key: there[key] for key in there.files}
+            try:  # each array has a CRC-32 there
+                # np.load would not close what it cannot read
+                with open(path, "rb") as packed, np.load(packed, allow_pickle=False) as there:
+                    kept: dict[str, Any] = {key: there[key] for key in there.files}
+            except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}): remove it, and it is made again"
+                ) from error
             people = tuple(str(person) for person in kept.pop("people"))
             found[name] = Pool(**kept, people=people)
         else:
@@ -502,6 +513,12 @@ def _search(
     return found
 
 
+def _numbers(unit: dict[str, Any]) -> dict[str, Any]:
+    """``unit`` as it was measured: JSON has None for NaN."""
+    metrics = {n: np.nan if v is None else v for n, v in unit["metrics"].items()}
+    return unit | {"metrics": metrics}
+
+
 # -- results ----------------------------------------------------------------------------------
 
 
@@ -529,17 +546,13 @@ def _row(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_interval(name: str, units: Sequence[Any], of: Callable[[Any, str], Any]) -> list[float]:
-    """Mean, and half of its 95% interval: over seeds (Student's t; NaN for one), and over episodes
+    """Mean, and half of its 95% interval: over seeds (NaN for one), and over episodes
     where there are such."""
     if name in ("one_shot", "one_shot_given"):
         values = np.array([of(unit, name) for unit in units])
         return [float(values.mean()), interval(values)]
     each = np.array([of(unit, "metrics")[name] for unit in units])
-    half = np.nan
-    if len(each) > 1:
-        t = T95[len(each) - 1] if len(each) <= len(T95) else 1.96
-        half = float(t * each.std(ddof=1) / np.sqrt(len(each)))
-    return [float(each.mean()), half]
+    return [float(each.mean()), ci95(each)]
 
 
 def _differences(units: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

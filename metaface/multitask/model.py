@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
-from metaface._atomic import replacing
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads import HEADS, Alignment, Head, Loss
 from metaface.multitask.heads.detection import cells, decoded
 from metaface.multitask.reader import Tower, filled, frames_of, jittered
 from metaface.multitask.trunk import Trunk
 from metaface.nets import NormMode
-from metaface.nets.weights import load_weights, read_weights
+from metaface.nets.weights import load_weights, read_weights, save_weights
 
 FEATURES = 256  # of a face
 _FORMAT = "metaface multitask 1"
@@ -250,10 +248,8 @@ class MultiTask(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the network to a safetensors file, whole or not at all."""
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         notes = {"format": _FORMAT, "spec": json.dumps(self.spec)}
-        with replacing(Path(path)) as file:
-            file.write(to_bytes(state, notes))
+        save_weights(path, self.state_dict(), notes)
 
     def start(self, path: str | Path) -> MultiTask:
         """Take over from :meth:`save`'s file of another network what fits: its trunk, and of its

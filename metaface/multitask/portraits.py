@@ -10,8 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from metaface._progress import track
+from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
@@ -126,7 +127,7 @@ def portraits(
         FileNotFoundError: no such source.
         ValueError: nobody with so many photographs, or no face in any.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     images, boxes, points, alone, whose = [], [], [], [], []
@@ -136,7 +137,7 @@ def portraits(
         rows = np.flatnonzero((there >= photos[0]) & (there <= photos[1]))
         if limit is not None:
             rows = np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
-        for row in tqdm(rows, desc=found.name, unit="photo", disable=not progress):
+        for row in track(rows, desc=found.name, unit="photo", show=progress):
             try:
                 picture = read(partial(found.read, found.photos[row]))
                 faces = detector(picture)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from metaface._text import given_path
 from metaface.data._decode import UnreadableError, whole
-from metaface.data._sources import read_file
+from metaface.data._sources import open_zip, read_entry, read_file
 from metaface.evaluation.wider import read_wider
 from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS
 from metaface.multitask.samples import UNKNOWN, Labelled
@@ -56,7 +57,7 @@ def wider(
         FileNotFoundError: no annotations, or a photograph they name that is not there.
         ValueError: annotations or photographs that cannot be read; names file and place.
     """
-    source = Path(source).expanduser()
+    source = given_path(source, "the photographs").expanduser()
     annotated = read_wider(source, min_side=1)
     if not annotated:
         raise ValueError(f"{source}: its annotations name no photograph")
@@ -160,8 +161,8 @@ def _cut(pixels: np.ndarray, window: _Window, size: int) -> np.ndarray:
 def _files(source: Path) -> Iterator[Callable[[str], bytes]]:
     """What reads a file by its path in a folder, in a zip, or beside a file."""
     if source.suffix.lower() == ".zip" and source.is_file():
-        with zipfile.ZipFile(source) as archive:
-            yield archive.read
+        with open_zip(source) as archive:
+            yield partial(read_entry, archive)
     else:
         folder = source if source.is_dir() else source.parent
         yield lambda path: read_file(folder / path)
@@ -175,7 +176,7 @@ def _pixels(source: Path, path: str, read: Callable[[str], bytes]) -> tuple[np.n
             f"{source}: its annotations name the photograph {path}, which is not there: add it, or "
             "take its lines out"
         ) from None
-    except (UnreadableError, OSError, zipfile.BadZipFile) as error:
+    except (UnreadableError, OSError) as error:
         raise ValueError(
             f"{source}: photograph {path} cannot be read ({error}): copy it again, or take its "
             "lines out of the annotations"
@@ -207,7 +208,7 @@ def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> 
         ValueError: a line that is not what it must be, or a picture that cannot be read; names
             file, line and value.
     """
-    folder = Path(folder).expanduser()
+    folder = given_path(folder, "CelebA").expanduser()
     shelf = next((folder / n for n in ("img_celeba", "img_align_celeba") if (folder / n).is_dir()),
                  None)  # fmt: skip
     if shelf is None:
@@ -279,7 +280,7 @@ def _numbers(
     path = next((p for p in (folder / name, folder / "Anno" / name) if p.is_file()), None)
     if path is None:
         return {}, []
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8-sig").splitlines()
     columns: list[str] = []
     if header:
         if len(lines) < 2 or not lines[0].strip().isdigit():

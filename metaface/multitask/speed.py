@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.multitask import identification
 from metaface.multitask.batch import pictures
 from metaface.multitask.metrics import LEAST
@@ -134,7 +134,7 @@ def _timed(
     inputs = [pictures(crowd.images[k : k + 1]) for k in range(len(crowd))]
     seconds = np.empty((len(networks), ROUNDS, len(crowd)))
     least = [[_third(model, given.to(device)) for given in inputs] for model in networks]
-    for turn in tqdm(range(ROUNDS), desc="timing", disable=not progress, leave=False):
+    for turn in track(range(ROUNDS), desc="timing", show=progress, leave=False):
         for k, given in enumerate(inputs):
             for i, model in enumerate(networks):
                 began = time.perf_counter()

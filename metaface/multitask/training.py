@@ -14,15 +14,24 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from metaface import checkpoint
+from metaface import checkpoint, runs
+from metaface._lock import locked
+from metaface._progress import track
+from metaface._text import given_path
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import Labelled
 from metaface.multitask.weighting import Fixed, Weighting, cosines
-from metaface.nets import refresh_statistics
-from metaface.training import CURVE_POINTS, Budget, History, Interrupted, best_device, interruptible
+from metaface.nets import not_finite, refresh_statistics
+from metaface.training import (
+    CURVE_POINTS,
+    Budget,
+    History,
+    Interrupted,
+    choose_device,
+    interruptible,
+)
 
 Source = Callable[[int], Labelled]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
@@ -63,6 +72,7 @@ def fit(
     minutes: float | None = None,
     clip: float = 5.0,
     cosines_every: int = 0,
+    data: Any = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     out: str | Path | None = None,
@@ -86,6 +96,8 @@ def fit(
         clip: largest norm of the gradient.
         cosines_every: steps from which to which the cosines between the tasks' gradients over the
             trunk are noted, at a backward pass a task; 0: never.
+        data: what the batches are made of, as ``metaface.runs.define`` takes options; a run of
+            other data is refused on resuming.
         seed: of the jitter.
         device: None: a GPU where there is one.
         out: folder for ``checkpoint.pt``, and ``model.safetensors`` at the end; None: nothing is
@@ -107,17 +119,17 @@ def fit(
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
     budget = Budget(iterations, minutes=minutes)
-    device = best_device() if device is None else torch.device(device)
+    device = choose_device(device)
     weighting = Fixed() if weighting is None else weighting
     settings = {
         "spec": model.spec, "budget": asdict(budget), "lr": lr, "clip": clip, "seed": seed,
-        "cosines_every": cosines_every,
+        "cosines_every": cosines_every, "data": data,
         "weighting": [type(weighting).__name__, weighting.weights],
     }  # fmt: skip
     weighting = weighting.to(device)
     run = _Run(model.to(device), weighting, budget, settings)
-    path = None if out is None else Path(out) / "checkpoint.pt"
-    with torch.random.fork_rng(devices=[]):
+    path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
+    with locked(out), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if path is not None and checkpoint.exists(path):
             if not resume:
@@ -130,9 +142,9 @@ def fit(
             run.restore(state, path)
         _loop(run, source, path, device, checkpoint_seconds, label if progress else None)
         refresh(model, (Batch.of(source(k), device) for k in range(_REFRESH)))
-    model.eval()
-    if path is not None:
-        model.save(path.with_name("model.safetensors"))
+        model.eval()
+        if path is not None:
+            model.save(path.with_name("model.safetensors"))
     return run.history
 
 
@@ -150,8 +162,8 @@ def _loop(
 
     run.model.train()
     saved = time.monotonic()
-    bar = tqdm(
-        total=100, initial=round(100 * run.spent), unit="%", disable=label is None, desc=label,
+    bar = track(
+        total=100, initial=round(100 * run.spent), unit="%", show=label is not None, desc=label,
         mininterval=0.5,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
     )  # fmt: skip
@@ -181,6 +193,7 @@ class _Run:
     ) -> None:
         self.model, self.weighting, self.budget = model, weighting, budget
         self.settings = settings
+        self.definition = runs.define(settings)
         self.history = History()
         learnt = [p for p in model.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -228,6 +241,11 @@ class _Run:
             )
         self._note("norm", norm)
         self.optimizer.step()
+        if (weight := not_finite(self.model)) is not None:
+            raise FloatingPointError(
+                f"{weight} is not finite after step {history.iterations}: use a lower learning "
+                "rate; the last checkpoint is as it was"
+            )
         history.iterations += 1
         history.images += len(batch.images)
         history.seconds = time.monotonic() - self._started
@@ -260,7 +278,7 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         return {
-            "settings": self.settings,
+            "definition": self.definition,
             "model": self.model.state_dict(),
             "weighting": self.weighting.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -271,7 +289,12 @@ class _Run:
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         with checkpoint.restoring(path, "network"):
-            checkpoint.same_settings(path, state["settings"], self.settings)
+            there = state.get("definition") or {"options": state["settings"]}
+            if changed := runs.differences(there, self.definition):
+                raise checkpoint.CheckpointError(
+                    f"{path} is of another run ({changed}): go on with what it was started with, "
+                    "or choose another folder (--out)"
+                )
             self.model.load_state_dict(state["model"])
             self.weighting.load_state_dict(state["weighting"])
             self.optimizer.load_state_dict(state["optimizer"])

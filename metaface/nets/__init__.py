@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from metaface.nets.backbones import Backbone
+from metaface.arguments import check_counts
+from metaface.nets.backbones import Backbone, make_adaptable
 from metaface.nets.conv4 import Conv4
 from metaface.nets.mobilefacenet import Columns, MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
 from metaface.nets.pixels import Pixels
 from metaface.nets.resnet12 import ResNet12
 from metaface.nets.tune import blended, merged, trainable, tune
-from metaface.nets.weights import pretrained
+from metaface.nets.weights import not_finite, pretrained
 
 __all__ = [
     "MODES",
@@ -30,8 +31,10 @@ __all__ = [
     "ResNet12",
     "blended",
     "build",
+    "make_adaptable",
     "merged",
     "norm_mode",
+    "not_finite",
     "pretrained",
     "refresh_statistics",
     "trainable",
@@ -77,8 +80,13 @@ def build(
         norm: see :class:`Norm2d`.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a size or number of channels that no photograph has.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"name={name!r}: must be a network's name, such as 'conv4'")
+    check_counts(1, image_size=image_size)
+    if in_channels not in (1, 3):
+        raise ValueError(f"in_channels={in_channels!r}: must be 1 (grey) or 3 (RGB)")
     if name.startswith(("torchvision:", "timm:")):
         return Backbone(name.removeprefix("torchvision:"), norm)
     if name not in NETS:

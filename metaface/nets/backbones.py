@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from metaface.nets.norm import Norm2d, NormMode
 from metaface.nets.weights import load_weights, read_weights
@@ -53,16 +54,7 @@ class Backbone(nn.Module):
         if path is not None:
             _load(self.net, classifier, path)
         self.net.set_submodule(classifier, nn.Identity())
-        for place, module in list(self.net.named_modules()):
-            if isinstance(module, nn.BatchNorm2d):
-                self.net.set_submodule(place, _converted(module, norm))
-            elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-                self.net.set_submodule(place, _Mean())  # vmap has no rule for the pooling
-            elif (
-                isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth)
-                or type(module).__name__ == "DropPath"  # timm's
-            ):
-                self.net.set_submodule(place, nn.Identity())
+        make_adaptable(self.net, norm)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
@@ -70,6 +62,34 @@ class Backbone(nn.Module):
         rgb = images.expand(-1, 3, -1, -1)
         features: Tensor = self.net((rgb - self.mean) / self.std)
         return features
+
+
+def make_adaptable(net: nn.Module, norm: NormMode = "frozen") -> nn.Module:
+    """``net``, changed in place, as learners take it: adapting twice gives the same answer.
+
+    ``nn.BatchNorm2d`` becomes :class:`metaface.nets.Norm2d` of its weights and statistics; dropout
+    and stochastic depth are taken out. Other batch normalisation stays, and learners refuse it.
+
+    Args:
+        net: float ``[n, C, H, W]`` in 0..1 -> ``[n, D]``.
+        norm: see :class:`metaface.nets.Norm2d`.
+
+    Returns:
+        ``net`` itself.
+    """
+    for place, module in list(net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            net.set_submodule(place, _converted(module, norm))
+        elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            net.set_submodule(place, _Mean())  # vmap has no rule for the pooling
+        elif (
+            isinstance(module, _DropoutNd | torchvision.ops.StochasticDepth)
+            or type(module).__name__ == "DropPath"  # timm's
+        ):
+            net.set_submodule(place, _NoDropout())
+        elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
+            module.dropout = 0.0
+    return net
 
 
 # network, name of its classifier, size (height, width) and (mean, std) its weights were trained at
@@ -120,6 +140,10 @@ def _load(net: nn.Module, classifier: str, path: Path) -> None:
     mark = classifier + "."
     own = {n: t for n, t in net.state_dict().items() if n.startswith(mark)}
     load_weights(net, {n: t for n, t in state.items() if not n.startswith(mark)} | own, path)
+
+
+class _NoDropout(nn.Identity):
+    p = 0.0  # timm's attention asks for it
 
 
 class _Mean(nn.Module):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from metaface import _torch_file
+from metaface._atomic import replacing
+from metaface._digest import content_digest
 from metaface.nets.mobilefacenet import MobileFaceNet
 
-# torch's words where a pickle asks for something that is no tensor, number or string
-_CODE = ("Unsupported global", "Unsupported class", "unrecognized function")
+_DIGEST = "metaface_sha256"  # in the metadata of safetensors files that MetaFace writes
+_BEFORE = ({"metaface"}, {"format", "spec"})  # all the metadata there was, when there was no digest
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -32,16 +35,27 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, of another format, not finite, or a pickle that needs code to run.
+        ValueError: truncated, damaged, of another format, not finite, or a pickle that needs code
+            to run.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
     state, notes = _safetensors(path) if _is_safetensors(path) else (_checkpoint(path), {})
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ValueError(f"{path}: {name} is no plain tensor: save state_dict() of a network")
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds infinite numbers or NaN; get the file again")
     return state, notes
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite."""
+    tensors = {n: t.detach() for n, t in module.state_dict().items() if t.is_floating_point()}
+    if not tensors or nn.utils.get_total_norm(list(tensors.values()), math.inf).isfinite():
+        return None
+    return next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -53,11 +67,41 @@ def _is_safetensors(path: Path) -> bool:
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
+            state = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - not a dict
+            notes = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}): get or import it again"
         ) from error
+    digest = notes.pop(_DIGEST, None)
+    if digest is None:
+        ours = "metaface" in notes or notes.get("format", "").startswith("metaface")
+        damaged = ours and set(notes) not in _BEFORE
+    else:
+        damaged = digest != content_digest([state, notes])
+    if damaged:
+        raise ValueError(
+            f"{path} was damaged after it was written: its checksum does not fit its content; get, "
+            "import or train it again"
+        )
+    return state, notes
+
+
+def save_weights(path: str | Path, state: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write a safetensors file with a checksum of its tensors and metadata, whole or not at all.
+
+    Args:
+        path: the file.
+        state: tensors by name.
+        notes: the metadata.
+
+    Raises:
+        OSError: the folder cannot be written, or is full; ``path`` is as it was.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    data = to_bytes(plain, {**notes, _DIGEST: content_digest([plain, notes])})
+    with replacing(Path(path)) as file:
+        file.write(data)
 
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:
@@ -79,32 +123,16 @@ def read_checkpoint(path: str | Path) -> Any:
         ValueError: truncated, of another format, or a pickle that needs code to run.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickles: what they hold is refused or fine
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        if any(word in str(error) for word in _CODE):
-            raise ValueError(
-                f"{path} is a pickle that needs more than tensors, numbers and strings, which may "
-                f"run any code; it is not loaded ({_reason(error)}). Save its state_dict() alone"
-            ) from error
-        raise _no_weights(path, error) from error
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise _no_weights(path, error) from error
-
-
-def _no_weights(path: str | Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} is truncated or not a file of weights ({_reason(error)}): get it again"
-    )
-
-
-def _reason(error: Exception) -> str:
-    """The line of torch's many that says what was found."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next(
-        (x for x in lines if any(word in x for word in _CODE)), lines[0] if lines else repr(error)
-    )[:300]
+        return _torch_file.read(path)
+    except _torch_file.Unsafe as error:
+        raise ValueError(
+            f"{path} is a pickle that needs more than tensors, numbers and strings, which may "
+            f"run any code; it is not loaded ({error}). Save its state_dict() alone"
+        ) from error
+    except (_torch_file.Unreadable, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or not a file of weights ({error}): get it again"
+        ) from error
 
 
 def load_weights(net: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -6,10 +6,8 @@ lead to nodes and tensors are followed, by their numbers in onnx.proto3.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 # message -> field number -> message inside it
 _INSIDE = {
@@ -23,6 +21,7 @@ _INSIDE = {
 }
 _OPERATOR, _EXTERNAL_DATA, _DATA_LOCATION = 4, 13, 14
 _DEEPEST = 64  # messages inside each other
+_LARGEST_KEY = 2**32 - 1  # of a larger one onnxruntime takes the lower 32 bits
 
 
 @dataclass
@@ -36,21 +35,17 @@ class OnnxFile:
     external: bool = False
 
 
-def inspect(path: Path) -> OnnxFile:
-    """Walk through an ONNX file.
+def inspect(data: bytes) -> OnnxFile:
+    """Walk through the content of an ONNX file.
 
     Raises:
-        ValueError: empty, truncated or no protocol buffer.
+        ValueError: empty, truncated or no protocol buffer, or with a key that readers differ on.
     """
     found = OnnxFile()
-    with open(path, "rb") as file:
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty")
-        with (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            memoryview(mapped) as data,
-        ):
-            _walk(data, "model", found, 0)
+    if not data:
+        raise ValueError("the file is empty")
+    with memoryview(data) as view:
+        _walk(view, "model", found, 0)
     if not found.operators:
         raise ValueError("there is no ONNX graph in it")
     return found
@@ -61,7 +56,7 @@ def _walk(data: memoryview, message: str, found: OnnxFile, depth: int) -> None:
         raise ValueError(f"messages lie more than {_DEEPEST} deep in each other")
     for number, value in _fields(data):
         if isinstance(value, int):
-            found.external |= (message, number, value) == ("tensor", _DATA_LOCATION, 1)
+            found.external |= (message, number) == ("tensor", _DATA_LOCATION) and value != 0
             continue
         with value:
             if (message, number) == ("tensor", _EXTERNAL_DATA):
@@ -75,7 +70,10 @@ def _walk(data: memoryview, message: str, found: OnnxFile, depth: int) -> None:
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at = 0
     while at < len(data):
+        start = at
         key, at = _varint(data, at)
+        if key > _LARGEST_KEY:
+            raise ValueError(f"the key at byte {start} of a message has more than 32 bits")
         kind = key & 7
         if kind == 0:
             value, at = _varint(data, at)

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from metaface._text import given_path
+
 MEMORY = ":memory:"
 _APPLICATION = 0x4D466163  # "MFac" in the file's header, which `file` and SQLite can read
-_FORMAT = 1
+_FORMAT = 2  # 1 had no checksums; see _checksums
 _PAGE = 8192  # at 4096, half a page would stay empty beside a 512-d embedding
 _WAIT = 30.0  # seconds for another process's lock
 _IN_MEMORY = 1 << 28  # up to this size, a rebuild leaves no temporary file on the disk
@@ -46,6 +48,7 @@ _ERRORS = (
     ("locked", "gallery_busy", "another process kept it locked: try again when that is done"),
     ("disk is full", "gallery_full", "make room on its disk and try again"),
     ("readonly", "gallery_read_only", "make it and its folder writable, or work on a copy"),
+    ("decode", "not_a_gallery", "it is damaged: take a backup"),
     ("malformed", "not_a_gallery", "it is truncated or damaged: take a backup"),
     ("not a database", "not_a_gallery", "give another name, or take a backup if it was one"),
     ("", "gallery_io", "look for a full or failing disk, and for the rights on its folder"),
@@ -84,6 +87,7 @@ class Store:
     def __init__(
         self, path: str | Path, fill: Callable[[sqlite3.Connection], None] | None = None
     ) -> None:
+        given_path(path, "the gallery")
         self.memory = os.fspath(path) == MEMORY
         # SQLite puts the journal beside what a link points to
         self.path = MEMORY if self.memory else os.path.realpath(Path(path).expanduser())
@@ -218,7 +222,7 @@ class Store:
             tables = db.execute(
                 "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
             )
-            if version != _FORMAT or dict(tables.fetchall()) != _TABLES:
+            if version < 1 or dict(tables.fetchall()) != _TABLES:
                 raise sqlite3.DatabaseError("its tables are malformed")
             if not self.memory:
                 pages = db.execute("PRAGMA page_count").fetchone()[0]
@@ -232,10 +236,16 @@ class Store:
         """SQLite's errors, with the file's name, a reason and a remedy."""
         try:
             yield
+        except UnicodeDecodeError as error:  # in a message about a damaged schema
+            raise GalleryError(
+                "not_a_gallery", f"gallery {self.path} is damaged: {error}; take a backup"
+            ) from error
         except sqlite3.DatabaseError as error:
-            if type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError):
                 raise  # a mistake in our calls, such as using a closed gallery
             said = str(error)
+            if type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
+                said = f"malformed: {said}"  # rows that cannot be, such as two of one number
             reason, remedy = next((r, m) for text, r, m in _ERRORS if text in said)
             raise GalleryError(reason, f"gallery {self.path}: {said}; {remedy}") from error
 
@@ -247,6 +257,11 @@ def mark_unclean(db: sqlite3.Connection) -> None:
     """
     row = (secrets.token_hex(8),)
     db.execute("INSERT OR REPLACE INTO meta VALUES ('unclean', ?)", row)
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Note, in a transaction that writes checksums, that they are there."""
+    db.execute(f"PRAGMA user_version = {_FORMAT}")
 
 
 @contextlib.contextmanager

@@ -112,6 +112,7 @@ def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -
             "frozen); leave the adaptation out"
         )
     learner = learners.build(name, embedder.network, **options)
+    learner.pixel_range = embedder.preprocessing.pixel_range
     if learner.transductive:
         raise ValueError(f"{name} is transductive: it cannot identify a single photograph")
     needed = not isinstance(learner, FeatureLearner)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import logging
 import sys
 from collections import Counter
@@ -15,6 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metaface._json import dumps
+from metaface._progress import track
+from metaface._text import FileNames, cell, printable
+from metaface.arguments import share
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
@@ -54,7 +57,11 @@ Options = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def _enroll(o: argparse.Namespace) -> None:
-    people = _recognizer(o, create=True, keep_crops=True if o.keep_crops else None)
+    with _recognizer(o, create=True, keep_crops=True if o.keep_crops else None) as people:
+        _learn(people, o)
+
+
+def _learn(people: Recognizer, o: argparse.Namespace) -> None:
     if o.photos:
         outcomes: Iterable[Enrolment] = [people.enroll(o.who, _photos(o.photos))]
     else:
@@ -64,7 +71,8 @@ def _enroll(o: argparse.Namespace) -> None:
         used += outcome.used
         left_out += not outcome.used
         for skipped in outcome.skipped:
-            tqdm.write(f"{outcome.name}: {skipped.path} skipped: {skipped.reason}", sys.stderr)
+            line = f"{outcome.name}: {skipped.path} skipped: {skipped.reason}"
+            tqdm.write(printable(line), sys.stderr)
     count = len(people.people())
     print(f"{used} photographs enrolled; {count} {_people(count)} in {o.gallery}")
     if left_out:
@@ -76,47 +84,58 @@ def _enroll(o: argparse.Namespace) -> None:
 
 def _people_command(o: argparse.Namespace) -> None:
     with Gallery.open(o.gallery) as gallery:
-        for name, photos in gallery.people().items():
-            print(f"{photos:5d}  {name}")
+        people = gallery.people()
+    for name, photos in people.items():
+        print(f"{photos:5d}  {printable(name)}")
+    if not people:
+        print(f"nobody is enrolled in {o.gallery}", file=sys.stderr)
 
 
 def _forget(o: argparse.Namespace) -> None:
     with Gallery.open(o.gallery) as gallery:
         photos = gallery.forget(o.name)
-    print(f"{o.name} is forgotten ({photos} photographs)")
+    print(f"{printable(o.name)} is forgotten ({photos} photographs)")
 
 
 def _identify(o: argparse.Namespace) -> None:
-    people = _recognizer(o)
+    with _recognizer(o) as people:
+        _tell(people, o)
+
+
+def _tell(people: Recognizer, o: argparse.Namespace) -> None:
     photos = _photos(o.photos)
     alone = len(photos) == 1 and not Path(o.photos[0]).is_dir()
     out = Path(o.draw) if o.draw else None
-    if out and not alone:
-        out.mkdir(parents=True, exist_ok=True)
+    if out:
+        if alone and out.exists() and out.samefile(photos[0]):
+            raise ValueError(f"--draw {out} is the photograph itself: give another name")
+        if not alone:
+            _refuse_among(o, photos)
+            out.mkdir(parents=True, exist_ok=True)
+    names = FileNames()
     found = []
-    bar = tqdm(
+    bar = track(
         people.identify_each(photos),
         total=len(photos),
         desc="identifying",
         unit="photo",
-        disable=o.quiet or alone,
+        show=not (o.quiet or alone),
     )
     for photo, one in zip(photos, bar, strict=True):
         found.append(one)
         if not (o.json or o.csv):
             tqdm.write(_line(one))
         if out and one.skipped is None:
-            drawn(photo, one).save(out if alone else out / _drawn_name(photo, photos))
+            drawn(photo, one).save(out if alone else out / _drawn_name(photo, names))
     calibration = people.calibration() if people.people() else None
     if o.json:
         print(
-            json.dumps(
+            dumps(
                 {
                     "photos": [_as_json(one) for one in found],
                     "threshold": calibration and calibration.threshold,
                     "fpir": calibration and calibration.fpir,
-                },
-                indent=1,
+                }
             )
         )
     elif o.csv:
@@ -128,12 +147,15 @@ def _identify(o: argparse.Namespace) -> None:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         print(f"{sum(reasons.values())} of {len(found)} skipped: {listed}", file=sys.stderr)
     print(calibration or f"nobody is enrolled in {o.gallery}", file=sys.stderr)
+    if sum(reasons.values()) == len(found):
+        raise ValueError("none of the photographs given could be used")
 
 
 def _verify(o: argparse.Namespace) -> None:
-    answer = _recognizer(o, create=True, memory=True).verify(o.first, o.second, o.fmr)
+    with _recognizer(o, create=True, memory=True) as people:
+        answer = people.verify(o.first, o.second, o.fmr)
     if o.json:
-        print(json.dumps(asdict(answer), indent=1))
+        print(dumps(asdict(answer)))
         return
     said = "the same person" if answer.same else "different people"
     unverified = "" if answer.verified else ", unverified: metaface calibrate --strangers DIR"
@@ -144,15 +166,15 @@ def _verify(o: argparse.Namespace) -> None:
 
 
 def _calibrate(o: argparse.Namespace) -> None:
-    people = _recognizer(o)
-    print(people.calibrate(o.strangers, o.fpir, progress=not o.quiet))
+    with _recognizer(o) as people:
+        print(people.calibrate(o.strangers, o.fpir, progress=not o.quiet))
 
 
 def _adapt(o: argparse.Namespace, options: Options) -> None:
-    people = _recognizer(o)
-    tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
-    print(tried or "prototypes")
-    print(people.calibration())
+    with _recognizer(o) as people:
+        tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
+        print(tried or "prototypes")
+        print(people.calibration())
 
 
 # -- models ----------------------------------------------------------------------------------
@@ -177,9 +199,14 @@ def _models(o: argparse.Namespace) -> None:
 
 
 def _check(o: argparse.Namespace) -> None:
-    for row in models.available(o.models):
-        if o.names and row.name not in o.names:
-            continue
+    rows = models.available(o.models)
+    for name in o.names:
+        if name not in [row.name for row in rows]:
+            raise ValueError(
+                f"no model {name!r} to check: choose of {', '.join(row.name for row in rows)}"
+            )
+    chosen = [row for row in rows if not o.names or row.name in o.names]
+    for row in chosen:
         if row.state == "missing":
             print(f"{row.name}: missing")
         elif row.kind == "detector":
@@ -190,6 +217,10 @@ def _check(o: argparse.Namespace) -> None:
                 "no known answer" if likeness is None else f"known answer, cosine {likeness:.6f}"
             )
             print(f"{row.name}: {row.path}, {answer}")
+    if all(row.state == "missing" for row in chosen):
+        raise models.ModelMissing(
+            f"none of them is in {models.folder(o.models)}: see metaface models list"
+        )
 
 
 def _nothing(what: str) -> Iterator[str]:
@@ -237,7 +268,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     p.add_argument("second", metavar="B")
     p.add_argument(
         "--fmr",
-        type=float,
+        type=share,
         default=FMR,
         help=f"false match rate the threshold is for; default: {FMR}",
     )
@@ -260,7 +291,7 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     )
     p.add_argument(
         "--fpir",
-        type=float,
+        type=share,
         default=FPIR,
         help=f"false-positive identification rate; default: {FPIR}",
     )
@@ -366,7 +397,7 @@ def _photos(given: Sequence[str]) -> list[Any]:
 
 def _line(one: Identified) -> str:
     if one.skipped:
-        return f"{one.path}: skipped: {one.skipped} ({one.detail})"
+        return printable(f"{one.path}: skipped: {one.skipped} ({one.detail})")
     told = []
     for match in one.faces:
         if match.name:
@@ -375,7 +406,7 @@ def _line(one: Identified) -> str:
             told.append(f"unknown (nearest {match.nearest}, {match.score:.2f})")
         else:
             told.append("unknown")
-    return f"{one.path}: {', '.join(told)}"
+    return printable(f"{one.path}: {', '.join(told)}")
 
 
 def _as_json(one: Identified) -> dict[str, Any]:
@@ -393,23 +424,31 @@ def _as_json(one: Identified) -> dict[str, Any]:
 
 
 def _as_rows(one: Identified) -> Iterator[list[Any]]:
+    path = cell(one.path)
     for match in one.faces:
-        yield [one.path, *match.box, match.name, match.score, match.nearest, match.probability, ""]
+        name, nearest = cell(match.name), cell(match.nearest)
+        yield [path, *match.box, name, match.score, nearest, match.probability, ""]
     if one.skipped:
-        yield [one.path, *[""] * 8, one.skipped]
+        yield [path, *[""] * 8, one.skipped]
 
 
-def _drawn_name(photo: Any, photos: Sequence[Any]) -> str:
+def _drawn_name(photo: Any, names: FileNames) -> str:
     """A file name of its own for every photograph, also where two folders have the same names."""
-    name = Path(photo).name
-    same = [p for p in photos if Path(p).name == name]
-    number = "" if len(same) == 1 else f"{same.index(photo) + 1}_"
-    stem = Path(name)
-    return (
-        f"{number}{stem.stem}.jpg"
-        if stem.suffix.lower() in (".jpg", ".jpeg")
-        else (f"{number}{name}.png")
-    )
+    path = Path(photo)
+    return names.new(path.stem, ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png")
+
+
+def _refuse_among(o: argparse.Namespace, photos: Sequence[Any]) -> None:
+    """Refuse to draw into the folder of a photograph, or where the next call would find the
+    drawings as photographs."""
+    out = Path(o.draw).resolve()
+    folders = {Path(p).resolve() for p in o.photos if Path(p).is_dir()}
+    if out in {folder.resolve() for folder in {Path(p).parent for p in photos}} or any(
+        out in folder.parents or folder in out.parents for folder in folders
+    ):
+        raise ValueError(
+            f"--draw {o.draw} lies among the photographs, or they in it: give a folder apart"
+        )
 
 
 def _people(count: int) -> str:

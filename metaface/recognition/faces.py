@@ -158,6 +158,6 @@ def _large(faces: Faces, smallest: int) -> Faces:
     sides = faces.boxes[:, 2:].min(1)
     if sides.max() < smallest:
         raise Unusable(
-            "face_too_small", f"{sides.max():.0f} pixels: a face needs {smallest} at least"
+            "face_too_small", f"{sides.max()!s} pixels: a face needs {smallest} at least"
         )
     return faces[sides >= smallest]

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from metaface.recognition._store import MEMORY, GalleryError, Store, mark_unclean
+from metaface._text import printable
+from metaface.recognition import _checksums
+from metaface.recognition._store import MEMORY, GalleryError, Store, mark_unclean, upgrade
 from metaface.recognition.names import person_name
 
 __all__ = ["CROP", "Enrolled", "Gallery", "GalleryError"]
@@ -87,6 +89,7 @@ class Gallery:
                 "keep_crops": int(bool(keep_crops)), "revision": _revision(),
             }  # fmt: skip
             db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+            _checksums.write(db, _checksums.of_all(db))
 
         self._start(Store(path, fill))
         try:
@@ -121,16 +124,14 @@ class Gallery:
 
     def _start(self, store: Store) -> None:
         self._store = store
+        self._known: int | None = None  # the revision whose people were last compared
         self.path = store.path
         try:
-            with store.reading() as db:
+            with self._reading() as (db, _):
                 meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-            missing = {"model", "model_name", "dim", "keep_crops", "revision"} - meta.keys()
-            if missing:
-                raise self._damaged(f"it does not say its {', '.join(sorted(missing))}")
-            self.model = str(meta["model"])
-            self.model_name = str(meta["model_name"])
-            self.dim = int(meta["dim"])
+                self.model = str(meta["model"])
+                self.model_name = str(meta["model_name"])
+                self.dim = int(meta["dim"])
             try:
                 store.wipe()  # where whoever forgot someone was killed half-way
             except GalleryError as error:
@@ -168,15 +169,22 @@ class Gallery:
         if not len(vectors):
             raise ValueError(f"no embedding for {name!r}: enrol at least one photograph")
         pixels = self._pixels(crops, len(vectors), repr(name))
-        with self._changing() as db:
-            db.execute("INSERT OR IGNORE INTO person (name) VALUES (?)", (name,))
+        with self._changing() as (db, sums):
+            new = db.execute("INSERT OR IGNORE INTO person (name) VALUES (?)", (name,)).rowcount
             person = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()[0]
+            if new:
+                sums["person"] += _checksums.of_row((person, name))
             for vector, crop in zip(vectors, pixels, strict=True):
-                added = db.execute(
-                    "INSERT INTO face (person, embedding) VALUES (?, ?)", (person, vector.tobytes())
-                )
+                data = vector.tobytes()
+                face = db.execute(
+                    "INSERT INTO face (person, embedding) VALUES (?, ?)", (person, data)
+                ).lastrowid
+                assert face is not None
+                sums["face"] += _checksums.of_faces([face], [person])
+                sums["embedding"] += _checksums.of_embeddings([face], [data])
                 if crop is not None:
-                    db.execute("INSERT INTO crop VALUES (?, ?)", (added.lastrowid, crop))
+                    db.execute("INSERT INTO crop VALUES (?, ?)", (face, crop))
+                    sums["crop"] += _checksums.of_row((face, crop))
 
     def forget(self, name: str) -> int:
         """Delete a person: name, embeddings and crops, leaving no trace of them in the file.
@@ -185,22 +193,34 @@ class Gallery:
         the time and the limits). Where that cannot be done, the person is forgotten all the same,
         and the next ``forget``, or whoever opens the gallery next, rebuilds it.
 
+        Args:
+            name: as it was enrolled or, where another program wrote it in a way that
+                :func:`metaface.recognition.names.person_name` refuses, as it is stored or as
+                ``metaface people`` lists it.
+
         Returns:
             How many photographs were deleted.
 
         Raises:
             GalleryError: ``unknown_person``; or one that says that the rebuilding is still due.
         """
-        name = person_name(name)
-        with self._changing() as db:
-            found = db.execute("SELECT id FROM person WHERE name = ?", (name,)).fetchone()
-            if found is None:
+        with self._changing() as (db, sums):
+            stored = {text: number for number, text in db.execute("SELECT id, name FROM person")}
+            if name not in stored:
+                name = {printable(text): text for text in stored}.get(name) or person_name(name)
+            if name not in stored:
                 raise GalleryError(
                     "unknown_person", f"nobody is called {name!r} in gallery {self.path}"
                 )
-            db.execute(
-                "DELETE FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)", found
-            )
+            found = (stored[name],)
+            theirs = "FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)"
+            rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", found).fetchall()
+            sums["person"] -= _checksums.of_row((found[0], name))
+            ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
+            sums["face"] -= _checksums.of_faces(ids, found * len(rows))
+            sums["embedding"] -= _checksums.of_embeddings(ids, blobs)
+            sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", found))
+            db.execute(f"DELETE {theirs}", found)
             photos = db.execute("DELETE FROM face WHERE person = ?", found).rowcount
             db.execute("DELETE FROM person WHERE id = ?", found)
             mark_unclean(db)
@@ -209,27 +229,38 @@ class Gallery:
 
     def people(self) -> dict[str, int]:
         """How many photographs of each person there are, in order of enrolment."""
-        with self._reading() as db:
+        with self._reading() as (db, sums):
+            _check_people(db, sums)
             return dict(
                 db.execute(
                     "SELECT name, (SELECT COUNT(*) FROM face WHERE face.person = person.id)"
-                    " FROM person ORDER BY id"
+                    " FROM person NOT INDEXED ORDER BY id"
                 ).fetchall()
             )
 
     def enrolled(self) -> Enrolled:
         """Everyone, read at one moment into one array."""
-        with self._reading() as db:
-            people = db.execute("SELECT id, name FROM person ORDER BY id").fetchall()
-            count = db.execute("SELECT COUNT(*) FROM face").fetchone()[0]
+        with self._reading() as (db, sums):
+            people = db.execute("SELECT id, name FROM person NOT INDEXED ORDER BY id").fetchall()
+            count = db.execute("SELECT COUNT(*) FROM face NOT INDEXED").fetchone()[0]
             ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
             vectors = np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT id, person, embedding FROM face ORDER BY id")
+            cursor = db.execute("SELECT id, person, embedding FROM face NOT INDEXED ORDER BY id")
+            seen = embedded = 0
             for at, rows in _blocks(cursor, _ROWS):
                 here = slice(at, at + len(rows))
                 ids[here] = [row[0] for row in rows]
                 person[here] = [row[1] for row in rows]
                 vectors[here] = self._read(row[2] for row in rows)
+                embedded += _checksums.of_embeddings(
+                    (row[0] for row in rows), (row[2] for row in rows)
+                )
+                seen += len(rows)
+            _all_there(seen, count, ids)
+            _checksums.check(sums, "person", _checksums.of_rows(people))
+            _checksums.check(sums, "face", _checksums.of_faces(ids, person))
+            _checksums.check(sums, "embedding", embedded % 2**64)
+            _checksums.ascending(np.array([row[0] for row in people], np.int64))
         known = np.array([row[0] for row in people], np.int64)
         index = np.searchsorted(known, person)
         if len(person) and not np.array_equal(known[np.minimum(index, len(known) - 1)], person):
@@ -243,7 +274,10 @@ class Gallery:
             GalleryError: ``no_crops``: the gallery keeps none.
         """
         return self._all_pixels(
-            "SELECT pixels FROM face LEFT JOIN crop ON crop.face = face.id ORDER BY face.id", "face"
+            "SELECT face.id, pixels FROM face NOT INDEXED LEFT JOIN crop ON crop.face = face.id"
+            " ORDER BY face.id",
+            "face",
+            "crop",
         )
 
     def set_strangers(
@@ -263,42 +297,55 @@ class Gallery:
             raise ValueError(
                 f"strangers are {who.dtype} {list(who.shape)}, not integers [{len(vectors)}]"
             )
-        with self._changing() as db:
-            self._drop_strangers(db)
+        with self._changing() as (db, sums):
+            self._drop_strangers(db, sums)
             rows = ((int(p), v.tobytes(), c) for p, v, c in zip(who, vectors, pixels, strict=True))
             db.executemany(
                 "INSERT INTO stranger (person, embedding, pixels) VALUES (?, ?, ?)", rows
             )
+            sums["stranger"] = _checksums.of_table(db, "stranger")
+            sums["stranger_crop"] = _checksums.of_table(db, "stranger_crop")
         self._wipe("the strangers are replaced")
 
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
         """The strangers' embeddings, float32 ``[n, D]``, and who each is, int64 ``[n]``; n may be
         zero."""
-        with self._reading() as db:
+        with self._reading() as (db, sums):
             count = db.execute("SELECT COUNT(*) FROM stranger").fetchone()[0]
-            person, vectors = np.empty(count, np.int64), np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT person, embedding FROM stranger ORDER BY id")
+            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
+            vectors = np.empty((count, self.dim), np.float32)
+            cursor = db.execute("SELECT id, person, embedding FROM stranger ORDER BY id")
+            seen = found = 0
             for at, rows in _blocks(cursor, _ROWS):
                 here = slice(at, at + len(rows))
-                person[here] = [row[0] for row in rows]
-                vectors[here] = self._read(row[1] for row in rows)
+                ids[here] = [row[0] for row in rows]
+                person[here] = [row[1] for row in rows]
+                vectors[here] = self._read(row[2] for row in rows)
+                found += _checksums.of_rows(rows)
+                seen += len(rows)
+            _all_there(seen, count, ids)
+            _checksums.check(sums, "stranger", found % 2**64)
         return vectors, person
 
     def stranger_crops(self) -> np.ndarray:
         """Their aligned faces, as :meth:`crops`, in the order of :meth:`strangers`."""
-        return self._all_pixels("SELECT pixels FROM stranger ORDER BY id", "stranger")
+        return self._all_pixels(
+            "SELECT id, pixels FROM stranger ORDER BY id", "stranger", "stranger_crop"
+        )
 
     def clear_strangers(self) -> None:
         """Delete the strangers, as :meth:`forget` deletes a person."""
-        with self._changing() as db:
-            self._drop_strangers(db)
+        with self._changing() as (db, sums):
+            self._drop_strangers(db, sums)
         self._wipe("the strangers are deleted")
 
     def setting(self, key: str) -> Any:
         """The JSON value kept under ``key``; None where there is none."""
-        with self._store.reading() as db:
-            found = db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        return None if found is None else json.loads(found[0])
+        with self._reading() as (db, sums):
+            rows = db.execute("SELECT key, value FROM setting").fetchall()
+            _checksums.check(sums, "setting", _checksums.of_rows(rows))
+            text = dict(rows).get(key)
+            return None if text is None else json.loads(text)
 
     def set_setting(self, key: str, value: Any) -> None:
         """Keep a JSON value (None: remove it). :meth:`forget` does not look into settings: put
@@ -308,11 +355,12 @@ class Gallery:
             TypeError, ValueError: not a JSON value (nan and infinity are none).
         """
         text = json.dumps(value, allow_nan=False)
-        with self._store.writing() as db:
+        with self._changing(revise=False) as (db, sums):
             if value is None:
                 db.execute("DELETE FROM setting WHERE key = ?", (key,))
             else:
                 db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, text))
+            sums["setting"] = _checksums.of_table(db, "setting")
 
     def copy_to(self, path: str | Path) -> None:
         """Copy the whole gallery to another file, which is never half a gallery.
@@ -321,9 +369,13 @@ class Gallery:
         has it open. Any other file is left as it is.
 
         Raises:
-            GalleryError: ``not_a_gallery`` or ``gallery_model_mismatch``: of the file there.
+            GalleryError: ``not_a_gallery`` or ``gallery_model_mismatch``: of the file there;
+                ``not_a_gallery`` also where this one is damaged.
             ValueError: ``path`` is this gallery's own file.
         """
+        with self._reading() as (db, sums):
+            for table in _checksums.TABLES if sums is not None else ():
+                _checksums.check(sums, table, _checksums.of_table(db, table))
         if Path(path).expanduser().exists():
             options: dict[str, Any] = {"model": self.model, "model_name": self.model_name}
             with Gallery(path, dim=self.dim, **options) as target:
@@ -344,24 +396,46 @@ class Gallery:
         self.close()
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction at whose end there is a new revision."""
+    def _changing(self, revise: bool = True) -> Iterator[tuple[sqlite3.Connection, dict[str, int]]]:
+        """A transaction at whose end there is a new revision, and the checksums of all tables,
+        which the block changes with what it writes."""
+        revision = _revision()
         with self._store.writing() as db:
-            yield db
-            db.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (_revision(),))
+            with self._refusing():
+                sums = _checksums.read(db)
+                if sums is None:  # a gallery of format 1
+                    upgrade(db)
+                    sums = _checksums.of_all(db)
+                elif self._known != _value(db, "revision"):
+                    _check_people(db, sums)
+                _checksums.check(sums, "setting", _checksums.of_table(db, "setting"))
+            yield db, sums
+            if revise:
+                db.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
+            sums["sequence"] = _checksums.of_table(db, "sequence")
+            _checksums.write(db, sums)
+            known = int(_value(db, "revision"))
+        self._known = known
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that reads rows, among which may be some that nobody wrote."""
-        with self._store.reading() as db:
-            try:
-                yield db
-            except (TypeError, ValueError, OverflowError) as error:
-                raise self._damaged(str(error)) from error
+    def _reading(self) -> Iterator[tuple[sqlite3.Connection, dict[str, int] | None]]:
+        """A transaction that reads rows, and the checksums by which to know those that nobody
+        wrote; None where there are none yet."""
+        with self._store.reading() as db, self._refusing():
+            yield db, _checksums.read(db)
 
-    def _drop_strangers(self, db: sqlite3.Connection) -> None:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Say of what cannot have been written that the gallery is damaged."""
+        try:
+            yield
+        except (IndexError, TypeError, ValueError, OverflowError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _drop_strangers(self, db: sqlite3.Connection, sums: dict[str, int]) -> None:
         if db.execute("DELETE FROM stranger").rowcount:
             mark_unclean(db)
+        sums["stranger"] = sums["stranger_crop"] = 0
 
     def _wipe(self, done: str) -> None:
         try:
@@ -374,7 +448,7 @@ class Gallery:
             ) from error
 
     def _meta(self, key: str) -> Any:
-        with self._store.reading() as db:
+        with self._reading() as (db, _):
             return _value(db, key)
 
     def _checked(self, embeddings: np.ndarray) -> np.ndarray:
@@ -407,21 +481,26 @@ class Gallery:
             raise ValueError(f"gallery {self.path} keeps crops: give those of {whose} too")
         return [crop.tobytes() for crop in crops]
 
-    def _all_pixels(self, query: str, table: str) -> np.ndarray:
-        with self._reading() as db:
+    def _all_pixels(self, query: str, table: str, checked: str) -> np.ndarray:
+        with self._reading() as (db, sums):
             if not _value(db, "keep_crops"):
                 raise GalleryError(
                     "no_crops",
                     f"gallery {self.path} keeps no crops: create one with keep_crops=True and "
                     "enrol everyone again",
                 )
-            count = db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
-            crops = np.empty((count, *CROP), np.uint8)
+            count = db.execute(f"SELECT COUNT(*) FROM {table} NOT INDEXED").fetchone()[0]
+            crops, ids = np.empty((count, *CROP), np.uint8), np.empty(count, np.int64)
+            seen = found = 0
             for at, rows in _blocks(db.execute(query), _CROPS):
-                for i, (pixels,) in enumerate(rows, at):
+                for i, (row, pixels) in enumerate(rows, at):
                     if pixels is None or len(pixels) != crops[i].size:
                         raise self._damaged("a crop is missing or cut short")
-                    crops[i] = np.frombuffer(pixels, np.uint8).reshape(CROP)
+                    ids[i], crops[i] = row, np.frombuffer(pixels, np.uint8).reshape(CROP)
+                found += _checksums.of_rows(rows)
+                seen += len(rows)
+            _all_there(seen, count, ids)
+            _checksums.check(sums, checked, found % 2**64)
         return crops
 
     def _read(self, blobs: Iterable[bytes]) -> np.ndarray:
@@ -446,6 +525,34 @@ def _revision() -> int:
 
 def _value(db: sqlite3.Connection, key: str) -> Any:
     return db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
+
+
+def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
+    """Compare the people, whose each face is, and the indices over both, with their checksums."""
+    people = db.execute("SELECT id, name FROM person NOT INDEXED ORDER BY id").fetchall()
+    by_name = db.execute("SELECT id, name FROM person INDEXED BY sqlite_autoindex_person_1")
+    by_person = "SELECT id, person FROM face INDEXED BY face_person ORDER BY person, id"
+    pairs = np.array(db.execute(by_person).fetchall(), np.int64).reshape(-1, 2)
+    _checksums.check(sums, "person", _checksums.of_rows(people))
+    _checksums.check(sums, "face", _checksums.of_faces(pairs[:, 0], pairs[:, 1]))
+    _checksums.check(sums, "sequence", _checksums.of_table(db, "sequence"))
+    _checksums.ascending(np.array([row[0] for row in people], np.int64))
+    indexed = [(row[1], row[0]) for row in by_name]
+    if sorted(indexed) != indexed or set(indexed) != {(row[1], row[0]) for row in people}:
+        raise _checksums.Damaged("its index of names does not fit its people")
+    if (np.diff(pairs[:, 1]) < 0).any():
+        raise _checksums.Damaged("its index of faces is out of order")
+
+
+def _all_there(seen: int, count: int, ids: np.ndarray) -> None:
+    """Check that ``count`` rows were read, in order.
+
+    Raises:
+        Damaged: they were not.
+    """
+    if seen != count:
+        raise _checksums.Damaged(f"it has {count} rows, of which {seen} can be read")
+    _checksums.ascending(ids)
 
 
 def _not_unit(vectors: np.ndarray) -> int | None:

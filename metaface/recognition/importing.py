@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save
-
 from metaface._atomic import replacing
-from metaface.nets.weights import read_weights
+from metaface._text import given_path
+from metaface.nets.weights import read_weights, save_weights
 from metaface.recognition.describe import KEY, Description
 from metaface.recognition.embed import Network, Onnx, described
 from metaface.recognition.known import check_known_answer
 from metaface.recognition.models import MODELS, check, folder, sha256_of
 from metaface.recognition.preprocess import Preprocessing
+
+log = logging.getLogger("metaface.recognition")
 
 
 def import_weights(
@@ -27,7 +31,8 @@ def import_weights(
     file with its preprocessing and origin in the metadata; an ONNX embedder is copied, with those
     in ``NAME.json`` beside it; a registered detector is copied. An embedder is then known to
     :func:`metaface.recognition.embed.load` by the file's stem; a registered file, whatever it is
-    called, by the registry's name, after its known answer is checked.
+    called, by the registry's name, after its known answer is checked. What was imported under the
+    same name before is replaced; where it was something else, a warning says so.
 
     Args:
         path: the file; no code in it is run.
@@ -45,7 +50,7 @@ def import_weights(
         ImportError: an ONNX file without onnxruntime.
         OSError: the folder cannot be written, or is full.
     """
-    path, root = Path(path), folder(given)
+    path, root = given_path(path, "the weights"), folder(given)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
     for entry in MODELS.values():
@@ -75,16 +80,15 @@ def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) 
         check_known_answer(embedder)
     elif path.stem in MODELS:
         check(MODELS[path.stem], path)  # says that it is not what its name says
-    data = save({n: t.contiguous() for n, t in state.items()}, {KEY: about.to_json()})
-    with replacing(target) as file:
-        file.write(data)
+    with _saying_what_is_replaced(target):
+        save_weights(target, state, {KEY: about.to_json()})
     return target
 
 
 def _onnx(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
     embedder = Onnx(path, preprocessing)
     target = root / f"{path.stem}.onnx"
-    about = Description("onnx", embedder.preprocessing, sha256_of(path))
+    about = Description("onnx", embedder.preprocessing, embedder.weights)
     beside = target.with_suffix(".json")
     if target.resolve() != path.resolve():
         beside.unlink(missing_ok=True)  # killed between the two, no other file's is beside it
@@ -96,6 +100,18 @@ def _onnx(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
 
 def _copied(path: Path, target: Path) -> Path:
     if target.resolve() != path.resolve():
-        with open(path, "rb") as source, replacing(target) as file:
+        with (
+            _saying_what_is_replaced(target),
+            open(path, "rb") as source,
+            replacing(target) as file,
+        ):
             shutil.copyfileobj(source, file)
     return target
+
+
+@contextmanager
+def _saying_what_is_replaced(target: Path) -> Iterator[None]:
+    before = sha256_of(target) if target.is_file() else None
+    yield
+    if before not in (None, sha256_of(target)):
+        log.warning("%s held other weights of this name: they are replaced", target)

@@ -51,7 +51,7 @@ def check_known_answer(embedder: Embedder) -> float | None:
     if not cosine >= LEAST:
         raise KnownAnswerError(
             f"{embedder.name} gives an embedding of the known face whose cosine with the published "
-            f"one is {cosine:.5f}, below {LEAST}: the weights or the preprocessing are not what "
+            f"one is {cosine}, below {LEAST}: the weights or the preprocessing are not what "
             f"was published. Get the file again (`metaface models fetch {embedder.name}`)"
         )
     return cosine

@@ -10,16 +10,17 @@ import hashlib
 import http.client
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from tqdm import tqdm
+from typing import Any, Literal
 
 from metaface._atomic import replacing
+from metaface._progress import track
+from metaface._text import given_path
 from metaface.nets.weights import read_weights, weights_digest
 from metaface.recognition.preprocess import Preprocessing
 
@@ -27,6 +28,7 @@ log = logging.getLogger("metaface.recognition")
 
 _CHUNK = 1 << 16
 _TIMEOUT = 30  # seconds without an answer
+_LONGEST = 600  # seconds that a file may take: 10 MB do at 17 kB/s
 
 
 class ModelMissing(FileNotFoundError):
@@ -151,7 +153,9 @@ class Row:
 
 def folder(given: str | Path | None = None) -> Path:
     """Where model files lie: ``given``, else METAFACE_MODELS, else ~/.cache/metaface/models."""
-    chosen = given or os.environ.get("METAFACE_MODELS") or "~/.cache/metaface/models"
+    if given is not None:
+        return given_path(given, "the models").expanduser().absolute()
+    chosen = os.environ.get("METAFACE_MODELS") or "~/.cache/metaface/models"
     return Path(chosen).expanduser().absolute()
 
 
@@ -283,7 +287,8 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
         Where it is.
 
     Raises:
-        ConnectionError: it cannot be had from where it was published.
+        ConnectionError: it cannot be had from where it was published, takes more than ten minutes,
+            or is redirected from https to anything else.
         ModelDamaged: what came is not what was pinned.
         OSError: the folder cannot be written, or is full.
         ValueError: an unknown name.
@@ -295,7 +300,7 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
         pass
     path = root / entry.files[0]
     digest, size = hashlib.sha256(), 0
-    bar = tqdm(total=entry.size, desc=name, unit="B", unit_scale=True, disable=not progress)
+    bar = track(total=entry.size, desc=name, unit="B", unit_scale=True, show=progress)
     with bar, replacing(path) as file:
         for chunk in _download(entry):
             size += len(chunk)
@@ -318,13 +323,29 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
     return path
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https, and those that stay with the scheme they come from."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if newurl.split(":")[0] not in ("https", req.type):
+            why = f"it redirects to {newurl}, which is not {req.type}: this is not followed"
+            raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(entry: Model) -> Iterator[bytes]:
     """The file by chunks; every failure of the network is a ConnectionError with a remedy."""
     log.info("fetching %s from %s (licence: %s)", entry.name, entry.url, entry.licence)
+    ends = time.monotonic() + _LONGEST
     try:
-        with urllib.request.urlopen(entry.url, timeout=_TIMEOUT) as answer:
-            while chunk := answer.read(_CHUNK):
+        with urllib.request.build_opener(_Redirects).open(entry.url, timeout=_TIMEOUT) as answer:
+            # read1 returns what has come: read would wait for all of a chunk, however slow
+            while chunk := answer.read1(_CHUNK):
                 yield chunk
+                if time.monotonic() > ends:
+                    raise TimeoutError(f"it is not complete after {_LONGEST} seconds")
     except urllib.error.HTTPError as error:
         with error:
             raise _failed(entry, f"{error.code} {error.reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from metaface.recognition import _onnx_file
 from metaface.recognition.describe import Description
 from metaface.recognition.embedder import CropEmbedder
-from metaface.recognition.models import sha256_of
 from metaface.recognition.preprocess import CROP, Preprocessing
 
 
@@ -26,7 +26,7 @@ class Onnx(CropEmbedder):
 
     Args:
         path: the file. One whose tensors lie in other files is refused: what such a file names
-            need not be its own.
+            need not be its own. It is read once: what runs is what the digest is of.
         preprocessing: instead of that beside the file.
         name: what it is called; by default the file's stem.
 
@@ -46,8 +46,9 @@ class Onnx(CropEmbedder):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no ONNX model at {path}: give the path of an .onnx file")
+        content = path.read_bytes()
         try:
-            inside = _onnx_file.inspect(path)
+            inside = _onnx_file.inspect(content)
         except ValueError as error:
             raise ValueError(f"{path} is truncated or not an ONNX file: {error}") from error
         if inside.external:
@@ -60,13 +61,13 @@ class Onnx(CropEmbedder):
         settings.log_severity_level = 4  # what is wrong comes as an exception
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=["CPUExecutionProvider"]
+                content, settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has a dozen kinds, without a common one
             raise ValueError(f"{path} is no model that onnxruntime can run: {error}") from error
         self._input, height, width, self._fixed = _input(path, self._session.get_inputs())
         self._output = self._session.get_outputs()[0].name
-        sha256 = sha256_of(path)
+        sha256 = hashlib.sha256(content).hexdigest()
         if preprocessing is None:
             preprocessing = _beside(path, sha256) or insightface(inside.operators, height, width)
         super().__init__(name or path.stem, preprocessing, sha256)

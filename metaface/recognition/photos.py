@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from threading import Lock
+from typing import IO, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
+from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
-from metaface.data._sources import SUFFIXES, read_file
+from metaface.data._sources import MAX_BYTES, SUFFIXES, bounded, read_file
 
 LONGEST = 4096
 """pixels: a longer photograph is reduced to this before anything looks at it"""
@@ -23,7 +25,14 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """why a photograph, or a face in it, was not used; there are no others"""
 
-Photo = str | os.PathLike | np.ndarray | torch.Tensor | Image.Image | Callable[[], bytes]
+Content = bytes | bytearray | memoryview
+Pixels = np.ndarray | torch.Tensor | Image.Image
+Photo = str | os.PathLike | Content | IO[bytes] | Pixels | Callable[[], bytes]
+_KINDS = (
+    "a path, the content of a picture file (bytes), a file opened in binary mode, a Pillow image, "
+    "an array, a tensor or a function that gives bytes"
+)
+_turn = Lock()  # a file may be given twice
 
 
 class Unusable(ValueError):
@@ -52,32 +61,68 @@ def reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """:func:`read`, and how many times larger the photograph is: 1.0 up to ``LONGEST``.
 
     Args:
-        photo: a path; a Pillow image of any mode; an array ``[H, W]`` or ``[H, W, 1, 3 or 4]``,
-            uint8 or float in 0..1, RGB; a tensor ``[C, H, W]`` like it; or a function that gives
-            the content of a file. Of an animation, the first frame.
+        photo: a path; the content of a picture file (bytes); a file opened in binary mode, read
+            from its start where it can be; a Pillow image of any mode; an array ``[H, W]`` or
+            ``[H, W, 1, 3 or 4]``, uint8 or float in 0..1, RGB; a tensor ``[C, H, W]`` like it; or
+            a function that gives the content of a file. Of an animation, the first frame.
 
     Raises:
         Unusable: ``unreadable`` or ``too_large``, with the details.
-        TypeError: no photograph at all.
+        TypeError: no photograph at all, or a file opened as text; names the type.
         ValueError: an array or tensor of another shape, type or range.
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(_file(Path(photo)), LONGEST)
-        return whole(_content(photo) if callable(photo) else as_image(photo), LONGEST)
+            return whole(_file(photo), LONGEST)
+        if isinstance(photo, Content):
+            return whole(bounded(bytes(photo)), LONGEST)
+        if isinstance(photo, Pixels):
+            return whole(as_image(photo), LONGEST)
+        if _is_file(photo):
+            return whole(_opened(photo), LONGEST)
+        if callable(photo):
+            return whole(_content(photo), LONGEST)
+        raise _no_photo(photo)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error
     except UnreadableError as error:
         raise Unusable("unreadable", str(error)) from error
 
 
-def _file(path: Path) -> bytes:
+def _file(path: str | os.PathLike) -> bytes:
     try:
-        return read_file(path)
+        return read_file(given_path(path, "a photograph"))
     except OSError as error:
         raise UnreadableError(error.strerror or str(error)) from error
-    except ValueError as error:  # a name that no file can have
+    except ValueError as error:  # an empty path, or a name that no file can have
         raise UnreadableError(str(error)) from error
+
+
+def _is_file(photo: object) -> bool:
+    return callable(getattr(photo, "read", None))
+
+
+def _opened(file: Any) -> bytes:
+    """All of an open file; from its start, if it can go there."""
+    try:
+        with _turn:
+            if getattr(file, "seekable", bool)():
+                file.seek(0)
+            data = file.read(MAX_BYTES + 1)
+    except UnicodeDecodeError:
+        data = ""
+    except Exception as error:  # it is closed, or any of what is no file raises
+        raise UnreadableError(str(error) or type(error).__name__) from error
+    if not isinstance(data, bytes):
+        raise TypeError(
+            f"read() of a {type(file).__name__} gives {type(data).__name__}, not bytes: open the "
+            "file in binary mode, open(path, 'rb')"
+        )
+    return bounded(data)
+
+
+def _no_photo(photo: object) -> TypeError:
+    return TypeError(f"{type(photo).__name__} is no photograph: give {_KINDS}")
 
 
 def _content(get: Callable[[], bytes]) -> bytes:
@@ -94,8 +139,9 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
 
     Raises:
         FileNotFoundError: no such folder.
+        ValueError: an empty path.
     """
-    top = Path(folder)
+    top = given_path(folder, "the photographs")
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
     found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not os.path.isdir(p))
@@ -103,16 +149,25 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
 
 
 def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
-    """One photograph, several, or the folder they lie in, as a list."""
+    """One photograph, several, or the folder they lie in, as a list.
+
+    Raises:
+        ValueError: an empty path.
+        TypeError: neither a photograph nor several; names the type.
+    """
     if isinstance(photos, (str, os.PathLike)):
-        return list(in_folder(photos)) if Path(photos).is_dir() else [photos]
+        folder = given_path(photos, "the photographs").is_dir()
+        return list(in_folder(photos)) if folder else [photos]
     if isinstance(photos, (torch.Tensor, np.ndarray)):
         return list(photos) if photos.ndim == 4 else [photos]
-    if isinstance(photos, Image.Image) or callable(photos):
-        return [photos]
+    if isinstance(photos, (Image.Image, Content)) or _is_file(photos) or callable(photos):
+        return [cast(Photo, photos)]
+    if isinstance(photos, Mapping) or not isinstance(photos, Iterable):
+        raise _no_photo(photos)
     return list(photos)
 
 
 def name_of(photo: Photo) -> str | None:
-    """The path of a photograph; None: it has none."""
-    return os.fspath(photo) if isinstance(photo, (str, os.PathLike)) else None
+    """The path of a photograph, or of an open file; None: it has none."""
+    path = getattr(photo, "name", None) if _is_file(photo) else photo
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None

@@ -63,6 +63,11 @@ class Preprocessing:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         return (x - self.mean) / self.std
 
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """The least and the greatest number that a network can be given."""
+        return -self.mean / self.std, (255 - self.mean) / self.std
+
     def to_json(self) -> str:
         """One line of JSON, the same for equal preprocessing."""
         return json.dumps(asdict(self), sort_keys=True)

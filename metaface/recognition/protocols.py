@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import zipfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,15 +19,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
-from metaface.benchmark import write_json
+from metaface._json import write_json
+from metaface._lock import alone_in
+from metaface._progress import track
+from metaface._text import FileNames, given_path, printable
+from metaface.arguments import count, count_or_none, share
 from metaface.data import FaceSet, Skipped
-from metaface.data._sources import open_source, read_file
+from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
-from metaface.recognition import faces, models
+from metaface.recognition import embed, faces, models
 from metaface.recognition.align import shrunk
 from metaface.recognition.commands import add_models, embedder_of
-from metaface.recognition.detect import Detector, YuNet
+from metaface.recognition.detect import Cascade, Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.photos import Unusable, read
 from metaface.recognition.scoring import Cohort
@@ -73,15 +78,15 @@ def aligned(
     Raises:
         FileNotFoundError, ValueError: nothing usable there.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
         seen = faces.embedded(
             (partial(found.read, photo) for photo in found.photos), faces.middle, detector, embedder
         )
-        bar = tqdm(seen, total=len(found.photos), desc=found.name, unit="photo",
-                   disable=not progress)  # fmt: skip
+        bar = track(seen, total=len(found.photos), desc=found.name, unit="photo",
+                    show=progress)  # fmt: skip
         good, skipped = [], []
         for photo, one in zip(found.photos, bar, strict=True):
             if isinstance(one, Unusable):
@@ -137,11 +142,36 @@ def few_shot(
 
 
 def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
-    """The pairs of an official list whose photographs are both there; and how many are not."""
+    """The pairs of an official list whose photographs are both there; and how many are not.
+
+    A photograph may be of another format than the list says, as those of ``metaface align`` are.
+
+    Raises:
+        ValueError: a photograph is there in several formats, none of them the list's; or no pair
+            is there.
+    """
     files, pairs = evaluation.read_pairs(listed)
     place = {"/".join(Path(path).parts[-2:]): row for row, path in enumerate(people.paths)}
-    rows = np.array([place.get(file, -1) for file in files])[pairs.rows]
+    formats: dict[str, list[str]] = {}
+    for name in place:
+        formats.setdefault(os.path.splitext(name)[0], []).append(name)
+
+    def row_of(file: str) -> int:
+        same = [file] if file in place else formats.get(os.path.splitext(file)[0], [])
+        if len(same) > 1:
+            raise ValueError(
+                f"{listed} names {file}, and {people.name} has {' and '.join(sorted(same))}: leave "
+                "one of them there"
+            )
+        return place[same[0]] if same else -1
+
+    rows = np.array([row_of(file) for file in files])[pairs.rows]
     there = (rows >= 0).all(1)
+    if not there.any():
+        raise ValueError(
+            f"{people.name} has the photographs of none of the {len(pairs)} pairs of {listed}, "
+            f"such as {files[0]}; it has such as {people.paths[0]}"
+        )
     return Pairs(rows[there], pairs.same[there], pairs.fold[there]), int((~there).sum())
 
 
@@ -168,13 +198,13 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
         detector: one that reports unsure boxes, too.
     """
     annotated = evaluation.read_wider(source)
-    path = Path(source)
+    path = given_path(source, "the photographs")
     found = []
-    bar = tqdm(annotated, desc="detecting", unit="photo", disable=not progress)
+    bar = track(annotated, desc="detecting", unit="photo", show=progress)
     if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             for one in bar:
-                found.append(detector(read(partial(archive.read, one.path))))
+                found.append(detector(read(partial(read_entry, archive, one.path))))
     else:
         top = path if path.is_dir() else path.parent
         for one in bar:
@@ -202,17 +232,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="people: folder or zip of identity folders, or CSV; for detection, alone: "
         "photographs with annotations.json or bbx_gt.txt",
     )
-    p.add_argument("--ways", type=int, nargs="+", default=(5, 20), help="default: 5 20")
-    p.add_argument("--shots", type=int, nargs="+", default=(1,), help="default: 1")
-    p.add_argument("--episodes", type=int, default=1000, help="default: 1000")
+    p.add_argument("--ways", type=count, nargs="+", default=(5, 20), help="default: 5 20")
+    p.add_argument("--shots", type=count, nargs="+", default=(1,), help="default: 1")
+    p.add_argument("--episodes", type=count, default=1000, help="default: 1000")
     p.add_argument("--pairs", metavar="FILE", help="LFW's pairs.txt; default: pairs are drawn")
-    p.add_argument("--drawn", type=int, default=2500, help="pairs of each kind; default: 2500")
+    p.add_argument("--drawn", type=count, default=2500, help="pairs of each kind; default: 2500")
     for name, default in (("enrolled", 50), ("enrolled-photos", 3), ("strangers", 500),
                           ("cohort", 600), ("galleries", 20)):  # fmt: skip
-        p.add_argument(f"--{name}", type=int, default=default,
+        p.add_argument(f"--{name}", type=count, default=default,
                        help=f"of the open set; default: {default}")  # fmt: skip
-    p.add_argument("--fpir", type=float, default=0.01, help="asked for; default: 0.01")
-    p.add_argument("--seed", type=int, default=0, help="of episodes, pairs and galleries")
+    p.add_argument("--fpir", type=share, default=0.01, help="asked for; default: 0.01")
+    p.add_argument("--seed", type=count_or_none, default=0, help="of episodes, pairs and galleries")
     p.add_argument("--out", default="protocol", help="folder of the results; default: protocol")
     add_models(p)
 
@@ -222,30 +252,79 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     add_models(p)
 
 
+@alone_in(lambda o: o.out)
 def _align(o: argparse.Namespace) -> None:
     detector, _ = embedder_of(o)
-    out, skipped = Path(o.out), 0
-    taken: set[Path] = set()
-    with open_source(Path(o.data).expanduser()) as found:
-        for photo in tqdm(found.photos, desc=found.name, unit="photo", disable=o.quiet):
+    out, source = Path(o.out), Path(o.data).expanduser()
+    done = skipped = 0
+    if not source.exists():
+        raise FileNotFoundError(f"no such folder, zip or CSV: {source}")
+    with open_source(source) as found:
+        folders = _folders(photo.person for photo in found.photos)
+        _refuse_originals(out, source, found, folders.values())
+        for person, folder in folders.items():
+            if folder != person:
+                tqdm.write(printable(f"the folder of {person} is {folder}"), sys.stderr)
+        names = {folder: FileNames() for folder in folders.values()}
+        for photo in track(found.photos, desc=found.name, unit="photo", show=not o.quiet):
             try:
                 picture = read(partial(found.read, photo))
                 face = faces.middle(picture, detector(picture))
                 crop = faces.crops_of(picture, face, detector)[0]
             except Unusable as why:
-                tqdm.write(f"{photo.path} skipped: {why}", sys.stderr)
+                tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)
                 skipped += 1
                 continue
-            name = Path(photo.path)
-            path = out / photo.person / f"{name.stem}.png"
-            if path in taken:  # 1.jpg beside 1.png
-                path = path.with_name(f"{name.name}.png")
-            taken.add(path)
+            folder = folders[photo.person]
+            path = out / folder / names[folder].new(Path(photo.path).stem, ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(crop).save(path)
-    print(f"{len(taken)} faces in {out}, {skipped} photographs skipped")
+            done += 1
+    if not done:
+        raise ValueError(f"none of the {skipped} photographs of {source} could be used")
+    print(f"{done} faces in {out}, {skipped} photographs skipped")
 
 
+def _folders(people: Iterable[str]) -> dict[str, str]:
+    """The folder of each person, below one folder and in nobody else's: ``Greek/character01`` is a
+    folder in a folder, unless ``Greek`` is a person, too."""
+    everyone = set(people)
+    made: dict[tuple[str, ...], str] = {(): ""}
+    names: dict[str, FileNames] = defaultdict(FileNames)
+    found = {}
+    for person in sorted(everyone):
+        parts = tuple(person.split("/"))
+        owned = any("/".join(parts[:n]) in everyone for n in range(1, len(parts)))
+        if owned or not {"", ".", ".."}.isdisjoint(parts):
+            parts = (person,)
+        for n in range(1, len(parts) + 1):
+            above = made[parts[: n - 1]]
+            if parts[:n] not in made:
+                made[parts[:n]] = (f"{above}/" if above else "") + names[above].new(parts[n - 1])
+        found[person] = made[parts]
+    return found
+
+
+def _refuse_originals(out: Path, source: Path, found: Source, folders: Iterable[str]) -> None:
+    """Refuse to write where anything could be lost, or be taken for an original later."""
+    there, top = out.resolve(), source.resolve()
+    among = source.is_dir() and (there == top or top in there.parents)
+    files = [photo.handle for photo in found.photos if isinstance(photo.handle, Path)]
+    if among or any(there in folder.resolve().parents or there == folder.resolve()
+                    for folder in {file.parent for file in files}):  # fmt: skip
+        raise ValueError(
+            f"--out {out} lies among the photographs of {source}, or they in it: give a folder "
+            "apart from them"
+        )
+    for folder in folders:
+        if os.path.lexists(out / folder):
+            raise ValueError(
+                f"{out / folder} is there already, and nothing is written over it: give --out a "
+                "new folder, or remove that one"
+            )
+
+
+@alone_in(lambda o: o.out)
 def _protocol(o: argparse.Namespace) -> None:
     if "detection" in o.protocols and len(o.protocols) > 1:
         raise ValueError("detection has data of its own: run it alone")
@@ -261,8 +340,8 @@ def _protocol(o: argparse.Namespace) -> None:
             sections[title] = result
 
     if o.protocols == ["detection"]:
-        unsure = YuNet(models.find("yunet", o.models), _LEAST)
-        note(f"detection, {Path(o.data).stem}", detection(o.data, unsure, progress=not o.quiet))
+        found = detection(o.data, _unsure(o), progress=not o.quiet)
+        note(f"detection, {Path(o.data).stem}", found)
     else:
         detector, embedder = embedder_of(o)
         people = aligned(o.data, detector, embedder, progress=not o.quiet)
@@ -277,6 +356,23 @@ def _protocol(o: argparse.Namespace) -> None:
     if sections:
         write_recognition(out / "report.html", sections)
         print(out / "report.html")
+
+
+def _unsure(o: argparse.Namespace) -> Detector:
+    """The detector that the options name; it reports unsure boxes, too, where it can."""
+    from metaface.multitask.joint import JointFace  # which needs this package
+
+    if o.detector == "cascade":
+        return Cascade()
+    if not o.weights:
+        return YuNet(models.find("yunet", o.models), _LEAST)
+    network: object = embed.load(o.weights, o.models)
+    if not isinstance(network, JointFace):
+        raise ValueError(
+            f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
+            "measured, or name a network of metaface multitask"
+        )
+    return cast(Detector, JointFace(network.model, network.name, _LEAST))
 
 
 Note = Callable[..., None]

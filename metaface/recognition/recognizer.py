@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
+from metaface._progress import track
+from metaface._text import given_path, printable
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.recognition import adaptation, embed, faces, models, strangers
@@ -24,7 +25,7 @@ from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
-from metaface.recognition.gallery import Gallery
+from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
@@ -72,6 +73,9 @@ class Recognizer:
         for match in people.identify("party.jpg"):
             print(match.name or "unknown", match.score, match.box)
         people.save("office.gallery")
+        people.close()
+
+    or ``with Recognizer.load("office.gallery") as people:``, which closes the gallery at its end.
     """
 
     def __init__(
@@ -140,10 +144,19 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: no such gallery.
+            metaface.recognition.GalleryError: it calls its model by a path; or as
+                :meth:`from_pretrained`.
         """
         if weights is None:
             with Gallery.open(gallery) as there:
                 weights = there.model_name
+            named = weights.startswith(("torchvision:", "timm:"))
+            if not named and Path(weights).name != weights:  # a foreign file's word
+                raise GalleryError(
+                    "gallery_model_mismatch",
+                    f"gallery {gallery} calls its model {weights!r}, which is a path and no name: "
+                    "name the weights yourself (weights=..., --weights)",
+                )
         return cls.from_pretrained(weights, gallery=gallery, **options)
 
     def save(self, path: str | Path) -> None:
@@ -152,13 +165,24 @@ class Recognizer:
         Changes after it are in the file when the call that makes them returns; so are all changes
         of a gallery that is a file, and saving it under its own name does nothing.
         """
-        if os.path.realpath(Path(path).expanduser()) == self.gallery.path:
+        path = given_path(path, "the gallery")
+        if os.path.realpath(path.expanduser()) == self.gallery.path:
             return
         self.gallery.copy_to(path)
         old, self.gallery = self.gallery, Gallery(
             path, model=self.embedder.digest, model_name=self.embedder.name, dim=self.embedder.dim
         )  # fmt: skip
         old.close()
+
+    def close(self) -> None:
+        """Close the gallery; the recogniser cannot be used any more. Closing twice is fine."""
+        self.gallery.close()
+
+    def __enter__(self) -> Recognizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # -- people ------------------------------------------------------------------------------
 
@@ -169,7 +193,8 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: each of that person alone, or with others much smaller; or a folder of them.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
+                folder they lie in; each of that person alone, or with others much smaller.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
@@ -184,26 +209,32 @@ class Recognizer:
     def enroll_all(self, source: str | Path, *, progress: bool = True) -> Iterator[Enrolment]:
         """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
-        Each person is in the gallery, whole, when they are yielded; interrupted, those stay.
+        Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
+        has a name that :func:`metaface.recognition.names.person_name` refuses is yielded with all
+        photographs skipped, and the reason.
 
         Raises:
             FileNotFoundError, ValueError: nothing usable there.
         """
-        path = Path(source).expanduser()
+        path = given_path(source, "the photographs").expanduser()
         if not path.exists():
             raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
         with open_source(path) as found:
             for left in found.skipped:
-                log.warning("%s skipped: %s", left.path, left.reason)
-            photos = sorted(found.photos, key=lambda photo: photo.person)
-            bar = tqdm(
+                log.warning("%s skipped: %s", printable(left.path), left.reason)
+            names, refused = _names(photo.person for photo in found.photos)
+            for person, reason in refused.items():
+                paths = [photo.path for photo in found.photos if photo.person == person]
+                yield Enrolment(person, 0, tuple(Skipped(path, reason) for path in paths))
+            photos = [photo for photo in found.photos if photo.person in names]
+            photos.sort(key=lambda photo: names[photo.person])
+            bar = track(
                 self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
-                total=len(photos), desc="enrolling", unit="photo", disable=not progress,
+                total=len(photos), desc="enrolling", unit="photo", show=progress,
             )  # fmt: skip
             seen = iter(bar)
-            for person, group in groupby(photos, key=lambda photo: photo.person):
-                paths: list[Photo] = [photo.path for photo in group]
-                yield from self._enrolled(person, paths, seen)
+            for name, group in groupby(photos, key=lambda photo: names[photo.person]):
+                yield from self._enrolled(name, [photo.path for photo in group], seen)
 
     def _enrolled(
         self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
@@ -244,8 +275,8 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.recognition.photos.read``), a list of them, or the
-                folder they lie in.
+            photos: a photograph (see ``metaface.recognition.photos.reduced``), a list of them, or
+                the folder they lie in.
 
         Returns:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
@@ -288,6 +319,7 @@ class Recognizer:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
+            first, second: photographs; see ``metaface.recognition.photos.reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
@@ -486,9 +518,9 @@ class Recognizer:
         reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, who):
             seen = self._seen(photos, faces.the_one)
-            bar = tqdm(
+            bar = track(
                 zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
-                disable=not progress,
+                show=progress,
             )  # fmt: skip
             for one, whose in bar:
                 if isinstance(one, Unusable):
@@ -504,6 +536,18 @@ class Recognizer:
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+
+
+def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of the people of a source, and why others' are refused; both by what they are
+    called there."""
+    names, refused = {}, {}
+    for person in dict.fromkeys(people):
+        try:
+            names[person] = person_name(person)
+        except ValueError as error:
+            refused[person] = str(error)
+    return names, refused
 
 
 def detector_for(embedder: Embedder, given: str | Path | None = None) -> Detector:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from metaface._text import given_path
 from metaface.data import synthetic
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
@@ -36,7 +37,9 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
     Raises:
         FileNotFoundError, ValueError: nothing usable there.
     """
-    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    path = None
+    if isinstance(source, (str, Path)):
+        path = given_path(source, "the photographs of strangers").expanduser()
     if path is None or (path.is_dir() and not _folders(path)):
         photos = listed(source if path is None else path)
         if not photos:

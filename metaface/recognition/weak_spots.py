@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from metaface import checkpoint, data
-from metaface.benchmark import write_json
+from metaface._json import write_json
+from metaface._lock import alone_in
+from metaface.arguments import count, count_or_none, device, share
 from metaface.data import FaceSet
 from metaface.data.synthetic import STEPS, Renders
 from metaface.evaluation.attributes import column, read_attributes
@@ -32,6 +34,7 @@ from metaface.recognition.exposure import exposed
 from metaface.recognition.protocols import AsNetwork, aligned
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
+from metaface.training import choose_device
 
 _RENDER = 160  # pixels of a render that is aligned: more than the crop shows
 
@@ -104,6 +107,7 @@ def _network(o: argparse.Namespace) -> MetaLearner:
 # -- robustness ------------------------------------------------------------------------------
 
 
+@alone_in(lambda o: o.out)
 def _robustness(o: argparse.Namespace) -> None:
     known: Sequence[str] = tuple(STEPS if o.dials else CORRUPTIONS)
     chosen = {
@@ -118,7 +122,7 @@ def _robustness(o: argparse.Namespace) -> None:
         people = load_people(o)
         what = people.faces.describe()
         print(what)
-        people.learner.to(o.device or "cpu")
+        people.learner.to(choose_device(o.device))
         levels = robustness(people.learner, people.faces, **chosen)
     for level in levels:
         if level.severity:
@@ -157,14 +161,15 @@ def _by_dials(o: argparse.Namespace, chosen: dict) -> list[Level]:
             return upright(made.images, made.landmarks)
 
     return dial_robustness(
-        learner.to(o.device or "cpu"), prepare, people=o.people, photos=o.photos, image_size=size,
-        **chosen,
+        learner.to(choose_device(o.device)), prepare, people=o.people, photos=o.photos,
+        image_size=size, **chosen,
     )  # fmt: skip
 
 
 # -- slices ----------------------------------------------------------------------------------
 
 
+@alone_in(lambda o: o.out)
 def _slices(o: argparse.Namespace) -> None:
     people = load_people(o)
     print(people.faces.describe())
@@ -245,9 +250,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"of {', '.join(CORRUPTIONS)}; with --dials: {', '.join(STEPS)}",
     )
     for name, default in (("ways", 5), ("shots", 1), ("queries", 5), ("episodes", 500)):
-        p.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
+        p.add_argument(f"--{name}", type=count, default=default, help=f"default: {default}")
     p.add_argument("--both", action="store_true", help="change support photographs, too")
-    p.add_argument("--device", help="cpu, cuda, ...; default: cpu")
+    p.add_argument(
+        "--device", type=device, help="cpu, cuda, ...; default: a GPU where there is one"
+    )
     p.add_argument("--out", default="robustness", help="folder; default: robustness")
     add_models(p)
 
@@ -258,16 +265,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
                    help="a row a person (column person) or a photograph (path); default: what "
                    "procedural faces know of themselves")  # fmt: skip
     p.add_argument("--by", nargs="+", required=True, metavar="COLUMN", help="attributes")
-    p.add_argument("--bins", type=int, default=3, help="groups of a number; default: 3")
-    p.add_argument("--fmr", type=float, default=0.01, help="of everybody's pairs; default: 0.01")
-    p.add_argument("--fpir", type=float, default=0.05, help="of everybody; default: 0.05")
-    p.add_argument("--enrolled-photos", type=int, default=1, help="a person; default: 1")
+    p.add_argument("--bins", type=count, default=3, help="groups of a number; default: 3")
+    p.add_argument("--fmr", type=share, default=0.01, help="of everybody's pairs; default: 0.01")
+    p.add_argument("--fpir", type=share, default=0.05, help="of everybody; default: 0.05")
+    p.add_argument("--enrolled-photos", type=count, default=1, help="a person; default: 1")
     p.add_argument("--out", default="slices", help="folder; default: slices")
     add_models(p)
 
 
 def _add_data(p: argparse.ArgumentParser, photos: int) -> None:
     p.add_argument("--data", default="synthetic", help="people: folder, zip or CSV, or synthetic")
-    p.add_argument("--people", type=int, default=200, help="if procedural; default: 200")
-    p.add_argument("--photos", type=int, default=photos, help=f"of each; default: {photos}")
-    p.add_argument("--seed", type=int, default=0, help="of episodes, pairs and corruptions")
+    p.add_argument("--people", type=count, default=200, help="if procedural; default: 200")
+    p.add_argument("--photos", type=count, default=photos, help=f"of each; default: {photos}")
+    p.add_argument(
+        "--seed", type=count_or_none, default=0, help="of episodes, pairs and corruptions"
+    )

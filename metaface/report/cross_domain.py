@@ -11,9 +11,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from metaface.data import FaceSet
-from metaface.report.page import inline, render
+from metaface.report.page import inline, write_page
 from metaface.report.pictures import grid
-from metaface.report.plots import svg
+from metaface.report.plots import plain, svg
+from metaface.report.table import measured
 
 PHOTOS = 8  # of a domain, to see what it is
 Row = Mapping[str, Any]
@@ -30,9 +31,11 @@ def write_cross_domain(
         tests: the test people, by domain, to show some photographs of each.
     """
     rows = results["rows"]
-    page = render(
+    write_page(
+        path,
         "cross_domain.html",
         results=results,
+        measured=measured,
         sections=[
             (title, [(learner, heat_map(mine), _drops(mine)) for learner, mine in learners])
             for title, learners in _grouped(rows)
@@ -40,7 +43,6 @@ def write_cross_domain(
         fars=_fars(rows),
         faces=inline(grid([(name, _some(faces)) for name, faces in tests.items()])),
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
 def heat_map(rows: Sequence[Row]) -> Markup:
@@ -63,8 +65,8 @@ def heat_map(rows: Sequence[Row]) -> Markup:
             color="white" if dark else "black",
             fontweight="bold" if row["train"] == row["test"] else "normal",
         )  # fmt: skip
-    axes.set_xticks(range(len(tests)), tests)
-    axes.set_yticks(range(len(trains)), trains)
+    axes.set_xticks(range(len(tests)), [plain(name) for name in tests])
+    axes.set_yticks(range(len(trains)), [plain(name) for name in trains])
     axes.set_xlabel("tested in")
     axes.set_ylabel("trained in")
     axes.xaxis.set_label_position("top")
@@ -82,7 +84,7 @@ def matrix(rows: Sequence[Row]) -> str:
             tests = _names(mine, "test")
             lines = [[f"{learner}, {title}", *tests]]
             for train in _names(mine, "train"):
-                cells = {r["test"]: _percent(r["accuracy"], r["ci95"]) for r in mine
+                cells = {r["test"]: measured(r["accuracy"], r["ci95"]) for r in mine
                          if r["train"] == train}  # fmt: skip
                 lines.append([train, *(cells.get(test, "") for test in tests)])
             widths = [max(len(line[i]) for line in lines) for i in range(len(tests) + 1)]
@@ -111,7 +113,7 @@ def _drops(rows: Sequence[Row]) -> list[list[str]] | None:
 def _drop(row: Row | None, inside: bool) -> str:
     if row is None or row["drop"] is None:
         return ""
-    return "in domain" if inside else f"{100 * row['drop']:+.1f} ± {100 * row['drop_ci95']:.1f}"
+    return "in domain" if inside else measured(row["drop"], row["drop_ci95"], sign="+")
 
 
 def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
@@ -132,10 +134,6 @@ def _fars(rows: Iterable[Row]) -> list[str]:
     """Those that several domains can have alike: powers of ten."""
     found = {far for row in rows for far in row["tar_at_far"] or ()}
     return sorted((f for f in found if f.strip("0.") == "1"), key=float, reverse=True)
-
-
-def _percent(value: float, half: float) -> str:
-    return f"{100 * value:.1f} ± {100 * half:.1f}"
 
 
 def _some(faces: FaceSet) -> list[np.ndarray]:

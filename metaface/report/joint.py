@@ -17,8 +17,9 @@ from metaface._atomic import replacing
 from metaface.multitask.batch import pictures
 from metaface.multitask.samples import Labelled
 from metaface.multitask.sheet import sheet
-from metaface.report.page import inline, render
-from metaface.report.plots import COLOURS, chart, svg
+from metaface.report.page import inline, write_page
+from metaface.report.plots import COLOURS, chart, plain, svg
+from metaface.report.table import measured
 
 PICTURES = 8
 COLUMNS = (
@@ -47,16 +48,21 @@ def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> N
         for row in results["rows"]
         if (file := folder / f"{row['variant']}-seed{seed}" / "pictures.png").is_file()
     ]
-    page = render(
+    write_page(
+        path,
         "joint.html",
         results=results,
         lines=_turned(lines(results)),
         differences=_differences(results),
         speed=_speed(results["speed"]["points"]),
         cosines=[(name, _cosines(rows)) for name, rows in results["cosines"].items()],
-        pictures=[(name, inline(Image.open(file))) for name, file in shown],
+        pictures=[(name, _inline(file)) for name, file in shown],
     )
-    Path(path).write_text(page, encoding="utf-8")
+
+
+def _inline(file: Path) -> str:
+    with Image.open(file) as picture:
+        return inline(picture)
 
 
 def lines(results: Mapping[str, Any]) -> list[list[str]]:
@@ -66,11 +72,11 @@ def lines(results: Mapping[str, Any]) -> list[list[str]]:
         ["", "parameters", "ms a picture", "train s", *(title for _, title, _ in _columns(results))]
     ]
     for row in results["rows"]:
-        ms = times.get(row["variant"], np.nan)
+        ms = times.get(row["variant"])
         cells = [_cell(row["metrics"].get(name), unit) for name, _, unit in _columns(results)]
         found.append(
             [
-                row["variant"], f"{row['parameters']:,}", "" if np.isnan(ms) else f"{ms:.1f}",
+                row["variant"], f"{row['parameters']:,}", "" if ms is None else f"{ms:.1f}",
                 f"{row['train_seconds']:.0f}", *cells,
             ]
         )  # fmt: skip
@@ -132,13 +138,11 @@ def _columns(results: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     return [column for column in COLUMNS if column[0] in there]
 
 
-def _cell(value: list[float] | None, unit: int, sign: str = "") -> str:
+def _cell(value: list[float | None] | None, unit: int, sign: str = "") -> str:
     if value is None:
         return ""
-    mean, half = unit * value[0], unit * value[1]
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:{sign}.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+    mean, half = value
+    return "-" if mean is None else measured(mean, half, unit, sign)
 
 
 def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
@@ -163,15 +167,15 @@ def _speed(points: list[dict[str, Any]]) -> Markup:
     """1-shot accuracy against milliseconds; one colour a variant."""
     figure, axes = chart("ms a picture with 3 faces", "5-way 1-shot accuracy, %")
     for i, variant in enumerate(dict.fromkeys(p["variant"] for p in points)):
-        mine = [p for p in points if p["variant"] == variant and not np.isnan(p["ms"])]
+        mine = [p for p in points if p["variant"] == variant and p["ms"] is not None]
         axes.plot(
             [p["ms"] for p in mine], [100 * p["one_shot"] for p in mine], "o",
-            color=COLOURS[i % len(COLOURS)], label=variant,
+            color=COLOURS[i % len(COLOURS)], label=plain(variant),
         )  # fmt: skip
         for p in mine:
             if rest := p["what"].removeprefix(variant).strip(":, "):
                 axes.annotate(
-                    rest, (p["ms"], 100 * p["one_shot"]), xytext=(4, 3), fontsize=6,
+                    plain(rest), (p["ms"], 100 * p["one_shot"]), xytext=(4, 3), fontsize=6,
                     textcoords="offset points",
                 )  # fmt: skip
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -194,8 +198,9 @@ def _cosines(rows: list[dict[str, float]]) -> Markup:
     figure, axes = chart("", "")
     axes.grid(False)
     axes.imshow(grid, cmap="RdBu", vmin=-0.5, vmax=0.5)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-    axes.set_yticks(range(len(tasks)), tasks)
+    names = [plain(task) for task in tasks]
+    axes.set_xticks(range(len(tasks)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), names)
     for i, j in np.argwhere(~np.isnan(grid)):
         axes.text(j, i, f"{grid[i, j]:+.2f}", ha="center", va="center", fontsize=8)
     return svg(figure)

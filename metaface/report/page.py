@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
 
+from metaface._atomic import replacing
+from metaface._text import given_path, printable
 from metaface.data import FaceSet
 from metaface.episodes import EpisodeSampler
 from metaface.report import plots
 from metaface.report.pictures import episode_picture, grid
-from metaface.report.table import COLUMNS, cells
+from metaface.report.table import COLUMNS, cells, measured
 
 
 def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
@@ -34,7 +37,8 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
     first = [r for r in rows if (r["ways"], r["shots"]) == (ways, shots)]
     best = max((r for r in first if r["train_images"]), key=lambda r: r["accuracy"], default=None)
     confusions = results["confusions"].get(best["learner"], []) if best else []
-    page = render(
+    write_page(
+        path,
         "page.html",
         results=results,
         columns=[title for _, title, _ in COLUMNS],
@@ -44,7 +48,7 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         ways=ways,
         shots=shots,
         plots=[
-            ("Learning curves (validation people)", plots.curves(results["curves"])),
+            (f"Learning curves ({_validation(results)})", plots.curves(results["curves"])),
             ("Accuracy by shot", plots.by_shot(rows)),
             ("Accuracy against cost", plots.cost(first)),
         ],
@@ -52,15 +56,31 @@ def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
         best=best,
         confusions=[(c, inline(_pair(c, test))) for c in confusions[:6]],
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from a template beside this file, every value escaped."""
+def write_page(path: str | Path, template: str, **values: Any) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        template: the name of one beside this file.
+        values: for the template, which escapes every one, for HTML and as ``printable`` does.
+
+    Raises:
+        OSError: the file cannot be written; what was there is as it was.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True
-    )
-    return environment.get_template(template).render(**values)
+        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+    page = environment.get_template(template).render(**values)
+    with replacing(given_path(path, "the page")) as file:
+        file.write(page.encode())
+
+
+def _shown(value: Any) -> Any:
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, keep="\n") if plain else value
 
 
 def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
@@ -78,14 +98,22 @@ def _groups(rows: list[dict[str, Any]]) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
+def _validation(results: Mapping[str, Any]) -> str:
+    """Of what tasks the learning curves are."""
+    rows = (row for curve in results["curves"].values() for row in curve)
+    tasks = {(r["val_ways"], r["val_shots"]) for r in rows if "val_ways" in r}
+    told = ", ".join(f"{ways}-way {shots}-shot" for ways, shots in sorted(tasks))
+    return f"validation people, {told}" if told else "validation people"
+
+
 def _matrix(differences: list[dict[str, Any]], ways: int, shots: int) -> dict[str, dict[str, str]]:
     """Row minus column, in points, as text."""
     cells: dict[str, dict[str, str]] = {}
     for d in differences:
         if (d["ways"], d["shots"]) == (ways, shots):
-            points, half = 100 * d["difference"], 100 * d["ci95"]
-            cells.setdefault(d["a"], {})[d["b"]] = f"{points:+.1f} ± {half:.1f}"
-            cells.setdefault(d["b"], {})[d["a"]] = f"{-points:+.1f} ± {half:.1f}"
+            for row, column, sign in ((d["a"], d["b"], 1), (d["b"], d["a"], -1)):
+                difference = measured(sign * d["difference"], d["ci95"], sign="+")
+                cells.setdefault(row, {})[column] = difference
     return cells
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from metaface import _letters
 from metaface.data import FaceSet
 from metaface.episodes import Episodes
 
@@ -39,14 +40,16 @@ def episode_picture(episodes: Episodes, faces: FaceSet, task: int = 0) -> Image.
 
 
 def grid(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
-    """Rows of pictures (uint8 ``[H, W, C]``) under their captions."""
+    """Rows of pictures (uint8 ``[H, W, C]``) under their captions; ``#`` and the number of the row
+    is drawn for one that no font here can draw, and a warning says so."""
     columns = max(len(pictures) for _, pictures in rows)
     step = CELL + GAP
     sheet = Image.new("RGB", (columns * step + GAP, len(rows) * (step + TEXT) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for r, (caption, pictures) in enumerate(rows):
         top = GAP + r * (step + TEXT)
-        draw.text((GAP, top), caption[: columns * 11], fill=(70, 70, 70))
+        text = _letters.drawable(caption, f"#{r + 1}")[: columns * 11]
+        draw.text((GAP, top), text, fill=(70, 70, 70), font=_letters.font(text, 11))
         for c, pixels in enumerate(pictures):
             picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
             picture = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from metaface._letters import in_first
+from metaface._text import printable
 
 FLOORS = ("pixels", "untrained", "start", "pretrained")
 COLOURS = (
@@ -26,7 +32,7 @@ def curves(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
         axes.plot(
             [r["seconds"] for r in points], [100 * r["val_accuracy"] for r in points],
             color=COLOURS[names.index(name) % len(COLOURS)], marker="o", markersize=3,
-            label=name if key.endswith(f"-{_first_seed(found, name)}") else None,
+            label=plain(name) if key.endswith(f"-{_first_seed(found, name)}") else None,
         )  # fmt: skip
     if found:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -44,7 +50,7 @@ def by_shot(rows: Sequence[Mapping[str, Any]]) -> Markup:
         axes.bar(
             [g + (i - len(names) / 2 + 0.5) * width for g in range(len(groups))],
             [100 * mine[g]["accuracy"] for g in groups], width,
-            yerr=[100 * mine[g]["ci95"] for g in groups], label=name,
+            yerr=[100 * (mine[g]["ci95"] or 0) for g in groups], label=plain(name),
             color=_colour(name, names), capsize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{w}-way {s}-shot" for w, s in groups])
@@ -58,8 +64,8 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
     names = [r["learner"] for r in rows]
     for row in rows:
         axes.errorbar(
-            row["adapt_ms"], 100 * row["accuracy"], yerr=100 * row["ci95"], fmt="o", capsize=2,
-            color=_colour(row["learner"], names), label=row["learner"],
+            row["adapt_ms"], 100 * row["accuracy"], yerr=100 * (row["ci95"] or 0), fmt="o",
+            capsize=2, color=_colour(row["learner"], names), label=plain(row["learner"]),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -91,9 +97,25 @@ def chart(x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
+def plain(text: str) -> str:
+    """A name from outside, so that matplotlib shows it letter by letter: it would take dollars for
+    mathematics, and leave a name that begins with _ out of a legend."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def svg(figure: Figure) -> Markup:
-    """The figure as an ``<svg>`` element."""
+    """The figure as an ``<svg>`` element.
+
+    Its letters are outlines, which look alike everywhere; where matplotlib's font lacks some, they
+    stay letters, for the fonts of whoever reads the page.
+    """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.draw_without_rendering()  # which makes the labels of ticks
+        lacking = not all(in_first(text.get_text()) for text in figure.findobj(Text))
+        with matplotlib.rc_context({"svg.fonttype": "none" if lacking else "path"}):
+            figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from scipy.special import ndtri
 
 from metaface.evaluation import Detection, Estimate, OpenSet, Verification
-from metaface.report.page import render
+from metaface.report.page import write_page
 from metaface.report.plots import COLOURS, chart, svg
 
 BLUE, RED, GREEN = COLOURS[:3]
@@ -39,7 +39,7 @@ def write_recognition(
         results: title, such as "LFW, 5000 pairs", to result.
     """
     sections = [_section(title, result) for title, result in results.items()]
-    Path(path).write_text(render("recognition.html", sections=sections), encoding="utf-8")
+    write_page(path, "recognition.html", sections=sections)
 
 
 def roc(result: Verification) -> Markup:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from metaface._text import printable
 from metaface.evaluation.robustness import Level
 from metaface.evaluation.slices import RATES, Rate, Slices
 from metaface.intervals import Estimate
-from metaface.report.page import render
-from metaface.report.plots import COLOURS, chart, svg
+from metaface.report.page import write_page
+from metaface.report.plots import COLOURS, chart, plain, svg
 
 NAMES: dict[tuple[str, Rate], str] = {
     ("verification", "false_positive"): "FMR",
@@ -33,7 +34,7 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
         y = 100 * np.array([level.accuracy for level in mine])
         half = 100 * np.array([level.ci95 for level in mine])
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(x, y, color=colour, marker="o", markersize=3, label=name,
+        axes.plot(x, y, color=colour, marker="o", markersize=3, label=plain(name),
                   linestyle=_STYLES[i // len(COLOURS) % len(_STYLES)])  # fmt: skip
         axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
     if chance is not None:
@@ -43,22 +44,22 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
 
 
 def group_rates(slices: Slices, which: Rate) -> Markup:
-    """One error rate: a dot a group, its Clopper-Pearson interval (thick) and the wider of that and
-    the interval over people (thin); the line is everybody's."""
+    """One error rate: a dot a group, the interval that decides (thin), and Clopper-Pearson's
+    (thick); the line is everybody's."""
     name = NAMES[slices.kind, which]
     figure, axes = chart(f"{name} at the shared threshold, %", "")
     for y, group in enumerate(reversed(slices.groups)):
         errors = group.errors(which)
         if errors.trials:
-            rate = errors.rate
-            axes.plot([100 * x for x in errors.interval], [y, y], color=COLOURS[0], linewidth=1)
-            axes.plot([100 * rate.low, 100 * rate.high], [y, y], color=COLOURS[0], linewidth=3)
-            axes.plot(100 * rate.value, y, "o", color=COLOURS[0])
+            for ends, width in ((errors.rate, 1), (errors.exact, 3)):
+                ends_percent = [100 * ends.low, 100 * ends.high]
+                axes.plot(ends_percent, [y, y], color=COLOURS[0], linewidth=width)
+            axes.plot(100 * errors.rate.value, y, "o", color=COLOURS[0])
     everybody = slices.overall.errors(which).rate.value
     if not np.isnan(everybody):
         axes.axvline(100 * everybody, color="#999999", linestyle=":", label="everybody")
         axes.legend(frameon=False)
-    axes.set_yticks(range(len(slices.groups)), [g.name for g in reversed(slices.groups)])
+    axes.set_yticks(range(len(slices.groups)), [plain(g.name) for g in reversed(slices.groups)])
     axes.set_ylim(-0.5, len(slices.groups) - 0.5)
     axes.set_xlim(left=0)
     return svg(figure)
@@ -99,14 +100,15 @@ def write_slices(path: str | Path, found: Sequence[Slices]) -> None:
 def slices_table(slices: Slices) -> str:
     """The groups and their rates as lines of text."""
     names = [NAMES[slices.kind, which] for which in RATES]
-    width = max(len(g.name) for g in (slices.overall, *slices.groups))
-    lines = [f"{slices.kind} by {slices.by}, everybody's {names[0]} {slices.asked:g}"]
+    width = max(len(printable(g.name)) for g in (slices.overall, *slices.groups))
+    lines = [f"{slices.kind} by {printable(slices.by)}, everybody's {names[0]} {slices.asked:g}"]
     for group in (slices.overall, *slices.groups):
         told = [
             f"{name} {group.errors(which).rate} of {group.errors(which).trials}"
             for name, which in zip(names, RATES, strict=True)
         ]
-        lines.append(f"  {group.name.ljust(width)}  {group.people:>5} people  {'  '.join(told)}")
+        title = printable(group.name).ljust(width)
+        lines.append(f"  {title}  {group.people:>5} people  {'  '.join(told)}")
     for name, which in zip(names, RATES, strict=True):
         apart = "the groups differ" if slices.differs(which) else "no difference shown"
         lines.append(f"  {name}, worst group over best: {slices.ratio(which):.2f} ({apart})")
@@ -142,4 +144,4 @@ def _row(name: str, rate: Estimate) -> tuple[str, str, str]:
 
 
 def _write(path: str | Path, sections: list[dict[str, Any]]) -> None:
-    Path(path).write_text(render("recognition.html", sections=sections), encoding="utf-8")
+    write_page(path, "recognition.html", sections=sections)

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from metaface.report.page import render
-from metaface.report.plots import COLOURS, chart, svg
+from metaface.report.page import write_page
+from metaface.report.plots import COLOURS, chart, plain, svg
 
 BLUE, RED, GREEN = COLOURS[:3]
 GREY = "#999999"
@@ -30,7 +30,8 @@ def write_sweep(path: str | Path, results: Mapping[str, Any]) -> None:
     by_learner = {
         name: [r for r in results["trials"] if r["learner"] == name] for name in results["spaces"]
     }
-    page = render(
+    write_page(
+        path,
         "sweep.html",
         results=results,
         budget=_budget(results["settings"]),
@@ -43,7 +44,6 @@ def write_sweep(path: str | Path, results: Mapping[str, Any]) -> None:
             if _complete(rows)
         ],
     )
-    Path(path).write_text(page, encoding="utf-8")
 
 
 def sweep_lines(results: Mapping[str, Any]) -> list[list[str]]:
@@ -82,7 +82,7 @@ def spread(by_learner: Mapping[str, Rows]) -> Markup:
         default = [100 * r["accuracy"] for r in found if r["default"]]
         axes.plot([column] * len(default), default, "D", color="black", markersize=7,
                   fillstyle="none", label=None if column else "defaults")  # fmt: skip
-    axes.set_xticks(range(len(by_learner)), list(by_learner))
+    axes.set_xticks(range(len(by_learner)), [plain(name) for name in by_learner])
     axes.set_xlim(-0.6, len(by_learner) - 0.4)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
@@ -112,7 +112,7 @@ def slices(rows: Rows, space: Mapping[str, Any]) -> Markup:
         axes.plot([place(r) for r in default], [100 * r["accuracy"] for r in default], "D",
                   color="black", markersize=8, fillstyle="none")  # fmt: skip
         if names:
-            axes.set_xticks(range(len(names)), names)
+            axes.set_xticks(range(len(names)), [plain(name) for name in names])
             axes.set_xlim(-0.5, len(names) - 0.5)
         elif values["log"]:
             axes.set_xscale("log")
@@ -122,7 +122,7 @@ def slices(rows: Rows, space: Mapping[str, Any]) -> Markup:
                 ticks = ticks.round() if isinstance(values["low"], int) else ticks
                 axes.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
                 axes.minorticks_off()
-        axes.set_xlabel(name)
+        axes.set_xlabel(plain(name))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     for axes in list(grid.flat)[len(space) :]:
@@ -137,7 +137,7 @@ def importance_bars(shares: Mapping[str, float]) -> Markup:
     figure, axes = chart("importance (the sum is 1)", "")
     figure.set_size_inches(7.5, 0.6 + 0.4 * len(shares))
     order = sorted(shares, key=shares.__getitem__)
-    axes.barh(order, [shares[n] for n in order], color=BLUE)
+    axes.barh([plain(n) for n in order], [shares[n] for n in order], color=BLUE)
     return svg(figure)
 
 

@@ -20,14 +20,21 @@ COLUMNS = (
 )
 
 
+def measured(value: float, half: float | None, unit: float = 100, sign: str = "") -> str:
+    """A value times ``unit`` and half of its interval; without the latter where there is none."""
+    return f"{unit * value:{sign}.1f}" + ("" if half is None else f" ± {unit * half:.1f}")
+
+
 def cells(row: Mapping[str, Any]) -> list[str]:
     """One row of results as text, in the order of ``COLUMNS``."""
     shown = dict(row)
-    shown["accuracy"] = f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}"
+    shown["accuracy"] = measured(row["accuracy"], row["ci95"])
     shown["f1"] = 100 * row["f1"]
     if row["transductive"]:
         shown["norm"] = f"{row['norm']} (transductive)"
-    return [template.format(shown[key]) for key, _, template in COLUMNS]
+    return [
+        "" if shown[key] is None else template.format(shown[key]) for key, _, template in COLUMNS
+    ]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

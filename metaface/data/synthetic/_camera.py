@@ -120,7 +120,8 @@ def expose(light: Tensor, c: Fields) -> Tensor:
         file = io.BytesIO()
         picture_file = Image.fromarray(out[row].permute(1, 2, 0).numpy())
         picture_file.save(file, "JPEG", quality=int(c.jpeg[row, 0, 0]))
-        out[row] = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+        with Image.open(file) as image:
+            out[row] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     return out
 
 

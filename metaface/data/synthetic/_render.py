@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from metaface._progress import track
 from metaface.data.synthetic import _camera as camera
 from metaface.data.synthetic import _geometry as geometry
 from metaface.data.synthetic._occlude import occlude
@@ -95,7 +95,7 @@ def render(
     )
     photo = np.tile(np.arange(photos), len(dials) * len(ids))
     chunk = max(1, _PIXELS // image_size**2)
-    bar = tqdm(total=total, desc="rendering", unit="image", disable=not progress)
+    bar = track(total=total, desc="rendering", unit="image", show=progress)
     with bar, _workers() as pool:
         for number, (name, dial) in enumerate(dials.items()):
             first, last = number * len(ids) * photos, (number + 1) * len(ids) * photos

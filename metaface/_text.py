@@ -1,0 +1,103 @@
+"""Names, labels and paths from outside, on their way to a terminal, a CSV or a file's name."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from hashlib import blake2b
+from pathlib import Path
+
+_LONGEST = 180  # bytes of a file's name; most file systems end at 255, and a suffix may come
+# what no file system, or not every one, takes in a name; % where it could be one of our escapes
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+
+
+def printable(text: object, keep: str = "") -> str:
+    """``text`` as it can be shown anywhere: what no terminal prints (controls, half characters,
+    marks that nobody sees) as escapes, such as ``\\x1b``.
+
+    Args:
+        text: its ``str`` is taken.
+        keep: characters to leave as they are, such as the newline of a message.
+    """
+    return "".join(
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
+def cell(text: str | None) -> str:
+    """:func:`printable` as a cell of a CSV. A spreadsheet would take some texts for formulas:
+    an apostrophe goes before those."""
+    shown = printable(text or "")
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
+def file_name(label: str) -> str:
+    """A file's name for ``label``: other names for other labels, and never a path.
+
+    Most labels stay as they are. What cannot be in a file's name everywhere, and a dot at its
+    beginning or end, becomes ``%`` and two hex digits a byte of UTF-8, as in addresses; a very
+    long name is cut, and ends in a digest.
+    """
+    name = _UNSAFE.sub(lambda found: _escaped(found[0]), label)
+    if not name:
+        return "%FF"  # which no label becomes: UTF-8 has no such byte
+    if name[0] == "." or _DEVICE.match(name):
+        name = _escaped(name[0]) + name[1:]
+    if name[-1] in ". ":
+        name = name[:-1] + _escaped(name[-1])
+    if len(name.encode()) > _LONGEST:
+        digest = blake2b(label.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        name = f"{name.encode()[:_LONGEST].decode(errors='ignore')}~{digest}"
+    return name
+
+
+class FileNames:
+    """The names of the files of one folder: each another one, on any file system.
+
+    Some take ``a`` for ``A``, or an accent in one character for one in two.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def new(self, label: str, suffix: str = "") -> str:
+        """:func:`file_name` of ``label``, and ``suffix``; with a number, if that was given out."""
+        stem = file_name(label)
+        name = stem + suffix
+        first = _folded(name)
+        number = self._taken.get(first, 1)
+        while _folded(name) in self._taken:
+            number += 1
+            name = f"{stem}~{number}{suffix}"
+        self._taken[first] = number
+        self._taken.setdefault(_folded(name), 1)
+        return name
+
+
+def given_path(path: str | os.PathLike[str], what: str) -> Path:
+    """``path`` as a Path; for an empty text, that would be the current folder.
+
+    Args:
+        path: what somebody gave.
+        what: what it is of, for the message.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not os.fspath(path):
+        raise ValueError(f"the path of {what} is empty; write . for the current folder")
+    return Path(path)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
