@@ -62,7 +62,7 @@ class Job:
     """
 
     crop: float | None = None
-    image_size: int = 28
+    image_size: int = data.IMAGE_SIZE
     channels: int = 3
     learners: tuple[str, ...] = ("maml", "fomaml", "anil", "reptile", "prototypical")
     ways: tuple[int, ...] = (5,)

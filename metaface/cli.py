@@ -504,7 +504,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--crop", type=positive, help="centre crop: a share of the shorter side, or pixels"
     )
-    p.add_argument("--image-size", type=count, default=72, help="side of a face; default: 72")
+    p.add_argument(
+        "--image-size", type=count, default=data.IMAGE_SIZE,
+        help=f"side that a learner would see them at; default: {data.IMAGE_SIZE}",
+    )  # fmt: skip
     p.add_argument("--channels", type=int, default=3, choices=(1, 3))
     p.add_argument("--people", type=count, default=10, help="rows; default: 10")
     p.add_argument("--photos", type=count, default=8, help="columns; default: 8")

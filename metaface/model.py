@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from metaface import checkpoint, learners, nets
+from metaface.data import IMAGE_SIZE
 from metaface.learners import MetaLearner
 from metaface.nets.weights import read_checkpoint, read_weights
 
@@ -33,7 +34,7 @@ class ModelSpec:
     options: dict[str, Any] = field(default_factory=dict)
     embedding: str = "conv4"
     norm: str = "group"
-    image_size: int = 28
+    image_size: int = IMAGE_SIZE
     channels: int = 3
     crop: float | None = None
     start_sha256: str | None = None

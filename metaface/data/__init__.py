@@ -1,7 +1,7 @@
 """Photographs of people: load them from anywhere, once."""
 
 from metaface.data._cache import clear_cache
-from metaface.data._load import load
+from metaface.data._load import IMAGE_SIZE, load
 from metaface.data.faceset import FaceSet, Skipped
 
-__all__ = ["FaceSet", "Skipped", "clear_cache", "load"]
+__all__ = ["IMAGE_SIZE", "FaceSet", "Skipped", "clear_cache", "load"]

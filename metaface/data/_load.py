@@ -23,13 +23,15 @@ from metaface.data.faceset import FaceSet
 
 _LISTED = 10  # skipped files that a message names
 
+IMAGE_SIZE = 28  # pixels: the default of every command and function that takes photographs
+
 log = logging.getLogger("metaface.data")
 
 
 def load(
     source: Any,
     *,
-    image_size: int = 64,
+    image_size: int = IMAGE_SIZE,
     crop: float | None = None,
     channels: int = 3,
     people: int | None = None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
-from metaface.data import FaceSet
+from metaface.data import IMAGE_SIZE, FaceSet
 from metaface.data.synthetic import STEPS, Renders, render_steps
 from metaface.episodes import EpisodeSampler, pictures
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -137,7 +137,7 @@ def dial_robustness(
     nuisances: Sequence[str] = tuple(STEPS),
     people: int = 100,
     photos: int = 10,
-    image_size: int = 64,
+    image_size: int = IMAGE_SIZE,
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,

@@ -168,27 +168,28 @@ class Learn2Learn(LinearHeadLearner):
     def _adapted(self, start: Weights, images: Tensor, labels: Tensor) -> Weights:
         """The fast weights of one task, from images ``[S, C, H, W]`` and labels ``[S]``."""
         record = torch.is_grad_enabled()
-        network = _Network(self.embedding)
+        with torch.enable_grad():
+            fast = self.algorithm.clone()
+            # learn2learn leaves marks on the tensors it adapts: never on the learner's own
+            network = _with_weights(
+                _Network(self.embedding),
+                {
+                    n: w.clone() if record and w.requires_grad else w.detach().requires_grad_()
+                    for n, w in start.items()
+                },
+            )
         if self.head_step.standardised and self.head_lr is not None:
             features = self.embed(start, images[None])
             network.mean, network.size = (x[0] for x in self.head_step.measure(features))
             # descent by inner_lr on logits c times as large is descent by c^2 inner_lr
             network.times = (2 * len(start["head.bias"]) * self.head_lr / self.inner_lr) ** 0.5
         with torch.enable_grad():
-            fast = self.algorithm.clone()
-            # learn2learn leaves marks on the tensors it adapts: never on the learner's own
-            fast.module = _with_weights(
-                network,
-                {
-                    n: w.clone() if record and w.requires_grad else w.detach().requires_grad_()
-                    for n, w in start.items()
-                },
-            )
+            fast.module = network
             if not record:
                 fast.first_order = True  # the same steps, without the graph through them
             for _ in range(self.inner_steps):
                 fast.adapt(F.cross_entropy(fast(images), labels))
-        weights = network.raw(dict(fast.module.named_parameters()))
+        weights = fast.module.raw(dict(fast.module.named_parameters()))
         return weights if record else {n: w.detach() for n, w in weights.items()}
 
 
@@ -254,7 +255,7 @@ def _learn2learn() -> ModuleType:
     return module
 
 
-def _with_weights(module: nn.Module, weights: Weights) -> nn.Module:
+def _with_weights(module: _Network, weights: Weights) -> _Network:
     """A copy of ``module`` around other weights, which may be results of a computation."""
     copy = replica(module)
     for name, weight in weights.items():

@@ -14,9 +14,9 @@ from metaface.nets.conv import channels_last
 
 log = logging.getLogger("metaface.learners")
 
-_FLOOR = 1e-3  # of the size of the mean: features that differ by less do not count as different
+_FLOOR = 1e-4  # of the size of the mean: features that differ by less do not count as different
 _TINY = 1e-15
-_SUM = 10.0  # absolute sum of standardised features, for Adam
+_SUM = 50.0  # absolute sum of standardised features, for Adam
 
 
 class HeadStep(nn.Module):
@@ -31,7 +31,7 @@ class HeadStep(nn.Module):
     ``2 N lr``. A zero head's probabilities are 1/N, so the loss has a curvature of 1/N at most and
     2 N is the longest stable step from there: ``lr=1``. With ``lr=0.5`` and equal shots the first
     step sets each person's row to the mean of their standardised features. By Adam, which moves
-    every weight by ``lr``, features have an absolute sum of 10, so that a logit moves by ``10 lr``
+    every weight by ``lr``, features have an absolute sum of 50, so that a logit moves by ``50 lr``
     at most.
 
     Attributes:
@@ -51,16 +51,19 @@ class HeadStep(nn.Module):
         """Mean ``[T, 1, D]`` and size ``[T, 1, 1]`` of features ``[T, n, D]``.
 
         The size is the root of the mean squared length of the features less their mean; for Adam
-        a tenth of the mean of their absolute sum. Features that do not differ get a size above
+        a fiftieth of the mean of their absolute sum. Features that do not differ get a size above
         their rounding errors.
         """
         mean = features.mean(1, keepdim=True)
         rest = features - mean
         if adam:
-            size = rest.abs().sum(-1, keepdim=True).mean(1, keepdim=True)
-            return mean, (size + _FLOOR * mean.abs().sum(-1, keepdim=True) + _TINY) / _SUM
-        square = rest.square().sum(-1, keepdim=True).mean(1, keepdim=True)
-        return mean, (square + _FLOOR**2 * mean.square().sum(-1, keepdim=True) + _TINY**2).sqrt()
+            square = rest.abs().sum(-1, keepdim=True).mean(1, keepdim=True).square()
+            least = mean.abs().sum(-1, keepdim=True).square()
+        else:
+            square = rest.square().sum(-1, keepdim=True).mean(1, keepdim=True)
+            least = mean.square().sum(-1, keepdim=True)
+        size = (square + _FLOOR**2 * least + _TINY**2).sqrt()
+        return mean, size / _SUM if adam else size
 
     def slopes(self, slopes: Weights, features: Tensor, ways: int) -> Weights:
         """``slopes`` with those of the head so that a step of plain descent is one of this rule.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from metaface.arguments import check_counts
+from metaface.data import IMAGE_SIZE
 from metaface.nets.backbones import Backbone, make_adaptable
 from metaface.nets.conv4 import Conv4
 from metaface.nets.mobilefacenet import Columns, MobileFaceNet
@@ -70,7 +71,7 @@ NETS: dict[str, Callable[[int, int, NormMode], nn.Module]] = {
 
 
 def build(
-    name: str, in_channels: int = 3, image_size: int = 64, norm: NormMode = "group"
+    name: str, in_channels: int = 3, image_size: int = IMAGE_SIZE, norm: NormMode = "group"
 ) -> nn.Module:
     """A fresh network by name: one of ``NETS``, ``torchvision:resnet18``, ``timm:resnet18`` ...
 
