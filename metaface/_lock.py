@@ -72,9 +72,10 @@ def _open(path: Path) -> TextIO:
             ) from error
         except OSError:  # some network file systems have no locks
             pass
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            file.truncate(0)
-            return file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                return file
         file.close()  # whoever held it before has removed it in the meantime
 
 

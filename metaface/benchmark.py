@@ -281,7 +281,8 @@ def run(
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
-    runs.claim(out, "benchmark", resume, settings.definition(), vars(people))
+    parts = {part: getattr(people, part) for part in ("train", "val", "test")}
+    runs.claim(out, "benchmark", resume, settings.definition(), parts)
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
         found = finished(out / unit.name)
@@ -289,7 +290,7 @@ def run(
     results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
-        "data": {part: getattr(people, part).describe() for part in ("train", "val", "test")},
+        "data": {part: faces.describe() for part, faces in parts.items()},
         "rows": list(_rows(units, settings)),
         "differences": list(_differences(units, settings)),
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},

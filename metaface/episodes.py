@@ -103,8 +103,8 @@ class EpisodeSampler:
                 f"faces must be one FaceSet, got a {type(faces).__name__}: load one with "
                 "metaface.data.load, and take the parts of a split one by one"
             )
-        self.ways = _range("ways", ways, 2)
-        self.shots = _range("shots", shots, 1)
+        self.ways = check_range("ways", ways, 2)
+        self.shots = check_range("shots", shots, 1)
         check_counts(1, queries=queries)
         self.queries = queries
         self.support_domain, self.query_domain = support_domain, query_domain
@@ -261,7 +261,12 @@ def _fewer(**numbers: tuple[int, int]) -> str:
     return f"fewer {', '.join(high)}, or " if high else ""
 
 
-def _range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    """``value`` as a (least, most) pair.
+
+    Raises:
+        ValueError: not whole numbers, fewer than ``least``, or the wrong way round.
+    """
     pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
     whole = all(isinstance(v, int | np.integer) for v in pair)
     if not whole or not least <= pair[0] <= pair[1]:

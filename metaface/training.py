@@ -25,7 +25,7 @@ from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import AcrossDomains
-from metaface.episodes import EpisodeSampler
+from metaface.episodes import EpisodeSampler, check_range
 from metaface.evaluation import evaluate
 from metaface.fitting import fit_recipe, fit_validation
 from metaface.learners import MetaLearner, Recipe
@@ -205,6 +205,9 @@ def train(
         "lr": lr,
     }
     given = {n: v for n, v in given.items() if v is not None}
+    for name, least in (("ways", 2), ("shots", 1)):
+        if name in given:
+            check_range(name, given[name], least)
     if val is not None:
         _refuse_shared_people(faces, val)
     sides = {"support_domain": support_domain, "query_domain": query_domain}
@@ -239,7 +242,7 @@ def train(
     options: dict[str, Any] = {
         "recipe": recipe, "budget": budget, "seed": seed, "augment": augment, **sides,
         "across": across, "patience": patience, "spec": spec, "validation": val_tasks,
-        "val_episodes": val_episodes, "finish": getattr(on_finish, "settings", bool(on_finish)),
+        "val_episodes": val_episodes, "finish": getattr(on_finish, "settings", None),
     }  # fmt: skip
     parts = {"training": faces, **({} if val is None else {"validation": val})}
     definition = runs.define(options, learner=learner, faces=parts)

@@ -26,6 +26,7 @@ from metaface.recognition import (
     Gallery,
     GalleryError,
     Recognizer,
+    _checksums,
     commands,
     embed,
     protocols,
@@ -84,6 +85,7 @@ def add(name: str, gallery: Path, person: int = 0) -> None:
         there.add("Placeholder", toy(portrait(person)[None]))
         with there._store.writing() as db:
             db.execute("UPDATE person SET name = ? WHERE name = 'Placeholder'", (name,))
+            _checksums.write(db, _checksums.of_all(db))
 
 
 # ---------------------------------------------------------------- labels are never paths

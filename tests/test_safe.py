@@ -135,7 +135,7 @@ def test_a_learner_that_learnt_is_the_blend(tune, parts):
 def test_one_photograph_a_person_cannot_judge():
     """And others' photographs can: so there is no verdict on these, but an error."""
     learner = mf.learners.Prototypical(tiny())
-    with pytest.raises(ValueError, match="more photographs"):
+    with pytest.raises(ValueError, match="more people or photographs"):
         safe.blend_learner(learner, tiny(), patterns(10, 1))
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from train_a_little import ITERATIONS
 from train_a_little import run as train_a_little
 
-from metaface import ModelSpec, checkpoint, cli, load_model, save_model, train
+from metaface import ModelSpec, checkpoint, cli, evaluate, load_model, save_model, train
 from metaface._digest import content_digest
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical, Reptile
@@ -171,14 +171,18 @@ def test_a_missing_checkpoint_and_an_unasked_for_one(tmp_path):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"iterations": 5}, "'iterations': 4.* there, .*'iterations': 5.* now"),
-        ({"ways": 6}, "other settings.*recipe"),
-        ({"lr": 0.5}, "other settings.*recipe"),
-        ({"seed": 1}, "'seed': '0 there, 1 now'"),
-        ({"augment": None}, "other settings.*augment"),
+        ({"iterations": 5}, "another run.*budget.iterations was 4, is 5"),
+        ({"ways": 6}, "recipe.ways was 5, is 6"),
+        ({"lr": 0.5}, "another run.*recipe.lr was 0.001, is 0.5"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"augment": None}, "another run.*augment"),
+        ({"patience": 3}, "patience was None, is 3"),
         ({"learner": Prototypical(tiny(width=16))}, "does not fit this learner"),
+        ({"learner": Prototypical(tiny(), "cosine")},
+         "learner.distance was 'euclidean', is 'cosine'"),
+        ({"learner": Prototypical(tiny("frozen"))}, "learner.norm was 'group', is 'frozen'"),
         ({"learner": MAML(tiny(), learn_rates="weight"), "shots": 1, "queries": 1, "meta_batch": 1},
-         "does not fit this learner"),
+         "learner.kind was 'Prototypical', is 'MAML'"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, changed, message):
@@ -513,3 +517,54 @@ def test_the_script_that_is_killed_trains_as_the_library_does(uninterrupted, tmp
     finally:
         torch.set_num_threads(threads)
     assert_same(weights(learner), torch.load(uninterrupted[0], weights_only=True))
+
+
+# --- weights that are not finite
+
+
+def spoilt(learner: nn.Module, value: float = float("nan")) -> nn.Module:
+    with torch.no_grad():
+        next(learner.parameters()).view(-1)[3] = value
+    return learner
+
+
+def test_weights_that_an_update_broke_are_refused_before_they_are_saved(tmp_path, monkeypatch):
+    """The loss of the step before was finite, and a checkpoint would have held NaN."""
+    short(tmp_path, iterations=1)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    step = torch.optim.Adam.step
+
+    def broken(self, *given):
+        step(self, *given)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].view(-1)[0] = float("inf")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", broken)
+    with pytest.raises(FloatingPointError, match=r"convs\.0\.weight is not finite after step 0"):
+        short(tmp_path / "other", iterations=1)
+    assert not (tmp_path / "other" / "checkpoint.pt").exists()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
+def test_the_highest_rate_there_is_never_ends_as_a_result(tmp_path, capsys):
+    command = ["train", "--iterations", "1", "--out", str(tmp_path / "out"), "--quiet",
+               "--embedding", "conv4-32"]  # fmt: skip
+    for rate in ("inf", "nan", "1e38"):
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--lr", rate])
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_no_model(tmp_path, value, capsys):
+    spec = ModelSpec("prototypical", embedding="conv4-32")
+    learner = spoilt(spec.build(), value)
+    with pytest.raises(ValueError, match=r"convs\.0\.weight holds.*not written"):
+        save_model(tmp_path / "bad.pt", learner, spec)
+    assert not (tmp_path / "bad.pt").exists()
+    checkpoint.save(tmp_path / "bad.pt", {"spec": vars(spec), "learner": learner.state_dict()})
+    with pytest.raises(CheckpointError, match=r"bad\.pt.*convs\.0\.weight holds infinite"):
+        load_model(tmp_path / "bad.pt")
+    assert cli.main(["evaluate", str(tmp_path / "bad.pt"), "--episodes", "2", "--quiet"]) == 2
+    with pytest.raises(ValueError, match="of the learner holds infinite numbers or NaN"):
+        evaluate(learner, FACES, episodes=1, progress=False)

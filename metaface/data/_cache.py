@@ -29,6 +29,7 @@ from typing import BinaryIO
 import numpy as np
 
 from metaface._digest import file_digest
+from metaface._json import dumps
 from metaface._text import given_path
 from metaface.data.faceset import FaceSet, Skipped
 
@@ -98,7 +99,7 @@ def cached(root: Path, key: str, build: Build) -> FaceSet:
             _write_labels(labels, faces)
             _sync(labels)
         with open(temporary / _CHECKSUMS, "wb") as file:
-            file.write(json.dumps(_checksums(temporary, entry.name)).encode())
+            file.write(dumps(_checksums(temporary, entry.name)).encode())
             _sync(file)
         _publish(temporary, entry)
         faces = _read(entry)

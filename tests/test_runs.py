@@ -1,0 +1,207 @@
+"""What defines a run is stored, and another one is refused by name where it is resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import patterns, tiny
+from PIL import Image
+
+from metaface import benchmark, cli, cross_domain, runs, sweep, train
+from metaface.checkpoint import CheckpointError
+from metaface.learners import MAML, Prototypical
+
+FACES = patterns(16, 8, 28)
+
+
+def album(folder: Path, people: int = 14, first: int = 0) -> Path:
+    """Photographs of :func:`patterns`, one folder a person."""
+    for person in range(first, first + people):
+        (folder / f"p{person:02}").mkdir(parents=True)
+        for i, pixels in enumerate(FACES.store[FACES.person == person]):
+            Image.fromarray(pixels).save(folder / f"p{person:02}" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("METAFACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return album(tmp_path / "photos")
+
+
+def replace_one(photos: Path) -> None:
+    """Another person under the name of a training person: every name stays."""
+    for i, pixels in enumerate(FACES.store[FACES.person == 15]):
+        for person in photos.iterdir():
+            Image.fromarray(pixels).save(person / f"{i}.png")
+
+
+def rename_all(photos: Path) -> None:
+    for person in list(photos.iterdir()):
+        person.rename(person.with_name(f"renamed {person.name}"))
+
+
+# --- of one description
+
+
+def test_people_are_known_by_name_pixels_order_and_domain():
+    there = runs.people_of(FACES)
+    assert len(there) == 16 and len(set(there.values())) == 16
+    assert runs.people_of(patterns(16, 8, 28)) == there
+    few = runs.people_of(FACES.of_people([3, 5]))
+    assert few == {name: there[name] for name in ("3", "5")}
+    one = FACES.take(np.flatnonzero(FACES.person == 3)[::-1])
+    assert runs.people_of(one)["3"] != there["3"]
+
+
+def test_differences_name_what_differs():
+    options = {"seed": 0, "spec": {"options": {"lr": 0.1}}, "budget": None}
+    there = runs.define(options, learner=MAML(tiny()), faces={"training": FACES})
+    assert runs.differences(there, there) == ""
+    fewer = FACES.of_people(range(12))
+    changed = {**options, "seed": 1, "spec": {"options": {"steps": 2}}}
+    now = runs.define(changed, learner=MAML(tiny(), first_order=True), faces={"training": fewer})
+    said = runs.differences(there, now)
+    for part in (
+        "seed was 0, is 1",
+        "spec.lr was 0.1, is not given",
+        "spec.steps was not given",
+        "learner.first_order was False, is True",
+        "4 training people are gone (12, 13,",
+    ):
+        assert part in said
+    assert runs.differences({"options": {}}, now) == ""  # of another version, which said less
+    json.dumps(there)
+
+
+# --- of every kind of job
+
+
+TRAIN = ["train", "--data", "photos", "--iterations", "3", "--out", "out", "--quiet",
+         "--embedding", "conv4-32", "--shots", "1", "--queries", "1", "--ways", "3",
+         "--meta-batch", "1"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "before, after, said",
+    [
+        (["--learner", "fomaml"], ["--learner", "maml"], "first_order was True, is False"),
+        (["--learner", "maml"], ["--learner", "maml", "--option", "inner_lr=0.02"],
+         "inner_lr was 0.01, is 0.02"),
+        ([], ["--crop", "0.5"], "spec.crop was None, is 0.5"),
+        ([], ["--norm", "frozen"], "norm was 'group', is 'frozen'"),
+        ([], ["--embedding", "conv4"], "spec.embedding was 'conv4-32', is 'conv4'"),
+        ([], ["--seed", "1"], "seed was 0, is 1"),
+        ([], ["--data", "other"], "training people are new"),
+    ],
+    ids=["learner", "option", "crop", "norm", "embedding", "seed", "data"],
+)  # fmt: skip
+def test_train_resumes_no_other_run(photos, capsys, before, after, said):
+    album(photos.with_name("other"), 14, first=2)
+    assert cli.main([*TRAIN, *before]) == 0
+    kept = Path("out/checkpoint.pt").read_bytes()
+    assert cli.main([*TRAIN, *after, "--resume"]) == 2
+    assert said in capsys.readouterr().err
+    assert Path("out/checkpoint.pt").read_bytes() == kept
+    assert cli.main([*TRAIN, *before, "--resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    "change, said", [(replace_one, "have other photographs"), (rename_all, "training people")]
+)
+def test_train_resumes_with_nobody_elses_photographs(photos, capsys, change, said):
+    """Who was trained on counted as unseen after it, and was tested."""
+    assert cli.main(TRAIN) == 0
+    change(photos)
+    assert cli.main([*TRAIN, "--resume"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_moved_photographs_are_the_same_run(photos):
+    assert cli.main(TRAIN) == 0
+    photos.rename(photos.with_name("moved"))
+    moved = [word if word != "photos" else "moved" for word in TRAIN]
+    assert cli.main([*moved, "--resume"]) == 0
+
+
+def test_train_in_python_resumes_no_other_people_or_domains(tmp_path):
+    options = {"iterations": 2, "ways": 3, "progress": False, "out": tmp_path}
+    train(Prototypical(tiny()), FACES.of_people(range(10)), **options)
+    with pytest.raises(CheckpointError, match=r"1 training people are new \(12\)"):
+        train(Prototypical(tiny()), FACES.of_people([*range(9), 12]), **options, resume=True)
+    with pytest.raises(CheckpointError, match="support_domain was None, is 'all'"):
+        train(
+            Prototypical(tiny()), FACES.of_people(range(10)), **options, resume=True,
+            support_domain="all",
+        )  # fmt: skip
+
+
+SMALL = {"shots": (1,), "queries": 1, "ways": (2,), "episodes": 5, "embedding": "conv4-32",
+         "learners": ("prototypical",), "iterations": 2}  # fmt: skip
+
+
+def test_benchmark_resumes_with_nobody_elses_photographs(photos, tmp_path):
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    first = benchmark.run(settings, tmp_path / "out", progress=False)
+    again = benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
+    assert again["rows"][0]["accuracy"] == first["rows"][0]["accuracy"]
+    replace_one(photos)
+    with pytest.raises(FileExistsError, match=r"other.*photographs.*have other photographs"):
+        benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
+
+
+def test_a_benchmark_of_before_is_gone_on_with(photos, tmp_path):
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    benchmark.run(settings, tmp_path / "out", progress=False)
+    kept = tmp_path / "out" / "settings.json"
+    stored = json.loads(kept.read_text())
+    del stored["people"], stored["files"]  # as MetaFace 0.1 wrote it
+    kept.write_text(json.dumps(stored))
+    benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
+    assert "people" in json.loads(kept.read_text())
+
+
+def test_the_weights_a_job_starts_from_are_a_part_of_it(photos, tmp_path):
+    for seed in ("0", "1"):
+        assert cli.main([*TRAIN, "--out", f"out-{seed}", "--seed", seed]) == 0
+    start = tmp_path / "start.pt"
+    shutil.copy("out-0/checkpoint.pt", start)
+    settings = benchmark.Settings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})
+    benchmark.run(settings, tmp_path / "job", progress=False)
+    shutil.copy("out-1/checkpoint.pt", start)  # the same name, other weights
+    with pytest.raises(FileExistsError, match=r"files.start was '\w+', is '\w+'"):
+        benchmark.run(settings, tmp_path / "job", resume=True, progress=False)
+
+
+def test_a_domain_matrix_resumes_with_nobody_elses_photographs(photos, tmp_path):
+    settings = cross_domain.Settings(
+        domains={"a": str(photos), "b": "synthetic"}, protocols=("pairs",), **SMALL
+    )
+    cross_domain.run(settings, tmp_path / "out", progress=False)
+    rename_all(photos)
+    with pytest.raises(FileExistsError, match="a train people are new"):
+        cross_domain.run(settings, tmp_path / "out", resume=True, progress=False)
+
+
+def test_a_sweep_resumes_with_nobody_elses_photographs(photos, tmp_path):
+    pytest.importorskip("optuna")
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    given = {"trials": 1, "parameters": ["lr"], "progress": False}
+    sweep(settings, tmp_path / "out", **given)
+    replace_one(photos)
+    with pytest.raises(FileExistsError, match="have other photographs"):
+        sweep(settings, tmp_path / "out", **given, resume=True)
+
+
+def test_multitask_resumes_no_other_people(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["multitask", "--iterations", "1", "--photos", "2", "--heads", "pose", "--out", "out",
+               "--quiet", "--batch", "2", "--size", "64"]  # fmt: skip
+    assert cli.main([*command, "--people", "10"]) == 0
+    assert cli.main([*command, "--people", "12", "--resume"]) == 2
+    assert "data.people was 10, is 12" in capsys.readouterr().err
