@@ -34,7 +34,7 @@ OUTER: Space = {
     "lr": Range(1e-4, 1e-2),
     "norm": Choice(("group", "frozen")),
 }
-_HEAD: Space = {"head_lr": Range(0.05, 5.0), "inner_steps": Range(1, 10)}
+_HEAD: Space = {"head_lr": Range(0.05, 2.0), "inner_steps": Range(1, 10)}
 _MAML: Space = {"inner_lr": Range(1e-3, 0.3), **_HEAD, **OUTER}
 _REPTILE: Space = {
     "inner_lr": Range(2e-4, 2e-2),
