@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class ModelSpec:
             return learners.build(self.learner, embedding, **self.options)
 
 
+def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that a learner had when its weights were made, where they are others today."""
+    before = not any(name.endswith("head_step.rule") for name in weights)
+    return {"inner_lr": 0.1} if before and learner.startswith("l2l-") else {}
+
+
 def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> None:
     loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
     if isinstance(loaded, dict) and loaded.get("spec"):
@@ -119,9 +126,12 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         )
     try:
         spec = ModelSpec(**state["spec"])
-        learner = spec.build()
         best = state.get("best")
-        learner.load_state_dict(best["learner"] if best else state["learner"])
+        weights = best["learner"] if best else state["learner"]
+        former = former_options(spec.learner, weights)
+        spec = replace(spec, options={**former, **spec.options})
+        learner = spec.build()
+        learner.load_state_dict(weights)
         if (weight := nets.not_finite(learner)) is not None:
             raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:

@@ -29,7 +29,7 @@ from metaface.episodes import EpisodeSampler, check_range
 from metaface.evaluation import evaluate
 from metaface.fitting import fit_recipe, fit_validation
 from metaface.learners import MetaLearner, Recipe
-from metaface.model import ModelSpec
+from metaface.model import ModelSpec, former_options
 
 log = logging.getLogger("metaface.training")
 
@@ -505,7 +505,10 @@ def _former_definition(state: dict[str, Any]) -> dict[str, Any]:
     for counted in ("people", "photographs"):
         settings.pop(counted)
     spec = state.get("spec")
-    return {"options": {"across": False, **settings, **({"spec": spec} if spec else {})}}
+    return {
+        "options": {"across": False, **settings, **({"spec": spec} if spec else {})},
+        "learner": former_options(spec["learner"], state["learner"]) if spec else {},
+    }
 
 
 def choose_device(given: str | torch.device | None) -> torch.device:

@@ -96,7 +96,7 @@ def test_wrapped_maml_has_our_mamls_meta_gradient(l2l, norm, first_order):
     ours = MAML(tiny(norm), 0.1, 3, head_lr=None, first_order=first_order)
     want = with_gradient(ours, tasks)
     for algorithm in ("MAML", l2l.algorithms.MAML):
-        theirs = Learn2Learn(tiny(norm), algorithm, 0.1, 3, first_order=first_order)
+        theirs = Learn2Learn(tiny(norm), algorithm, 0.1, 3, head_lr=None, first_order=first_order)
         assert relative_error(with_gradient(theirs, tasks), want) <= 1e-9
     with torch.no_grad():
         assert relative_error(theirs.logits(tasks), ours.logits(tasks)) <= 1e-9
@@ -107,7 +107,7 @@ def test_wrapped_metasgd_has_our_metasgds_meta_gradient():
     """Rates included; their head has one for its weights and one for its biases, ours one."""
     tasks = few_tasks(3)
     ours = MAML(tiny(), 0.1, 3, head_lr=None, learn_rates="weight")
-    theirs = Learn2Learn(tiny(), "MetaSGD", 0.1, 3)
+    theirs = Learn2Learn(tiny(), "MetaSGD", 0.1, 3, head_lr=None)
     assert relative_error(with_gradient(theirs, tasks), with_gradient(ours, tasks)) <= 1e-9
     *body, weight, bias = (rate.grad for rate in theirs.algorithm.lrs)
     assert weight.shape == (1, 1) and bias.shape == (1,)
@@ -123,7 +123,7 @@ def test_wrapped_gbml_starts_as_maml_and_learns_its_transforms(l2l):
     want = with_gradient(MAML(tiny(), 0.1, 3, head_lr=None), tasks)
     scaled = partial(l2l.algorithms.GBML, transform=lambda weight: l2l.nn.Scale(weight.shape))
     for algorithm, extra in (("GBML", 0), (scaled, 2)):
-        learner = Learn2Learn(tiny(), algorithm, 0.1, 3)
+        learner = Learn2Learn(tiny(), algorithm, 0.1, 3, head_lr=None)
         assert relative_error(with_gradient(learner, tasks), want) <= 1e-9
         transforms = learner.algorithm.compute_update.transforms_modules
         assert len(transforms) == len(list(learner.embedding.parameters())) + extra

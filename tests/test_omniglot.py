@@ -267,6 +267,6 @@ def test_a_cell_goes_on_after_ctrl_c(cell, zips, tmp_path, monkeypatch, capsys):
     }
     run("stopped")  # finished: shown, not run again
     assert len(steps) == 4
-    with pytest.raises(SystemExit, match="trained with other settings"):
+    with pytest.raises(SystemExit, match="is of another run"):
         run_minutes = ["--cells", cell, "--minutes", "1", "--out", str(tmp_path / "stopped")]
         omniglot.main(zips + run_minutes)

@@ -297,6 +297,7 @@ from metaface import benchmark
 from test_sweep import SMALL, sweeping
 benchmark.data.load = lambda source, **options: patterns(40, 8)
 sweeping.EPISODES = 20
+sweeping.TO_COMPARE = 99  # every trial is made to its end
 out = Path(sys.argv[2])
 metaface.sweep(SMALL, out, trials=6, storage=out.parent / "shared.log", resume=True,
                parameters=["head_lr", "lr"], progress=False)

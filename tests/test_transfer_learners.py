@@ -156,7 +156,10 @@ def test_fine_tuning_is_torch_adam_on_each_task_alone(classifier, tuned):
 def tuned_by_torch(learner: FineTune, images: Tensor, labels: Tensor):
     """The scores of a network and a head trained by torch's own optimiser."""
     net = copy.deepcopy(learner.embedding)
-    unit = F.normalize(net(images).detach(), dim=-1)
+    features = net(images).detach()
+    unit = F.normalize(features, dim=-1)
+    mean = features.mean(0)  # a linear head moves as one of standardised features does
+    size = torch.hypot((features - mean).abs().sum(1).mean(), 1e-4 * mean.abs().sum()) / 50
     if learner.classifier == "linear":
         weight, bias = (torch.zeros(3, n, dtype=torch.float64).squeeze(-1) for n in (8, 1))
         head = [weight.requires_grad_(), bias.requires_grad_()]
@@ -166,7 +169,7 @@ def tuned_by_torch(learner: FineTune, images: Tensor, labels: Tensor):
 
     def scores(photos: Tensor) -> Tensor:
         if learner.classifier == "linear":
-            return F.linear(net(photos), *head)
+            return F.linear((net(photos) - mean) / size, *head)
         return 5 * F.cosine_similarity(net(photos)[:, None], head[0], dim=-1)
 
     groups = [{"params": head, "lr": 0.05}]

@@ -134,7 +134,7 @@ class Learn2Learn(LinearHeadLearner):
         self,
         embedding: nn.Module,
         algorithm: str | Callable[..., nn.Module] = "MAML",
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.01,
         inner_steps: int = 3,
         *,
         head_lr: float | None = 0.5,

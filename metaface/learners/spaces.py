@@ -47,7 +47,7 @@ _REPTILE: Space = {
 }
 _WAYS: Space = {"ways": Range(5, 60), **OUTER}
 _COSINE: Space = {"scale": Range(1.0, 50.0), **_WAYS}
-_L2L: Space = {"inner_lr": Range(1e-2, 1.0), "inner_steps": Range(1, 10), **OUTER}
+_L2L: Space = {"inner_lr": Range(1e-3, 0.3), "inner_steps": Range(1, 10), **OUTER}
 
 SPACES: dict[str, Space] = {
     "maml": _MAML,
