@@ -6,7 +6,7 @@ untrained, on the same episodes. Elsewhere it takes five outer steps on one fixe
 loss is compared. Cells that are done are kept in ``--out``, one file each, so that the script goes
 on where it was; several processes may share the work.
 
-python benchmarks/defaults.py --out defaults [--seconds 60] [--only maml resnet12]
+python benchmarks/defaults.py --out defaults [--seconds 60] [--cells maml-conv4-28 ...]
 """
 
 import argparse
@@ -99,8 +99,8 @@ def verdict(cell: dict[str, Any]) -> str:
     if "trained" in cell:
         sign = "" if cell["gain"] > cell["ci95"] else " **not above**"
         return (
-            f"{100 * cell['untrained']:.1f} → {100 * cell['trained']:.1f} "
-            f"(+{100 * cell['gain']:.1f} ± {100 * cell['ci95']:.1f}; {cell['steps']} steps){sign}"
+            f"{100 * cell['untrained']:.1f} → {100 * cell['trained']:.1f}: "
+            f"{100 * cell['gain']:+.1f} ± {100 * cell['ci95']:.1f} in {cell['steps']} steps{sign}"
         )
     after = cell["loss_after"]
     fell = after is not None and after < cell["loss"]
@@ -129,13 +129,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("defaults"))
     parser.add_argument("--seconds", type=float, default=60.0, help="of training a cell")
     parser.add_argument("--episodes", type=int, default=300, help="of each test")
-    parser.add_argument("--only", nargs="+", default=[], help="cells of these learners or networks")
+    parser.add_argument(
+        "--cells", nargs="+", metavar="NAME", default=tuple(name_of(*cell) for cell in cells()),
+        help="such as maml-conv4-28; default: all",
+    )  # fmt: skip
     o = parser.parse_args()
     for learner, network, size in cells():
-        if o.only and not {learner, network} & {*o.only}:
-            continue
         folder = o.out / name_of(learner, network, size)
-        if (folder / "cell.json").is_file():
+        if folder.name not in o.cells or (folder / "cell.json").is_file():
             continue
         try:
             with locked(folder):

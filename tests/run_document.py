@@ -42,7 +42,7 @@ MOST: dict[str, float] = {
     "people": 40, "photos": 8, "val_people": 10, "test_people": 10, "episodes": 10,
     "val_episodes": 10, "trials": 2, "search": 1, "seeds": 2, "splits": 1, "rounds": 1,
     "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 2,
-    "val_tasks": 2, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
+    "val_tasks": 2, "cells": 3, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
 }  # fmt: skip
 SECONDS = 1200  # of one command, before it is called hung
 

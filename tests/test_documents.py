@@ -96,6 +96,7 @@ SAID = {
     "python benchmarks/embedders.py": r"folded(.|\n)*as trained",
     "python benchmarks/joint.py": r"times the time of",
     "python benchmarks/joint_transfer.py": r"\| set \|(.|\n)*att",
+    "python benchmarks/defaults.py": r"maml on conv4 at 28: .*(.|\n)*\| anil \| conv4 \| 28 \| ",
     "python benchmarks/adaptation.py": r"safe against finetune: better by more than",
     "pytest": r"[1-9]\d* passed",
 }  # by kind: what a command says
