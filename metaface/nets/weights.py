@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,8 +101,12 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], notes: Mapping[s
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     data = to_bytes(plain, {**notes, _DIGEST: content_digest([plain, notes])})
+    size = 8 + int.from_bytes(data[:8], "little")
+    # safetensors writes its metadata in any order, and equal weights are to be equal files
+    header = json.dumps(json.loads(data[8:size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     with replacing(Path(path)) as file:
-        file.write(data)
+        file.write(len(header).to_bytes(8, "little") + header + data[size:])
 
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:
