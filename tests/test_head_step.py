@@ -184,10 +184,14 @@ def test_one_default_size_everywhere():
         assert parser.parse_args(command).image_size == data.IMAGE_SIZE
 
 
+DEEP = ["resnet12", "mobilefacenet", "torchvision:resnet18"]
 FAST = ["maml", "fomaml", "anil", "metasgd", "maml++", "reptile", "prototypical"]
 
 
-@pytest.mark.parametrize("network", ["conv4", "conv4-stride", "resnet12", "mobilefacenet"])
+@pytest.mark.parametrize(
+    "network",
+    ["conv4", "conv4-stride", *(pytest.param(name, marks=pytest.mark.slow) for name in DEEP)],
+)
 @pytest.mark.parametrize("name", FAST)
 def test_five_default_steps_on_one_batch_lower_its_loss(name, network):
     size = 28 if network != "mobilefacenet" else 32
