@@ -216,3 +216,15 @@ def test_five_default_steps_on_one_batch_lower_its_loss(name, network):
         optimizer.step()
         losses.append(loss())
     assert min(losses[1:]) < losses[0] and all(map(math.isfinite, losses)), losses
+
+
+@pytest.mark.parametrize("name", ["maml", "anil", "reptile", "finetune"])
+def test_features_that_are_all_zero_are_no_trouble(name):
+    """A dead network has no gradient, but no NaN either."""
+    dead = Changed(times=0.0)
+    learner = LEARNERS[name](dead.float())
+    tasks = few_tasks(2).to(torch.float32)
+    metrics = learner.meta_step(tasks)
+    assert metrics["loss"] == pytest.approx(math.log(3), rel=1e-4)
+    for parameter in learner.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()

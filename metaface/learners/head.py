@@ -15,7 +15,7 @@ from metaface.nets.conv import channels_last
 log = logging.getLogger("metaface.learners")
 
 _FLOOR = 1e-4  # of the size of the mean: features that differ by less do not count as different
-_TINY = 1e-15
+_TINY = 1e-8  # of features that are all zero: its fourth power is still a number
 _SUM = 50.0  # absolute sum of standardised features, for Adam
 
 
