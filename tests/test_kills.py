@@ -23,7 +23,7 @@ KILLS = 15
 COMMANDS = {
     "benchmark": ["--learners", "anil", "reptile", "--iterations", "40", "--episodes", "100",
                   "--shots", "1", "--embedding", "conv4-32", "--quiet"],
-    "multitask": ["--people", "24", "--photos", "4", "--iterations", "40", "--heads", "pose",
+    "multitask": ["--people", "24", "--photos", "6", "--iterations", "40", "--heads", "pose",
                   "recognition", "--size", "64", "--batch", "4", "--quiet"],
 }  # fmt: skip
 
