@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -521,7 +522,7 @@ def test_one_flipped_bit_never_gives_a_face_to_another_person(path: Path) -> Non
     with Gallery(path, **MODEL) as gallery:
         for i in range(30):
             gallery.add(f"person {i}", faces(4, i))
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT id, person FROM face").fetchall()
         for face, person in rows[::8]:
             for bit in (1, 2, 4):
@@ -536,10 +537,34 @@ def test_one_flipped_bit_never_gives_a_face_to_another_person(path: Path) -> Non
                             ask()
                 db.execute("UPDATE face SET person = ? WHERE id = ?", (person, face))
                 db.commit()
-    db.close()
     with Gallery(path, **MODEL) as gallery:
         assert len(content(gallery)) == 30
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_an_error_that_is_kept_keeps_no_lock(path: Path) -> None:
+    # a query that an error left half-read is held by the error's traceback, and holds the file
+    with Gallery(path, **MODEL) as gallery:
+        for i in range(300):
+            gallery.add(f"person {i}", faces(4, i))
+    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as db:
+        db.execute("UPDATE face SET person = person + 1, embedding = x'' WHERE id = 17")
+        gallery = Gallery.open(path)
+        kept = []
+        asked = (
+            gallery.people,
+            gallery.enrolled,
+            lambda: gallery.add("x", faces(1)),
+            lambda: gallery.forget("person 3"),
+            lambda: gallery.copy_to(f"{path}.2"),
+        )
+        for ask in asked:
+            with pytest.raises(GalleryError) as refused:
+                ask()
+            kept.append(refused.value)
+            db.execute("UPDATE meta SET value = 7 WHERE key = 'nobody'")
+        gallery.close()
+        assert len(kept) == 5
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ import secrets
 import sqlite3
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from metaface._text import given_path
@@ -158,7 +160,7 @@ class Store:
     def copy_into(self, path: str | Path, target: Store | None) -> None:
         """Copy every page to ``target``, or to a new file at ``path``; all of it or nothing."""
 
-        def copy(db: sqlite3.Connection) -> None:
+        def copy(db: _Connection) -> None:
             def waited(status: int, remaining: int, total: int) -> None:
                 if remaining or status in (5, 6):  # SQLITE_BUSY, SQLITE_LOCKED: do not try for ever
                     raise sqlite3.OperationalError("database is locked")
@@ -264,25 +266,52 @@ def upgrade(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {_FORMAT}")
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that knows which of its queries were not read to their end.
+
+    Such a query keeps SQLite's lock on the file, also after ROLLBACK and ``close``, until Python
+    frees it; and an error's traceback can hold it for as long as the error is held.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._queries: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        cursor = super().execute(*args)
+        self._queries.add(cursor)
+        return cursor
+
+    def end_queries(self) -> None:
+        for cursor in list(self._queries):
+            cursor.close()
+
+
 @contextlib.contextmanager
-def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
+def _transaction(db: _Connection, begin: str) -> Iterator[sqlite3.Connection]:
     db.execute(begin)
     try:
         yield db
         db.execute("COMMIT")
     except BaseException:
+        db.end_queries()
         if db.in_transaction:  # SQLite has rolled back by itself after some errors
             db.execute("ROLLBACK")
         raise
 
 
-def _connect(path: str, *, create: bool) -> sqlite3.Connection:
+def _connect(path: str, *, create: bool) -> _Connection:
     if path == MEMORY:
         target = path
     else:
         target = f"file://{quote(os.path.abspath(path))}?mode={'rwc' if create else 'rw'}"
     db = sqlite3.connect(
-        target, uri=path != MEMORY, timeout=_WAIT, isolation_level=None, check_same_thread=False
+        target,
+        uri=path != MEMORY,
+        timeout=_WAIT,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_Connection,
     )
     try:
         db.execute("PRAGMA trusted_schema = OFF")  # a file from elsewhere runs no functions
@@ -293,7 +322,7 @@ def _connect(path: str, *, create: bool) -> sqlite3.Connection:
     return db
 
 
-def _make(db: sqlite3.Connection, fill: Callable[[sqlite3.Connection], None]) -> None:
+def _make(db: _Connection, fill: Callable[[sqlite3.Connection], None]) -> None:
     db.execute(f"PRAGMA page_size = {_PAGE}")
     with _transaction(db, "BEGIN IMMEDIATE"):
         db.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -305,7 +334,7 @@ def _make(db: sqlite3.Connection, fill: Callable[[sqlite3.Connection], None]) ->
 
 def _publish(
     path: str,
-    write: Callable[[sqlite3.Connection], None],
+    write: Callable[[_Connection], None],
     named: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
     """A database that ``write`` has filled, at ``path`` in one step, unless something is there."""
