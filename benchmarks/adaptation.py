@@ -336,13 +336,13 @@ LEARNERS: dict[str, Callable[[Unit], list[Candidate]]] = {
         {"ways": 10, "meta_batch": 1, "lr": 3e-4}, 30,
     ),
     "anil": partial(
-        meta, "anil", {"head_lr": 0.1}, ("inner_steps", (3, 10, 30)),
+        meta, "anil", {}, ("inner_steps", (3, 10, 30)),
         {"ways": 5, "meta_batch": 2, "lr": 1e-4}, 30,
     ),
     PLAIN: finetune,
     "reptile": partial(
         meta, "reptile",
-        {"inner_optimizer": "sgd", "inner_lr": 0.01, "head_lr": 0.1, "inner_batch": None,
+       {"inner_optimizer": "sgd", "inner_lr": 0.01, "inner_batch": None,
          "inner_steps": 4},
         ("test_steps", (1, 3)),
         {"ways": 5}, 60,
