@@ -20,7 +20,7 @@ from metaface.recognition import Recognizer
 from metaface.sweep import sweep
 from metaface.training import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Augment",

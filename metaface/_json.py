@@ -31,6 +31,23 @@ def dumps(value: Any) -> str:
     return json.dumps(plain(value), indent=1, allow_nan=False)
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote.
+
+    Raises:
+        ValueError: cut short, damaged, or no dict; names the file.
+    """
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): remove it, and what it says is made again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not what MetaFace wrote there")
+    return value
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write :func:`dumps` of ``value`` whole or not at all, in a folder that is made where it is
     missing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from metaface import data, distributed, machine, nets, report, runs
-from metaface._json import plain, write_json
+from metaface._json import plain, read_json, write_json
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
 from metaface.augment import Augment
@@ -488,4 +487,4 @@ def noted(notes: Iterable[str], units: Iterable[Mapping[str, Any]]) -> list[str]
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None

@@ -107,7 +107,7 @@ def restoring(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} does not fit this {what}: {error}") from error

@@ -256,9 +256,10 @@ def _blend(
         )  # fmt: skip
         return choice.as_dict() | {"keep": list(o.keep)}
 
-    put.settings = {  # type: ignore[attr-defined]
-        "keep": [runs.people_of(faces) for faces in keep], "keep_loss": loss
-    }  # fmt: skip
+    put.settings = {"keep_loss": loss}  # type: ignore[attr-defined]
+    put.faces = {  # type: ignore[attr-defined]
+        f"--keep {source}": faces for source, faces in zip(o.keep, keep, strict=True)
+    }
     return put
 
 

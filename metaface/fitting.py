@@ -140,7 +140,7 @@ def fit_validation(
             "people or photographs, or none at all"
         )
     fitted = min(ways, able)
-    queried, taken = (val, shots) if query_domain is None else (sides[1], 0)
+    queried, taken = sides[1], shots if one or query_domain is None else 0
     counts = np.sort(queried.photos()[queried.person_ids])[::-1]
     middle = counts[len(counts) // 2]  # of two, the lower
     spare = int(min(middle, counts[fitted - 1])) - taken

@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from metaface._digest import array_digest, content_digest, file_digest
-from metaface._json import write_json
+from metaface._json import read_json, write_json
 from metaface.data import FaceSet
 
 _NAMED = 5  # differing people that a message names
@@ -77,13 +77,20 @@ def claim(
     path = out / "settings.json"
     now = define(options, faces=faces)
     if path.is_file():
+        stored = read_json(path)
+        people = stored.pop("people", None)
+        job = stored.pop("job", None)  # which was not written before MetaFace 0.2
+        if job is None and not stored.keys() <= now["options"].keys():
+            job = "job of another kind"
+        if job not in (None, what):
+            raise FileExistsError(
+                f"{out} holds a {job}, not a {what}: choose another folder (--out)"
+            )
         if not resume:
             raise FileExistsError(
                 f"{out} holds a {what} already: go on with it (--resume), or choose another "
                 "folder (--out)"
             )
-        stored = json.loads(path.read_text())
-        people = stored.pop("people", None)
         there = {"options": stored, **({} if people is None else {"people": people})}
         if changed := differences(there, now):
             raise FileExistsError(
@@ -91,7 +98,7 @@ def claim(
                 "or another folder"
             )
     if faces is not None:
-        write_json(path, {**now["options"], "people": now["people"]})
+        write_json(path, {"job": what, **now["options"], "people": now["people"]})
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -112,23 +119,40 @@ def people_of(faces: FaceSet) -> dict[str, str]:
         order = np.argsort(faces.person, kind="stable")
         ids, starts = np.unique(faces.person[order], return_index=True)
         domains = np.array(faces.domains)
+        by_name: dict[str, list[str]] = {}  # a set may have several people of one name
+        for person, mine in zip(ids, np.split(order, starts[1:]), strict=True):
+            pixels = array_digest(faces.store, faces.all_rows[:, mine].ravel())
+            found = content_digest([pixels, domains[faces.domain[mine]].tolist()])[:16]
+            by_name.setdefault(faces.people[person], []).append(found)
         _digests[faces] = {
-            faces.people[person]: content_digest(
-                [array_digest(faces.store, faces.all_rows[:, mine].ravel()),
-                 domains[faces.domain[mine]].tolist()]
-            )[:16]
-            for person, mine in zip(ids, np.split(order, starts[1:]), strict=True)
-        }  # fmt: skip
+            name: found[0] if len(found) == 1 else content_digest(found)[:16]
+            for name, found in by_name.items()
+        }
     return _digests[faces]
 
 
 def settings_of(learner: nn.Module) -> dict[str, Any]:
-    """The settings of a learner: its plain attributes, and its norm."""
+    """The settings of a learner: what JSON has of its attributes, its norm, and of its modules
+    their kind and, but for the embedding, the same."""
+    parts: dict[str, Any] = {}
+    for name, part in learner.named_children():
+        inner = {} if name == "embedding" else _attributes(part)
+        parts[name] = {"kind": type(part).__name__, **inner}
+    return _attributes(learner) | {"norm": getattr(learner, "norm", None), "parts": parts}
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
     apart = {"training", "task_chunk", "frugal"}  # which change no result
-    plain = (bool, int, float, str, type(None))
-    own = {n: v for n, v in vars(learner).items() if n[0] != "_" and n not in apart}
-    found = {n: v for n, v in own.items() if isinstance(v, plain)}
-    return found | {"norm": getattr(learner, "norm", None)}
+    own = {n: v for n, v in vars(module).items() if n[0] != "_" and n not in apart}
+    return {n: v for n, v in own.items() if _in_json(v)}
+
+
+def _in_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(n, str) and _in_json(v) for n, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_in_json, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def digest_of(path: str | Path | None) -> str | None:
@@ -140,7 +164,11 @@ def digest_of(path: str | Path | None) -> str | None:
 
 
 def _differences(there: Any, now: Any, where: tuple[str, ...]) -> Iterator[str]:
-    if where[:1] == ("people",) and len(where) == 2:
+    if where == ("people",) and there.keys() != now.keys():
+        for part in sorted(there.keys() ^ now.keys()):
+            was, is_now = ("not given", "given") if part in now else ("given", "not given")
+            yield f"{part} people were {was}, are {is_now}"
+    elif where[:1] == ("people",) and len(where) == 2:
         yield from _people_differ(there, now, where[1])
     elif isinstance(there, Mapping) and isinstance(now, Mapping):
         for name in now:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,8 +214,6 @@ def train(
     recipe, changed = fit_recipe(
         replace(learner.recipe, **given), faces, given, **sides, across=across
     )
-    if recipe.meta_batch < 1:
-        raise ValueError(f"meta_batch={recipe.meta_batch}: must be at least 1")
     val_tasks: dict[str, Any] = {}
     lowered = ""
     if val is not None:
@@ -245,6 +243,7 @@ def train(
         "val_episodes": val_episodes, "finish": getattr(on_finish, "settings", None),
     }  # fmt: skip
     parts = {"training": faces, **({} if val is None else {"validation": val})}
+    parts |= getattr(on_finish, "faces", {})
     definition = runs.define(options, learner=learner, faces=parts)
     run = _Run(
         learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group,
@@ -278,7 +277,8 @@ def train(
             "val_shots": result.shots, "val_seconds": time.monotonic() - began,
         }  # fmt: skip
 
-    with group.watch(path), locked(out if group.first else None):
+    with group.watch(path), ExitStack() as held:
+        group.from_first(lambda: held.enter_context(locked(out)))
         if found := group.from_first(earlier):
             state, warning = found
             if warning and group.first:
@@ -486,7 +486,13 @@ class _Run:
         self._started = time.monotonic() - self.history.seconds
 
     def _refuse_another(self, state: dict[str, Any], path: Path) -> None:
-        there = state.get("definition") or _former_definition(state)
+        there = state.get("definition")
+        if there is None and "settings" not in state:
+            raise checkpoint.CheckpointError(
+                f"{path} holds a model, and not the training that made it: start from it "
+                "(--start), in another folder (--out)"
+            )
+        there = there or _former_definition(state, self.spec)
         changed = runs.differences(there, self.definition)
         if changed:
             raise checkpoint.CheckpointError(
@@ -495,20 +501,23 @@ class _Run:
             )
 
 
-def _former_definition(state: dict[str, Any]) -> dict[str, Any]:
+def _former_definition(state: dict[str, Any], now: ModelSpec | None) -> dict[str, Any]:
     """What a checkpoint from before MetaFace 0.2 says of its run, and a warning of the rest."""
     log.warning(
-        "a checkpoint from before MetaFace 0.2 does not say which photographs it was trained on: "
-        "they are not compared"
+        "a checkpoint from before MetaFace 0.2 does not say which photographs it was trained on, "
+        "nor which weights it started from: they are not compared"
     )
     settings = dict(state["settings"])
     for counted in ("people", "photographs"):
         settings.pop(counted)
     spec = state.get("spec")
-    return {
-        "options": {"across": False, **settings, **({"spec": spec} if spec else {})},
-        "learner": former_options(spec["learner"], state["learner"]) if spec else {},
-    }
+    if not spec:
+        return {"options": {"across": False, **settings}}
+    former = former_options(spec["learner"], state["learner"])
+    spec = spec | {"options": {**former, **spec["options"]}}
+    if now is not None:
+        spec["start_sha256"] = now.start_sha256
+    return {"options": {"across": False, **settings, "spec": spec}, "learner": former}
 
 
 def choose_device(given: str | torch.device | None) -> torch.device:

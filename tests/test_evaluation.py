@@ -12,7 +12,7 @@ from scipy import stats
 
 from metaface import EpisodeSampler, FaceSet, evaluate
 from metaface.evaluation import ci95
-from metaface.learners import MetaLearner, Prototypical
+from metaface.learners import ANIL, MAML, MetaLearner, Prototypical, Reptile
 from metaface.nets import Pixels
 
 WAYS, QUERIES = 4, 3
@@ -146,3 +146,26 @@ def test_errors():
         evaluate(Rule(None), flat_people(), episodes=0)
     with pytest.raises(ValueError, match="only 9 of 9"):
         evaluate(Rule(None), flat_people(), ways=10, episodes=1)
+
+
+# --- scores that say nothing
+
+
+def test_scores_that_are_not_finite_are_no_result():
+    learner, faces = MAML(tiny(), inner_lr=1e30), patterns(6, 4)
+    images = torch.rand(4, 3, 16, 16)
+    with pytest.raises(ValueError, match="MAML gives scores that are not finite: its steps"):
+        evaluate(learner, faces, queries=2, episodes=2, progress=False)
+    with pytest.raises(ValueError, match="MAML gives scores that are not finite"):
+        learner.adapt(images, [0, 0, 1, 1])(images)
+
+
+@pytest.mark.parametrize("kind", [MAML, ANIL, Reptile, Prototypical])
+def test_equal_scores_for_everybody_are_said(kind, caplog):
+    net = tiny()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+    result = evaluate(kind(net), patterns(6, 4), queries=2, episodes=2, progress=False)
+    assert result.accuracy == pytest.approx(0.2)
+    assert "20 of 20 queries the same score for everybody" in caplog.text

@@ -161,9 +161,39 @@ def test_new_weights_say_that_features_are_standardised(tmp_path, caplog):
 
 
 def test_weights_of_another_rule_are_refused():
-    state = MAML(tiny()).state_dict()
-    with pytest.raises(ValueError, match="standardised features.*give head_lr"):
-        MAML(tiny(), head_lr=None).load_state_dict(state)
+    ours, papers = MAML(tiny()), MAML(tiny(), head_lr=None)
+    with pytest.raises(ValueError, match="standardised features.*steps on raw ones: build it with"):
+        papers.load_state_dict(ours.state_dict())
+    with pytest.raises(ValueError, match="raw features.*steps on standardised ones: build it with"):
+        ours.load_state_dict(papers.state_dict())
+    assert ours.head_step.standardised and not papers.head_step.standardised
+
+
+def test_weights_of_the_embedding_alone_change_no_rule(caplog):
+    learner = MAML(tiny())
+    part = {f"embedding.{name}": w for name, w in tiny(seed=1).state_dict().items()}
+    learner.load_state_dict(part, strict=False)
+    assert learner.head_step.standardised and not caplog.text
+
+
+def test_weights_from_before_and_new_ones_may_follow_each_other(caplog):
+    learner, new = MAML(tiny()), MAML(tiny()).state_dict()
+    before = {name: w for name, w in new.items() if not name.endswith("rule")}
+    learner.load_state_dict(before)
+    assert not learner.head_step.standardised and "before MetaFace 0.2" in caplog.text
+    other = MAML(tiny())
+    other.load_state_dict(learner.state_dict())  # saved again, they say so themselves
+    assert not other.head_step.standardised
+    learner.load_state_dict(new)
+    assert learner.head_step.standardised
+
+
+def test_a_training_from_before_that_started_from_weights_goes_on(tmp_path, caplog):
+    (tmp_path / "checkpoint.pt").write_bytes((OLD / "maml-half-trained.pt").read_bytes())
+    spec = mf.ModelSpec("maml", embedding="conv4-32", channels=1, start_sha256="12ab")
+    given = {"iterations": 8, "ways": 5, "spec": spec, "progress": False}
+    mf.train(spec.build(0), old_people()[0], None, **given, out=tmp_path, resume=True)
+    assert "nor which weights it started from" in caplog.text
 
 
 def test_a_learned_head_and_no_head_lr_keep_the_papers_rule():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from helpers import patterns, tiny
 from PIL import Image
 
-from metaface import benchmark, cli, cross_domain, runs, sweep, train
+from metaface import FaceSet, benchmark, cli, cross_domain, runs, sweep, train
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical
 
@@ -77,6 +78,51 @@ def test_differences_name_what_differs():
         assert part in said
     assert runs.differences({"options": {}}, now) == ""  # of another version, which said less
     json.dumps(there)
+
+
+class Lists(MAML):
+    """A learner of one's own, with a setting that is no number."""
+
+    def __init__(self, scales: tuple[float, ...]) -> None:
+        super().__init__(tiny())
+        self.scales = scales
+
+
+class Bent(type(tiny())):
+    """A network of the same weights that does something else."""
+
+
+@pytest.mark.parametrize(
+    "there, now, said",
+    [
+        (Lists((1.0, 2.0)), Lists((9.0, 9.0)), r"learner.scales was \[1.0, 2.0\], is \[9.0, 9.0\]"),
+        (MAML(tiny(), head_lr=None), MAML(tiny(), head_lr=0.01), "standardised was False, is True"),
+        (MAML(tiny()), MAML(Bent(3, width=8)), "parts.embedding.kind was 'Conv4', is 'Bent'"),
+    ],
+)  # fmt: skip
+def test_every_setting_of_a_learner_counts(there, now, said):
+    kept = runs.define({}, learner=there)
+    assert runs.differences(kept, runs.define({}, learner=there)) == ""
+    assert re.search(said, runs.differences(kept, runs.define({}, learner=now)))
+
+
+def test_a_part_of_the_people_that_only_one_run_has_is_named():
+    there = runs.define({}, faces={"training": FACES, "--keep al/lfw": FACES})
+    now = runs.define({}, faces={"training": FACES})
+    assert runs.differences(there, now) == "--keep al/lfw people were given, are not given"
+    assert runs.differences(now, there) == "--keep al/lfw people were not given, are given"
+    assert runs.differences({"options": {}}, now) == ""  # of another version
+
+
+def test_each_of_two_people_of_one_name_counts():
+    def faces(first: int) -> FaceSet:
+        images = np.zeros((8, 8, 8, 3), np.uint8)
+        images[0] += first
+        who = ["x", "x", "y", "z"]
+        return FaceSet.from_arrays(images, np.repeat(np.arange(4), 2), people=who, name="set")
+
+    there, now = (runs.define({}, faces={"training": faces(n)}) for n in (1, 2))
+    assert runs.differences(there, now) == "1 training people have other photographs (x)"
 
 
 # --- of every kind of job
@@ -160,7 +206,7 @@ def test_a_benchmark_of_before_is_gone_on_with(photos, tmp_path):
     benchmark.run(settings, tmp_path / "out", progress=False)
     kept = tmp_path / "out" / "settings.json"
     stored = json.loads(kept.read_text())
-    del stored["people"], stored["files"]  # as MetaFace 0.1 wrote it
+    del stored["people"], stored["files"], stored["job"]  # as MetaFace 0.1 wrote it
     kept.write_text(json.dumps(stored))
     benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
     assert "people" in json.loads(kept.read_text())
@@ -176,6 +222,35 @@ def test_the_weights_a_job_starts_from_are_a_part_of_it(photos, tmp_path):
     shutil.copy("out-1/checkpoint.pt", start)  # the same name, other weights
     with pytest.raises(FileExistsError, match=r"files.start was '\w+', is '\w+'"):
         benchmark.run(settings, tmp_path / "job", resume=True, progress=False)
+
+
+def test_a_folder_of_another_kind_of_job_is_refused(photos, tmp_path):
+    matrix = cross_domain.Settings(
+        domains={"a": str(photos), "b": "synthetic"}, protocols=("pairs",), **SMALL
+    )
+    cross_domain.run(matrix, tmp_path / "out", progress=False)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="holds a domain matrix, not a benchmark"):
+            benchmark.run(settings, tmp_path / "out", resume=resume, progress=False)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
+    kept = tmp_path / "out" / "settings.json"
+    stored = json.loads(kept.read_text())
+    del stored["job"]  # as MetaFace 0.1 wrote it
+    kept.write_text(json.dumps(stored))
+    with pytest.raises(FileExistsError, match="holds a job of another kind, not a benchmark"):
+        benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "prototypical-seed0/result.json"])
+@pytest.mark.parametrize("content", ["", '{"a": ', "[]"])
+def test_a_damaged_record_is_named(photos, tmp_path, name, content):
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    benchmark.run(settings, tmp_path / "out", progress=False)
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"out/{name} (is damaged|holds a list)"):
+        benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
 
 
 def test_a_domain_matrix_resumes_with_nobody_elses_photographs(photos, tmp_path):

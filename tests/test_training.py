@@ -16,6 +16,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import RUNNABLE, damaged, every_learner, patterns, tiny
@@ -23,7 +24,18 @@ from torch import nn
 from train_a_little import ITERATIONS
 from train_a_little import run as train_a_little
 
-from metaface import ModelSpec, checkpoint, cli, evaluate, load_model, save_model, train
+from metaface import (
+    FaceSet,
+    ModelSpec,
+    checkpoint,
+    cli,
+    evaluate,
+    fitting,
+    load_model,
+    nets,
+    save_model,
+    train,
+)
 from metaface._digest import content_digest
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical, Reptile
@@ -568,3 +580,38 @@ def test_weights_that_are_not_finite_are_no_model(tmp_path, value, capsys):
     assert cli.main(["evaluate", str(tmp_path / "bad.pt"), "--episodes", "2", "--quiet"]) == 2
     with pytest.raises(ValueError, match="of the learner holds infinite numbers or NaN"):
         evaluate(learner, FACES, episodes=1, progress=False)
+
+
+# --- what is resumed is a training, and one that fits
+
+
+def test_a_model_is_no_training_to_resume(tmp_path):
+    spec = ModelSpec("prototypical")
+    save_model(tmp_path / "checkpoint.pt", spec.build(), spec)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt holds a model.*--start"):
+        train(spec.build(), FACES, None, iterations=1, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_a_newer_version_is_named(tmp_path):
+    given = {"iterations": 1, "out": tmp_path, "progress": False}
+    train(Prototypical(tiny()), FACES, None, **given)
+    path = tmp_path / "checkpoint.pt"
+    state = checkpoint.load(path)
+    state["history"]["later"] = 1
+    checkpoint.save(path, state)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt does not fit.*'later'"):
+        train(Prototypical(tiny()), FACES, None, **given, resume=True)
+
+
+def test_validation_within_one_domain_counts_the_support_photographs():
+    faces = FaceSet.from_arrays(
+        np.zeros((20, 8, 8, 3), np.uint8), np.repeat(np.arange(5), 4), domains=("a",)
+    )
+    sides = {"support_domain": "a", "query_domain": "a"}
+    assert fitting.fit_validation(faces, 5, 1, **sides) == fitting.fit_validation(faces, 5, 1)
+
+
+def test_a_weight_of_no_values_is_finite():
+    net = nn.ParameterList([torch.zeros(0), torch.ones(2)])
+    assert nets.not_finite(net) is None
+    assert nets.not_finite(nn.ParameterList([torch.zeros(0), torch.full((2,), torch.nan)])) == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,10 @@ from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
 from metaface.intervals import ci95
 from metaface.learners import FeatureLearner, MetaLearner
+from metaface.learners.checks import check_scores
 from metaface.nets import not_finite
+
+log = logging.getLogger("metaface.evaluation")
 
 BATCH_PIXELS = 4000 * 28 * 28  # of photographs that are gathered at once
 EMBED_PIXELS = 256 * 28 * 28  # of photographs that are embedded at once
@@ -129,7 +133,7 @@ def evaluate(
     batch = max(1, BATCH_PIXELS // pixels)
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
-    seconds = 0.0
+    seconds, undecided = 0.0, 0
     with learner.predicting(), track(
         total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", show=progress,
         leave=False,
@@ -141,11 +145,19 @@ def evaluate(
             answers = _FromPhotographs(learner, sampler)
         for start in range(0, episodes, batch):
             stop = min(start + batch, episodes)
-            people, truth, predicted, spent = answers(np.arange(start, stop))
+            people, truth, scores, spent = answers(np.arange(start, stop))
             seconds += spent
+            predicted = check_scores(learner, scores).argmax(-1)
+            undecided += int((scores.amax(-1) == scores.amin(-1)).sum())
             counts[start:stop] = _confusion(truth, predicted, ways)
             shown[start:stop] = people.numpy()
             bar.update(stop - start)
+    if undecided:
+        log.warning(
+            "%s gives %d of %d queries the same score for everybody, which counts as the first "
+            "person: its features do not differ, or are too large", type(learner).__name__,
+            undecided, counts.sum(),
+        )  # fmt: skip
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(hits / counts.sum(1))
@@ -183,7 +195,7 @@ def _kind(what: object) -> str:
 
 
 class _FromPhotographs:
-    """People, true and predicted labels of tasks, and the seconds it took to predict."""
+    """People, true labels and scores of tasks, and the seconds it took to score them."""
 
     def __init__(self, learner: MetaLearner, sampler: EpisodeSampler) -> None:
         self.learner, self.sampler = learner, sampler
@@ -191,8 +203,8 @@ class _FromPhotographs:
     def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor, float]:
         tasks = self.sampler.tasks(indices)
         began = time.perf_counter()
-        predicted = self.learner.logits(tasks).argmax(-1)
-        return tasks.people, tasks.query_y, predicted, _since(began, predicted)
+        scores = self.learner.logits(tasks)
+        return tasks.people, tasks.query_y, scores, _since(began, scores)
 
 
 class _FromFeatures:
@@ -213,9 +225,9 @@ class _FromFeatures:
         support_y, query_y = self.sampler.labels(support, people.shape[1])
         began = time.perf_counter()
         state = self.learner.fit_head(self._of(support), support_y, people.shape[1])
-        predicted = self.learner.score_head(state, self._of(query)).argmax(-1)
+        scores = self.learner.score_head(state, self._of(query))
         embedding = self.seconds * (support.numel() + query.numel())
-        return people, query_y, predicted, _since(began, predicted) + embedding
+        return people, query_y, scores, _since(began, scores) + embedding
 
     def _of(self, rows: Tensor) -> Tensor:
         places = self.place[rows.flatten()].to(self.features.device)

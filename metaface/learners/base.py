@@ -22,6 +22,7 @@ from metaface.learners.checks import (
     check_features,
     check_images,
     check_labels,
+    check_scores,
     explained,
 )
 from metaface.learners.chunks import over_chunks
@@ -227,9 +228,17 @@ class MetaLearner(nn.Module):
                 return queries.new_zeros(0, ways)
             check_images("images", queries, self.pixel_range)
             with self.predicting(), explained(self.embedding, queries):
-                return self.score(adapted, queries[None])[0]
+                return check_scores(self, self.score(adapted, queries[None])[0])
 
         return Classifier(score, frozen, ways)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As of every ``nn.Module``; where ``strict`` is not set, a part of the weights, such as
+        the embedding's, leaves the rule of the head's steps as it is."""
+        if not strict:
+            rules = {n: b for n, b in self.named_buffers() if n.endswith("head_step.rule")}
+            state_dict = {**rules, **state_dict}
+        return super().load_state_dict(state_dict, strict, assign)
 
     def theta(self) -> Weights:
         """The weights that adaptation starts from, by their names as the learner's parameters.

@@ -117,6 +117,20 @@ def check_images(what: str, images: Tensor, bounds: tuple[float, float] = (0.0, 
     raise ValueError(f"{what} must be in {_span(bounds)}, got {low:g} to {high:g}: {remedy}")
 
 
+def check_scores(learner: nn.Module, scores: Tensor) -> Tensor:
+    """``scores``, if all are finite.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not scores.isfinite().all():
+        raise ValueError(
+            f"{type(learner).__name__} gives scores that are not finite: its steps are too long, "
+            "or its weights too large; lower inner_lr and head_lr, or train it again"
+        )
+    return scores
+
+
 def check_labels(what: str, labels: Any, device: torch.device) -> Tensor:
     """Labels as int64 on ``device``, of a tensor, an array or a list of whole numbers.
 

@@ -34,17 +34,22 @@ class HeadStep(nn.Module):
     every weight by ``lr``, features have an absolute sum of 50, so that a logit moves by ``50 lr``
     at most.
 
+    Weights say by which rule they were trained, as the buffer ``rule``: 1: on standardised
+    features; 0: on the features as they are, as in the papers; -1: so, by a learner from before
+    MetaFace 0.2, when every head stepped so.
+
+    Args:
+        standardised: False: steps on the features as they are.
+
     Attributes:
-        standardised: False: steps on the features as they are. It is saved with the weights, as
-            the buffer ``rule``; weights that do not say it are from before MetaFace 0.2, when
-            every head stepped so, and set it to False.
+        standardised: the same, until weights of a learner from before are loaded.
     """
 
     rule: Tensor
 
     def __init__(self, standardised: bool = True) -> None:
         super().__init__()
-        self.standardised = standardised
+        self.standardised = self._asked = standardised
         self.register_buffer("rule", torch.tensor(int(standardised)))
 
     def measure(self, features: Tensor, *, adam: bool = False) -> tuple[Tensor, Tensor]:
@@ -101,15 +106,19 @@ class HeadStep(nn.Module):
         return turned
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state = {f"{prefix}rule": torch.tensor(0), **state}
-        super()._load_from_state_dict(state, prefix, *rest)
-        was, self.standardised = self.standardised, bool(state[f"{prefix}rule"])
-        if self.standardised and not was:
+        name = f"{prefix}rule"
+        state = {name: torch.tensor(-1 if self._asked else 0), **state}
+        rule = int(state[name])
+        if (rule == 1) != self._asked and rule != -1:
+            said = ("raw", "standardised") if self._asked else ("standardised", "raw")
             raise ValueError(
-                "these weights were trained with a head that steps on standardised features, and "
-                "the head of this learner does not: give head_lr, and no learned head"
+                f"these weights were trained with a head that steps on {said[0]} features, and "
+                f"that of this learner steps on {said[1]} ones: build it with the head and head_lr "
+                "of then"
             )
-        if was and not self.standardised:
+        super()._load_from_state_dict(state, prefix, *rest)
+        self.standardised = rule == 1
+        if rule == -1 and self._asked:
             log.warning("weights from before MetaFace 0.2: their head steps on raw features")
 
 

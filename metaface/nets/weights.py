@@ -53,7 +53,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def not_finite(module: nn.Module) -> str | None:
     """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite."""
-    tensors = {n: t.detach() for n, t in module.state_dict().items() if t.is_floating_point()}
+    held = {n: t.detach() for n, t in module.state_dict().items() if t.numel()}
+    tensors = {n: t for n, t in held.items() if t.is_floating_point()}
     if not tensors or nn.utils.get_total_norm(list(tensors.values()), math.inf).isfinite():
         return None
     return next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
