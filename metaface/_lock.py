@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import time
@@ -59,7 +60,13 @@ def locked(folder: str | Path | None) -> Iterator[None]:
 def _open(path: Path) -> TextIO:
     """The file at ``path``, new or left by a dead process, empty and locked."""
     while True:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by the caller
+        try:  # never through a link, which would write elsewhere
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise FolderInUse(f"{path} is a link: remove it, or choose another folder") from error
+        file = open(handle, "a+", encoding="utf-8")  # noqa: SIM115 - closed by the caller
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -74,9 +81,18 @@ def _open(path: Path) -> TextIO:
             pass
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                _refuse_foreign(file, path)
                 file.truncate(0)
                 return file
         file.close()  # whoever held it before has removed it in the meantime
+
+
+def _refuse_foreign(file: TextIO, path: Path) -> None:
+    """Leave a file of that name alone that no run of MetaFace wrote."""
+    file.seek(0)
+    if (text := file.read(100)) and not text.startswith("process "):
+        file.close()
+        raise FolderInUse(f"{path} is no lock of MetaFace: move it, or choose another folder")
 
 
 def alone_in(

@@ -88,5 +88,12 @@ def check_counts(least: int = 0, **counts: int | None) -> None:
             raise ValueError(f"{name}={count!r}: must be at least {least}, a whole number")
 
 
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name}={flag!r}: must be True or False")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -18,8 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report, runs
+from metaface._atomic import replacing
 from metaface._json import write_json
 from metaface._text import printable
 from metaface.arguments import count, count_or_none, device, positive, rate, share
@@ -335,9 +338,15 @@ def _preview(o: argparse.Namespace) -> None:
     print(faces.describe())
     if o.episode:
         sampler = EpisodeSampler(faces, o.ways, o.shots, o.queries, seed=o.seed)
-        report.episode_picture(sampler.batch(0), faces).save(o.out)
+        picture = report.episode_picture(sampler.batch(0), faces)
     else:
-        report.contact_sheet(faces, o.people, o.photos).save(o.out)
+        picture = report.contact_sheet(faces, o.people, o.photos)
+    out = Path(o.out)
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind is None:
+        raise ValueError(f"--out {out}: pictures do not end like that; give a .png or .jpg")
+    with replacing(out) as file:
+        picture.save(file, kind)
     print(o.out)
 
 

@@ -11,7 +11,7 @@ from helpers import every_learner, few_tasks, flat_gradient, one, patterns, rela
 from torch import nn
 
 from metaface import evaluate, nets
-from metaface.learners import ANIL, MAML, Prototypical, build
+from metaface.learners import ANIL, MAML, Prototypical, Reptile, build
 
 
 def network(*middle: nn.Module) -> nn.Module:
@@ -265,3 +265,17 @@ def test_what_has_no_second_derivative_is_refused_with_the_remedy():
         except ValueError as error:
             assert "embedding Recurrent on photographs" in str(error)
             assert "task_chunk" in str(error) or "fomaml" in str(error)
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: MAML(tiny(), first_order="no"), "first_order='no': must be True or False"),
+        (lambda: ANIL(tiny(), inner_steps=0), "inner_steps=0: must be at least 1"),
+        (lambda: Reptile(tiny(), inner_steps=0), "inner_steps=0: must be at least 1"),
+        (lambda: Reptile(tiny(), test_steps=0), "test_steps=0: must be at least 1"),
+    ],
+)
+def test_settings_that_learn_nothing_or_say_nothing_are_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

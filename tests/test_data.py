@@ -878,3 +878,9 @@ def test_join_makes_domains_of_sets_and_one_person_of_a_name(test_data):
     assert (ana.images[1] == sketches.of_people([7]).images[0]).all()
     with pytest.raises(ValueError, match="one image shape"):
         FaceSet.join({"a": photos, "b": load(test_data("cufs_sketches.zip"), image_size=8)})
+
+
+def test_an_open_quote_swallows_no_rows(tmp_path):
+    (tmp_path / "people.csv").write_text('path,person\na.png,Ana\nb.png,"Bo\nc.png,Bo\n')
+    with pytest.raises(ValueError, match=r"people\.csv is not a CSV"):
+        load(tmp_path / "people.csv")

@@ -219,3 +219,21 @@ def test_training_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == [".lock"]
     train(Prototypical(tiny()), patterns(), iterations=1, out=tmp_path, progress=False)
     assert ".lock" not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_lock_that_is_no_lock_of_ours_stays_as_it_is(tmp_path: Path, link: bool) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("precious")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if link:
+        (folder / ".lock").symlink_to(mine)
+    else:
+        mine.rename(folder / ".lock")
+    with (
+        pytest.raises(FolderInUse, match=r"\.lock is (a link|no lock of MetaFace)"),
+        locked(folder),
+    ):
+        pass
+    assert (folder / ".lock").read_text() == "precious"

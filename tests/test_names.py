@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import logging
@@ -611,3 +612,35 @@ def test_contact_sheets_tell_captions_apart(caplog, monkeypatch):
     sheet = pixels(grid([("王芳", face), ("李", face)]))
     assert (sheet[:20] != pixels(grid([("李", face), ("王芳", face)]))[:20]).sum() == 0  # both #1
     assert "'王芳' is drawn as #1" in caplog.text and "'李' is drawn as #2" in caplog.text
+
+
+# --- drawings take nothing's place
+
+
+def test_a_drawing_takes_the_place_of_drawings_alone(run, tmp_path):
+    add("Ana", tmp_path / "some.gallery")
+    photo, other = save(tmp_path / "a.png"), save(tmp_path / "b.png")
+    before = Path(other).read_bytes()
+    status, _, told = run("identify", photo, "--draw", other)
+    assert status == 2 and "b.png is there already, and no drawing" in told
+    assert Path(other).read_bytes() == before
+    for name in ("drawn.png", "drawn.jpg"):
+        for _ in range(2):  # the second takes the place of the first
+            assert run("identify", photo, "--draw", name)[0] == 0
+    status, _, told = run("identify", photo, "--draw", "drawn.xyz")
+    assert status == 2 and "give a .png or .jpg" in told
+
+
+def test_a_drawing_that_cannot_be_written_leaves_what_was_there(run, tmp_path, monkeypatch):
+    add("Ana", tmp_path / "some.gallery")
+    photo = save(tmp_path / "a.png")
+    assert run("identify", photo, "--draw", "drawn.png")[0] == 0
+    before = Path("drawn.png").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    status, _, told = run("identify", photo, "--draw", "drawn.png")
+    assert status == 2 and "drawn.png is full" in told
+    assert Path("drawn.png").read_bytes() == before

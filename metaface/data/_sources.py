@@ -202,7 +202,7 @@ def _csv(path: Path) -> Source:
     photos, skipped = [], []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(file, strict=True)
             header = [name.strip().lower() for name in next(rows, [])]
             missing = [name for name in ("path", "person") if name not in header]
             if missing:

@@ -28,7 +28,7 @@ def read_attributes(path: str | Path) -> tuple[str, Attributes]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
+            lines = csv.reader(file, strict=True)
             header = [name.strip() for name in next(lines, [])]
             key = next((k for k in reversed(KEYS) if k in header), None)
             if key is None or len(header) < 2:

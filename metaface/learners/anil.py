@@ -27,7 +27,7 @@ class ANIL(FeatureLearner):
     def __init__(self, embedding: nn.Module, head_lr: float = 0.5, inner_steps: int = 3) -> None:
         super().__init__(embedding)
         check_rates(head_lr=head_lr)
-        check_counts(inner_steps=inner_steps)
+        check_counts(1, inner_steps=inner_steps)
         self.head_lr = head_lr
         self.head_step = HeadStep()
         self.inner_steps = inner_steps

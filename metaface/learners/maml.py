@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metaface.arguments import check_counts, check_rates
+from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
@@ -67,6 +67,7 @@ class MAML(LinearHeadLearner):
             raise ValueError(f"learn_rates={learn_rates!r}: choose 'weight' or 'layer'")
         if memory not in ("full", "sweep"):
             raise ValueError(f"memory={memory!r}: choose 'full' or 'sweep'")
+        check_flags(first_order=first_order)
         if learn_rates and first_order:
             raise ValueError("learn_rates needs second order: leave first_order out")
         if multi_step and (first_order or memory == "sweep"):

@@ -59,7 +59,7 @@ class Reptile(LinearHeadLearner):
         if inner_optimizer not in ("adam", "sgd"):
             raise ValueError(f"inner_optimizer={inner_optimizer!r}: choose 'adam' or 'sgd'")
         check_rates(inner_lr=inner_lr, head_lr=head_lr)
-        check_counts(inner_steps=inner_steps, test_steps=test_steps)
+        check_counts(1 if head is None else 0, inner_steps=inner_steps, test_steps=test_steps)
         check_counts(1, inner_batch=inner_batch)
         self.inner_lr = inner_lr
         self.head_lr = inner_lr if head_lr is None else head_lr

@@ -21,7 +21,7 @@ from metaface.arguments import share
 from metaface.learners import LEARNERS
 from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
-from metaface.recognition.draw import drawn
+from metaface.recognition.draw import check_free, drawn, save
 from metaface.recognition.embed import Embedder
 from metaface.recognition.gallery import Gallery
 from metaface.recognition.photos import in_folder
@@ -109,7 +109,9 @@ def _tell(people: Recognizer, o: argparse.Namespace) -> None:
     if out:
         if alone and out.exists() and out.samefile(photos[0]):
             raise ValueError(f"--draw {out} is the photograph itself: give another name")
-        if not alone:
+        if alone:
+            check_free(out)
+        else:
             _refuse_among(o, photos)
             out.mkdir(parents=True, exist_ok=True)
     names = FileNames()
@@ -126,7 +128,7 @@ def _tell(people: Recognizer, o: argparse.Namespace) -> None:
         if not (o.json or o.csv):
             tqdm.write(_line(one))
         if out and one.skipped is None:
-            drawn(photo, one).save(out if alone else out / _drawn_name(photo, names))
+            save(drawn(photo, one), out if alone else out / _drawn_name(photo, names))
     calibration = people.calibration() if people.people() else None
     if o.json:
         print(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PIL import Image, ImageDraw
 
 from metaface import _letters
+from metaface._atomic import replacing
 from metaface.recognition.photos import Photo, reduced
 from metaface.recognition.results import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
+_SOFTWARE = 0x0131  # the EXIF field that says what wrote a picture
+_MARK = "metaface identify --draw"
 
 
 def drawn(photo: Photo, found: Identified) -> Image.Image:
@@ -40,3 +45,36 @@ def drawn(photo: Photo, found: Identified) -> Image.Image:
         pen.rectangle((x, y, x + wide, y + high), fill=colour)
         pen.text((x + line, y + line), text, fill="white", font=font)
     return picture
+
+
+def check_free(path: Path) -> None:
+    """Refuse a file that :func:`save` did not write: it may be somebody's photograph.
+
+    Raises:
+        ValueError: there is one, or pictures have no such ending.
+    """
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--draw {path}: pictures do not end like that; give a .png or .jpg")
+    if not path.exists():
+        return
+    try:
+        with Image.open(path) as there:
+            ours = there.getexif().get(_SOFTWARE) == _MARK
+    except OSError:
+        ours = False
+    if not ours:
+        raise ValueError(f"--draw {path} is there already, and no drawing: give another name")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a drawing whole or not at all.
+
+    Raises:
+        ValueError, OSError: as :func:`check_free` says, or the folder is full or read-only.
+    """
+    check_free(path)
+    exif = Image.Exif()
+    exif[_SOFTWARE] = _MARK
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with replacing(path) as file:
+        picture.save(file, kind, exif=exif)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
+from metaface._atomic import replacing
 from metaface._json import write_json
 from metaface._lock import alone_in
 from metaface._progress import track
@@ -278,7 +279,8 @@ def _align(o: argparse.Namespace) -> None:
             folder = folders[photo.person]
             path = out / folder / names[folder].new(Path(photo.path).stem, ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(crop).save(path)
+            with replacing(path) as file:
+                Image.fromarray(crop).save(file, "PNG")
             done += 1
     if not done:
         raise ValueError(f"none of the {skipped} photographs of {source} could be used")
