@@ -342,8 +342,7 @@ LEARNERS: dict[str, Callable[[Unit], list[Candidate]]] = {
     PLAIN: finetune,
     "reptile": partial(
         meta, "reptile",
-       {"inner_optimizer": "sgd", "inner_lr": 0.01, "inner_batch": None,
-         "inner_steps": 4},
+        {"inner_optimizer": "sgd", "inner_lr": 0.01, "inner_batch": None, "inner_steps": 4},
         ("test_steps", (1, 3)),
         {"ways": 5}, 60,
     ),

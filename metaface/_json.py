@@ -41,10 +41,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
         value = json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}): remove it, and what it says is made again"
+            f"{path} is damaged ({error}): remove the folder it lies in, or choose another"
         ) from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not what MetaFace wrote there")
+        raise ValueError(
+            f"{path} holds a {type(value).__name__}, not what MetaFace wrote there: "
+            "remove the folder it lies in, or choose another"
+        )
     return value
 
 

@@ -66,7 +66,7 @@ def _open(path: Path) -> TextIO:
             if error.errno != errno.ELOOP:
                 raise
             raise FolderInUse(f"{path} is a link: remove it, or choose another folder") from error
-        file = open(handle, "a+", encoding="utf-8")  # noqa: SIM115 - closed by the caller
+        file = open(handle, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by the caller
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -18,12 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import metaface
 from metaface import benchmark, checkpoint, cross_domain, data, distributed, nets, report, runs
-from metaface._atomic import replacing
 from metaface._json import write_json
+from metaface._picture_file import picture_kind, write_picture
 from metaface._text import printable
 from metaface.arguments import count, count_or_none, device, positive, rate, share
 from metaface.augment import Augment
@@ -330,6 +328,7 @@ def _evaluate(o: argparse.Namespace) -> None:
 
 
 def _preview(o: argparse.Namespace) -> None:
+    picture_kind(Path(o.out))  # refused before anything is loaded
     few = {"people": max(o.people, o.ways), "photos": max(o.photos, o.shots + o.queries)}
     faces = data.load(
         o.data, image_size=o.image_size, crop=o.crop, channels=o.channels,
@@ -341,12 +340,7 @@ def _preview(o: argparse.Namespace) -> None:
         picture = report.episode_picture(sampler.batch(0), faces)
     else:
         picture = report.contact_sheet(faces, o.people, o.photos)
-    out = Path(o.out)
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind is None:
-        raise ValueError(f"--out {out}: pictures do not end like that; give a .png or .jpg")
-    with replacing(out) as file:
-        picture.save(file, kind)
+    write_picture(picture, Path(o.out))
     print(o.out)
 
 

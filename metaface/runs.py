@@ -97,6 +97,11 @@ def claim(
                 f"{out} holds a {what} of other settings or photographs ({changed}): use those, "
                 "or another folder"
             )
+    elif any(out.glob("*/result.json")):  # which may be of any other people
+        raise FileExistsError(
+            f"{out} holds results, and no settings.json that says of what: choose another folder "
+            "(--out)"
+        )
     if faces is not None:
         write_json(path, {"job": what, **now["options"], "people": now["people"]})
 

@@ -486,13 +486,12 @@ class _Run:
         self._started = time.monotonic() - self.history.seconds
 
     def _refuse_another(self, state: dict[str, Any], path: Path) -> None:
-        there = state.get("definition")
-        if there is None and "settings" not in state:
+        if "definition" not in state and "settings" not in state:
             raise checkpoint.CheckpointError(
                 f"{path} holds a model, and not the training that made it: start from it "
                 "(--start), in another folder (--out)"
             )
-        there = there or _former_definition(state, self.spec)
+        there = state.get("definition") or _former_definition(state, self.spec)
         changed = runs.differences(there, self.definition)
         if changed:
             raise checkpoint.CheckpointError(

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import every_learner, few_tasks, flat_gradient, one, patterns, relative_error, tiny
+from helpers import (
+    every_learner,
+    few_tasks,
+    flat_gradient,
+    needs_learn2learn,
+    one,
+    patterns,
+    relative_error,
+    tiny,
+)
 from torch import nn
 
 from metaface import evaluate, nets
@@ -271,6 +280,11 @@ def test_what_has_no_second_derivative_is_refused_with_the_remedy():
     "make, said",
     [
         (lambda: MAML(tiny(), first_order="no"), "first_order='no': must be True or False"),
+        pytest.param(
+            lambda: build("l2l-maml", tiny(), first_order="no"),
+            "first_order='no': must be True or False",
+            marks=needs_learn2learn,
+        ),
         (lambda: ANIL(tiny(), inner_steps=0), "inner_steps=0: must be at least 1"),
         (lambda: Reptile(tiny(), inner_steps=0), "inner_steps=0: must be at least 1"),
         (lambda: Reptile(tiny(), test_steps=0), "test_steps=0: must be at least 1"),

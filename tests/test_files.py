@@ -221,10 +221,13 @@ def test_training_keeps_out_of_a_folder_in_use(tmp_path: Path) -> None:
     assert ".lock" not in os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"precious", b"\xff\xfe\x00"])
 @pytest.mark.parametrize("link", [True, False])
-def test_a_lock_that_is_no_lock_of_ours_stays_as_it_is(tmp_path: Path, link: bool) -> None:
+def test_a_lock_that_is_no_lock_of_ours_stays_as_it_is(
+    tmp_path: Path, link: bool, content: bytes
+) -> None:
     mine = tmp_path / "mine.txt"
-    mine.write_text("precious")
+    mine.write_bytes(content)
     folder = tmp_path / "out"
     folder.mkdir()
     if link:
@@ -236,4 +239,4 @@ def test_a_lock_that_is_no_lock_of_ours_stays_as_it_is(tmp_path: Path, link: boo
         locked(folder),
     ):
         pass
-    assert (folder / ".lock").read_text() == "precious"
+    assert (folder / ".lock").read_bytes() == content

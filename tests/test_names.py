@@ -627,8 +627,11 @@ def test_a_drawing_takes_the_place_of_drawings_alone(run, tmp_path):
     for name in ("drawn.png", "drawn.jpg"):
         for _ in range(2):  # the second takes the place of the first
             assert run("identify", photo, "--draw", name)[0] == 0
-    status, _, told = run("identify", photo, "--draw", "drawn.xyz")
-    assert status == 2 and "give a .png or .jpg" in told
+    for name in ("drawn.xyz", "drawn.psd", "drawn"):  # unknown, read but not written, none
+        status, _, told = run("identify", photo, "--draw", name)
+        assert status == 2 and "give a .png or .jpg" in told
+        status, _, told = run("preview", "--out", name, gallery=False)
+        assert status == 2 and "give a .png or .jpg" in told
 
 
 def test_a_drawing_that_cannot_be_written_leaves_what_was_there(run, tmp_path, monkeypatch):

@@ -243,6 +243,15 @@ def test_a_folder_of_another_kind_of_job_is_refused(photos, tmp_path):
         benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
 
 
+def test_results_that_do_not_say_of_whom_are_not_gone_on_with(photos, tmp_path):
+    settings = benchmark.Settings(data=str(photos), **SMALL)
+    benchmark.run(settings, tmp_path / "out", progress=False)
+    (tmp_path / "out" / "settings.json").unlink()
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="out holds results, and no settings.json"):
+            benchmark.run(settings, tmp_path / "out", resume=resume, progress=False)
+
+
 @pytest.mark.parametrize("name", ["settings.json", "prototypical-seed0/result.json"])
 @pytest.mark.parametrize("content", ["", '{"a": ', "[]"])
 def test_a_damaged_record_is_named(photos, tmp_path, name, content):

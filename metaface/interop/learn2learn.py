@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
-from metaface.arguments import check_counts, check_rates
+from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes import EpisodeSampler
 from metaface.learners.base import State, Weights
 from metaface.learners.chunks import replica
@@ -142,6 +142,7 @@ class Learn2Learn(LinearHeadLearner):
     ) -> None:
         super().__init__(embedding)
         check_rates(inner_lr=inner_lr)
+        check_flags(first_order=first_order)
         check_counts(1, inner_steps=inner_steps)
         frozen = [n for n, p in embedding.named_parameters() if not p.requires_grad]
         if frozen:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from metaface import _letters
-from metaface._atomic import replacing
+from metaface._picture_file import picture_kind, write_picture
 from metaface.recognition.photos import Photo, reduced
 from metaface.recognition.results import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
-_SOFTWARE = 0x0131  # the EXIF field that says what wrote a picture
 _MARK = "metaface identify --draw"
 
 
@@ -53,13 +52,12 @@ def check_free(path: Path) -> None:
     Raises:
         ValueError: there is one, or pictures have no such ending.
     """
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--draw {path}: pictures do not end like that; give a .png or .jpg")
+    picture_kind(path)
     if not path.exists():
         return
     try:
         with Image.open(path) as there:
-            ours = there.getexif().get(_SOFTWARE) == _MARK
+            ours = there.getexif().get(ExifTags.Base.Software) == _MARK
     except OSError:
         ours = False
     if not ours:
@@ -74,7 +72,5 @@ def save(picture: Image.Image, path: Path) -> None:
     """
     check_free(path)
     exif = Image.Exif()
-    exif[_SOFTWARE] = _MARK
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    with replacing(path) as file:
-        picture.save(file, kind, exif=exif)
+    exif[ExifTags.Base.Software] = _MARK
+    write_picture(picture, path, exif=exif)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from metaface import evaluation
-from metaface._atomic import replacing
 from metaface._json import write_json
 from metaface._lock import alone_in
+from metaface._picture_file import write_picture
 from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
 from metaface.arguments import count, count_or_none, share
@@ -278,9 +278,7 @@ def _align(o: argparse.Namespace) -> None:
                 continue
             folder = folders[photo.person]
             path = out / folder / names[folder].new(Path(photo.path).stem, ".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                Image.fromarray(crop).save(file, "PNG")
+            write_picture(Image.fromarray(crop), path)
             done += 1
     if not done:
         raise ValueError(f"none of the {skipped} photographs of {source} could be used")
