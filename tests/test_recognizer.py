@@ -940,13 +940,13 @@ def lit_with_zoe():
 def test_a_head_that_hurts_is_not_kept():
     people = known(6)
     before = people.identify(portrait(1, 9))
-    tried = people.adapt("anil", inner_steps=0)  # zero for everybody
+    tried = people.adapt("anil", head_lr=0.0)  # zero for everybody
     assert not tried.kept and tried.adapted == 0 and tried.prototypes > 0.9
     assert "anil: not kept" in str(tried)
     assert people.gallery.setting("adaptation") is None
     assert people.identify(portrait(1, 9)) == before
     people.adapt("anil", **LEARNT)
-    people.adapt("anil", inner_steps=0)  # what was kept before is not used either
+    people.adapt("anil", head_lr=0.0)  # what was kept before is not used either
     assert people.gallery.setting("adaptation") is None
 
 
