@@ -384,12 +384,17 @@ def test_what_an_engine_finds_is_nobody_else_than_it_was():
 
     same()
     assert sorted(engine.ids()) == [20, 30, 50, 70]
-    engine.remove(np.array([20]))  # forgotten by another process
-    same()
     engine.add(np.array([99, 1]), faces.embeddings[:2])  # enrolled by another process
     same()
     engine.add(np.array([50, 70]), faces.embeddings[[0, 4]])  # by another gallery, of like ids
-    same()
+    scores, who = matcher(faces)  # whoever it is, that is how similar they are
+    own = np.einsum("qd,qd->q", faces.embeddings, alone._vectors[who])
+    np.testing.assert_allclose(scores, own, atol=1e-6)
+    engine.add(matcher.ids, alone._vectors)
+    engine.remove(np.array([20]))  # forgotten by another process
+    rest = person != 1
+    np.testing.assert_array_equal(matcher(faces[np.flatnonzero(rest)])[1], person[rest])
+    assert 1 not in matcher(faces)[1]
     engine.remove(engine.ids())
     same()
 

@@ -95,7 +95,9 @@ def test_a_change_is_read_once_for_all_threads(path: Path, monkeypatch: Any) -> 
     with told(path) as people:
         assert named(people, 3) == "3"
         read, calls = people.gallery.enrolled, []
-        monkeypatch.setattr(people.gallery, "enrolled", lambda: (calls.append(1), read())[1])
+        monkeypatch.setattr(
+            people.gallery, "enrolled", lambda: (calls.append(1), time.sleep(0.05), read())[2]
+        )
         for turn in range(3):
             people.forget(f"{turn}")
             start = threading.Barrier(8)
@@ -186,10 +188,12 @@ def test_threads_share_an_adapted_network() -> None:
         people.gallery.set_setting("adaptation", setting)
         probes = [portrait(i % 4, 20 + i) for i in range(8)]
         want = people.identify(probes)
+        hook = embedder.network.register_forward_hook(lambda *_: time.sleep(0.001))  # others' turn
         before = {n: p.clone() for n, p in embedder.network.state_dict().items()}
         with ThreadPoolExecutor(8) as pool:
             for found in pool.map(lambda _: people.identify(probes), range(40)):
                 assert found == want
+        hook.remove()
         assert all((before[n] == p).all() for n, p in embedder.network.state_dict().items())
 
 

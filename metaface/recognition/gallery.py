@@ -420,7 +420,9 @@ class Gallery:
     @contextmanager
     def moment(self) -> Iterator[None]:
         """What this thread reads in the block is of one moment. Other threads wait for its end."""
-        with self._reading():
+        with self._store.reading() as db:
+            with self._refusing():
+                self._same(db)
             yield
 
     def close(self) -> None:
