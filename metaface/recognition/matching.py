@@ -107,8 +107,8 @@ class Prototypes:
         people = self._order[at]
         own = np.einsum("qd,qkd->qk", probes, self._vectors[people])
         sure = (self._sorted[at] == found) & (np.abs(cosines - own) < _SAME)
-        stale = np.flatnonzero(~sure.all(1))
-        if len(stale):
+        if not sure.all():
+            stale = np.flatnonzero(~sure.all(1))
             exact = Exact(probes.shape[1])
             exact.add(np.arange(len(self.ids)), self._vectors)
             cosines[stale], people[stale] = exact.search(probes[stale], k)
