@@ -64,12 +64,12 @@ if __name__ == "__main__":
     print("ready", flush=True)
     for line in sys.stdin:
         if not (child := os.fork()):
+            print(os.getpid(), flush=True)
             what, path = line.split()
             people = opened(path)
             _telling()
             change(people, what)
             print("done", flush=True)
             os._exit(0)
-        print(child, flush=True)
         os.waitpid(child, 0)
         print("end", flush=True)
