@@ -368,16 +368,34 @@ def test_others_by_brute_force():
     assert not len(alone.others(faces, person))
 
 
-def test_an_engine_that_others_filled_is_emptied():
-    """As a server's collection is, whose gallery was larger before somebody was forgotten."""
-    engine = matching.Exact(16)
-    faces, person = grouped([2, 2, 2])
-    none = Cohort(faces.embeddings[:0], person[:0])
-    Prototypes(faces, person, none, lambda dim: engine)
-    kept = np.flatnonzero(person < 2)
-    matcher = Prototypes(faces[kept], person[kept], none, lambda dim: engine)
-    assert len(engine) == 2
-    assert set(matcher(faces)[1].tolist()) == {0, 1}
+def test_what_an_engine_finds_is_nobody_else_than_it_was():
+    """Another process may enter people into a server's collection, and forget some."""
+    engine, (faces, person) = matching.Exact(16), grouped([2, 2, 2, 2])
+    cohort = Cohort(faces.embeddings[:0], person[:0])
+    ids = np.array([70, 20, 50, 30])
+    matcher = Prototypes(faces, person, cohort, engine, ids)
+    alone = Prototypes(faces, person, cohort)
+
+    def same():
+        for mine, other in zip(matcher(faces), alone(faces), strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-6)
+        others = [m.others(faces, person) for m in (matcher, alone)]
+        np.testing.assert_allclose(*others, atol=1e-6)
+
+    same()
+    assert sorted(engine.ids()) == [20, 30, 50, 70]
+    engine.add(np.array([99, 1]), faces.embeddings[:2])  # enrolled by another process
+    same()
+    engine.add(np.array([50, 70]), faces.embeddings[[0, 4]])  # by another gallery, of like ids
+    scores, who = matcher(faces)  # whoever it is, that is how similar they are
+    own = np.einsum("qd,qd->q", faces.embeddings, alone._vectors[who])
+    np.testing.assert_allclose(scores, own, atol=1e-6)
+    engine.add(matcher.ids, alone._vectors)
+    engine.remove(np.array([20]))  # forgotten by another process
+    rest = person != 1
+    np.testing.assert_array_equal(matcher(faces[np.flatnonzero(rest)])[1], person[rest])
+    engine.remove(engine.ids())
+    same()
 
 
 # ---------------------------------------------------------------- left out one by one

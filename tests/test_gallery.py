@@ -327,17 +327,17 @@ def test_the_journal_holds_a_forgotten_face_before_it_is_zeroed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the test above looks where there is something to find."""
-    zero, seen = _store.Store._zero_journal, []
+    zero, seen = _store._zero, []
 
-    def look(store: _store.Store) -> None:
-        journal = Path(f"{path}-journal")
+    def look(name: str) -> None:
+        journal = Path(name)
         seen.append(traces(journal.read_bytes(), faces(2)) if journal.exists() else None)
-        zero(store)
+        zero(name)
 
     with Gallery(path, **MODEL) as gallery:
         gallery.add("Ana", faces(2))
         gallery.add("Bo", faces(2, 1))
-        monkeypatch.setattr(_store.Store, "_zero_journal", look)
+        monkeypatch.setattr(_store, "_zero", look)
         gallery.forget("Bo")
         monkeypatch.undo()
         assert seen == [1]  # all of Ana, in the copy that the rebuilding made

@@ -8,6 +8,7 @@ import http.client
 import http.server
 import importlib.util
 import json
+import os
 import pickle
 import sys
 import threading
@@ -907,6 +908,29 @@ def test_onnx_is_imported_with_its_preprocessing(onnx_file, nobodys_models, tmp_
     described.write_text("{}")
     with pytest.raises(ValueError, match=r"copy\.json: the description has no architecture"):
         load(path)
+
+
+@needs_onnx
+@pytest.mark.parametrize("files", [0, 1])
+def test_an_import_of_onnx_that_is_killed_leaves_no_other_preprocessing(
+    files, onnx_file, nobodys_models, monkeypatch
+):
+    mirrored = replace(load(onnx_file).preprocessing, mirror=True)
+    put, done = os.replace, []
+
+    def killed(*names):
+        if len(done) == files:
+            raise KeyboardInterrupt
+        done.append(names)
+        put(*names)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", killed)
+        import_weights(onnx_file, preprocessing=mirrored)
+    assert len(done) == files
+    with pytest.raises(ModelMissing):
+        load("copy")
+    assert load(import_weights(onnx_file, preprocessing=mirrored)).preprocessing == mirrored
 
 
 @needs_onnx

@@ -533,7 +533,7 @@ def test_nobody_forgotten_is_named_again(learner):
     ).engine._vectors[0]
     assert people.identify(portrait(2, 9))[0].nearest == "person 2"
     state = people._state
-    assert holds(people, rows[0]) and (learner or holds(people, prototype))
+    assert learner or holds(people, prototype)
     engine = getattr(state.matcher, "engine", None)
     assert people.forget("person 2") == 4
     assert "person 2" not in people.people()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metaface.recognition._gate import Gate
 from metaface.recognition._vectors import checked, checked_queries, nothing
 
 _SCORES = 1 << 24  # scores held at a time: 64 MB
@@ -23,6 +24,12 @@ class Exact:
         self._vectors = np.zeros((0, dim), np.float32)
         self._ids = np.zeros(0, np.int64)
         self._rows: dict[int, int] = {}
+        self._gate = Gate()
+
+    def ids(self) -> np.ndarray:
+        """See :meth:`.search.Search.ids`."""
+        with self._gate.searching():
+            return self._ids[: len(self)].copy()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -30,28 +37,34 @@ class Exact:
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
         ids, vectors = checked(ids, vectors, self._vectors.shape[1])
-        new = [i for i in ids.tolist() if i not in self._rows]
-        self._reserve(len(self) + len(new))
-        self._rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
-        rows = np.fromiter((self._rows[i] for i in ids.tolist()), np.int64, len(ids))
-        self._vectors[rows], self._ids[rows] = vectors, ids
+        with self._gate.changing():
+            new = [i for i in ids.tolist() if i not in self._rows]
+            self._reserve(len(self) + len(new))
+            self._rows.update(zip(new, range(len(self), len(self) + len(new)), strict=True))
+            rows = np.fromiter((self._rows[i] for i in ids.tolist()), np.int64, len(ids))
+            self._vectors[rows], self._ids[rows] = vectors, ids
 
     def remove(self, ids: np.ndarray) -> None:
         """See :meth:`.search.Search.remove`."""
-        for i in np.asarray(ids, np.int64).tolist():
-            row = self._rows.pop(i, None)
-            if row is None:
-                continue
-            last = len(self._rows)
-            if row != last:
-                self._vectors[row], self._ids[row] = self._vectors[last], self._ids[last]
-                self._rows[int(self._ids[row])] = row
-            self._vectors[last], self._ids[last] = 0, 0
+        with self._gate.changing():
+            for i in np.asarray(ids, np.int64).tolist():
+                row = self._rows.pop(i, None)
+                if row is None:
+                    continue
+                last = len(self._rows)
+                if row != last:
+                    self._vectors[row], self._ids[row] = self._vectors[last], self._ids[last]
+                    self._rows[int(self._ids[row])] = row
+                self._vectors[last], self._ids[last] = 0, 0
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of equal scores the smaller id comes first."""
-        n = len(self)
         queries = checked_queries(queries, self._vectors.shape[1], k)
+        with self._gate.searching():
+            return self._nearest(queries, k)
+
+    def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        n = len(self)
         scores, ids = nothing(len(queries), k)
         if n == 0:
             return scores, ids

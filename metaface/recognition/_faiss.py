@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from metaface.recognition._gate import Gate
 from metaface.recognition._vectors import checked, checked_queries
 
 _FEW = 10_000  # vectors, below which there is one cell
@@ -39,7 +40,13 @@ class Faiss:
             raise ValueError(f"share={share}: of the cells, between 0 and 1")
         self._faiss, self._dim, self._share = faiss, dim, share
         self._known: set[int] = set()
+        self._gate = Gate()
         self._redraw(np.zeros(0, np.int64), np.zeros((0, dim), np.float32))
+
+    def ids(self) -> np.ndarray:
+        """See :meth:`.search.Search.ids`."""
+        with self._gate.searching():
+            return np.fromiter(self._known, np.int64, len(self._known))
 
     def __len__(self) -> int:
         return len(self._known)
@@ -47,17 +54,22 @@ class Faiss:
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
         ids, vectors = checked(ids, vectors, self._dim)
-        self.remove(ids)
-        self._known.update(ids.tolist())
-        if len(self) >= max(_FEW, 4 * self._drawn):
-            held_ids, held = self._everything()
-            self._redraw(np.concatenate([held_ids, ids]), np.concatenate([held, vectors]))
-            held[:] = 0
-        else:
-            self._index.add_with_ids(vectors, ids)
+        with self._gate.changing():
+            self._remove(ids)
+            self._known.update(ids.tolist())
+            if len(self) >= max(_FEW, 4 * self._drawn):
+                held_ids, held = self._everything()
+                self._redraw(np.concatenate([held_ids, ids]), np.concatenate([held, vectors]))
+                held[:] = 0
+            else:
+                self._index.add_with_ids(vectors, ids)
 
     def remove(self, ids: np.ndarray) -> None:
         """See :meth:`.search.Search.remove`."""
+        with self._gate.changing():
+            self._remove(ids)
+
+    def _remove(self, ids: np.ndarray) -> None:
         present = self._known.intersection(np.asarray(ids, np.int64).tolist())
         if not present:
             return
@@ -74,7 +86,8 @@ class Faiss:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of the k nearest, some may be missed."""
         queries = checked_queries(queries, self._dim, k)
-        scores, ids = self._index.search(queries, k)
+        with self._gate.searching():
+            scores, ids = self._index.search(queries, k)
         scores[ids < 0] = -np.inf
         return scores, ids
 

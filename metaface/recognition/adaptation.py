@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ _FEWEST = 10  # photographs of people with two or more that a verdict needs
 _BATCH = 64  # crops classified at once
 _MOST_CROPS = 128  # learnt at once: MAML keeps 50 MB of each, of a MobileFaceNet
 _MOST_LOGITS = 2**26  # photographs times people: a head takes 20 bytes of each
+_turn = RLock()  # torch.func.functional_call puts other weights into the network while it runs
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,17 @@ class Adapted:
         self.learner, self.embedder = learner, embedder
         labels = torch.from_numpy(person)
         if isinstance(learner, FeatureLearner):
-            with torch.no_grad(), learner.predicting():
+            with _turn, torch.no_grad(), learner.predicting():
                 features = torch.from_numpy(faces.embeddings)[None]
                 self.state = learner.fit_head(features, labels[None], int(labels.max()) + 1)
         else:
-            self.classifier = learner.adapt(self._pictures(faces), labels)
+            with _turn:
+                self.classifier = learner.adapt(self._pictures(faces), labels)
 
     def __call__(
         self, probes: Faces, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        with torch.no_grad(), self.learner.predicting():
+        with _turn, torch.no_grad(), self.learner.predicting():
             if isinstance(self.learner, FeatureLearner):
                 logits = self.learner.score_head(
                     self.state, torch.from_numpy(probes.embeddings)[None]

@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +38,14 @@ class Enrolled:
         person: int64 ``[M]``, whose face each is, as an index into ``names``.
         embeddings: float32 ``[M, D]``, unit length.
         ids: int64 ``[M]``, ascending; an id is never used again, even when its face is forgotten.
+        people: int64 ``[P]``, ascending: the people's own ids, never used again either.
     """
 
     names: tuple[str, ...]
     person: np.ndarray
     embeddings: np.ndarray
     ids: np.ndarray
+    people: np.ndarray
 
 
 class Gallery:
@@ -52,7 +54,8 @@ class Gallery:
     Each change is one transaction, on the disk when the call returns: a kill at any moment leaves
     the gallery as it was before or as it is after. Several processes, and several threads of one,
     may use one gallery at once; a fork must open its own. Creating a gallery is one step too: an
-    empty file, like any other foreign file, is refused.
+    empty file, like any other foreign file, is refused. Where another gallery of the same model
+    takes the file's name, that is used from the next call on, with a warning.
 
     Args:
         path: the file, created where there is none, or ":memory:".
@@ -64,8 +67,9 @@ class Gallery:
 
     Raises:
         GalleryError: ``gallery_model_mismatch``, ``not_a_gallery``, ``gallery_newer``, or the
-            file cannot be read; see there. Any method may raise ``gallery_busy`` after 30 seconds
-            and ``gallery_io``, and those that write ``gallery_full`` and ``gallery_read_only``.
+            file cannot be read; see there. Any method may raise ``gallery_busy`` after 30 seconds,
+            ``gallery_gone`` and ``gallery_io``, and those that write ``gallery_full`` and
+            ``gallery_read_only``.
         OSError: no such folder, or no right to create a file there.
         ValueError: ``keep_crops`` is not what the gallery was created with, or ``dim`` is not
             positive.
@@ -125,13 +129,11 @@ class Gallery:
     def _start(self, store: Store) -> None:
         self._store = store
         self._known: int | None = None  # the revision whose people were last compared
-        self.path = store.path
+        self._seen: sqlite3.Connection | None = None  # the file that was last used
+        self.files = 0  # how many it was so far, one replaced by the other
         try:
-            with self._reading() as (db, _):
-                meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-                self.model = str(meta["model"])
-                self.model_name = str(meta["model_name"])
-                self.dim = int(meta["dim"])
+            with self._reading():  # which learns the model
+                pass
             try:
                 store.wipe()  # where whoever forgot someone was killed half-way
             except GalleryError as error:
@@ -139,6 +141,11 @@ class Gallery:
         except BaseException:
             store.close()
             raise
+
+    @property
+    def path(self) -> str:
+        """The file, or ":memory:"."""
+        return self._store.path
 
     @property
     def revision(self) -> int:
@@ -227,6 +234,22 @@ class Gallery:
         self._wipe(f"{name!r} is forgotten")
         return photos
 
+    def latest(self) -> np.ndarray:
+        """The id of each person's latest face, int64 ``[P]``."""
+        with self._reading() as (db, _):
+            found = db.execute("SELECT MAX(id) FROM face GROUP BY person").fetchall()
+            return np.array(found, np.int64).reshape(-1)
+
+    def all_there(self, people: np.ndarray) -> bool:
+        """Whether none of the people was forgotten whom :meth:`enrolled` once found, by their ids,
+        in the same file."""
+        if not len(people):
+            return True
+        with self._reading() as (db, _):
+            last = (int(people[-1]),)
+            count = db.execute("SELECT COUNT(*) FROM person WHERE id <= ?", last).fetchone()[0]
+        return bool(count == len(people))
+
     def people(self) -> dict[str, int]:
         """How many photographs of each person there are, in order of enrolment."""
         with self._reading() as (db, sums):
@@ -265,7 +288,7 @@ class Gallery:
         index = np.searchsorted(known, person)
         if len(person) and not np.array_equal(known[np.minimum(index, len(known) - 1)], person):
             raise self._damaged("it holds faces of nobody")
-        return Enrolled(tuple(row[1] for row in people), index, vectors, ids)
+        return Enrolled(tuple(row[1] for row in people), index, vectors, ids, known)
 
     def crops(self) -> np.ndarray:
         """The aligned faces, uint8 ``[M, 112, 112, 3]`` RGB, in the order of :meth:`enrolled`.
@@ -281,7 +304,11 @@ class Gallery:
         )
 
     def set_strangers(
-        self, embeddings: np.ndarray, person: np.ndarray, crops: np.ndarray | None = None
+        self,
+        embeddings: np.ndarray,
+        person: np.ndarray,
+        crops: np.ndarray | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Replace the cohort of strangers, by which thresholds are calibrated.
 
@@ -289,7 +316,9 @@ class Gallery:
             embeddings: float32 ``[n, D]``, unit length.
             person: int64 ``[n]``, which stranger each is.
             crops: as :meth:`add` takes them.
+            settings: kept in the same transaction, as :meth:`set_setting` keeps them.
         """
+        texts = _as_json(settings or {})
         vectors = self._checked(embeddings)
         pixels = self._pixels(crops, len(vectors), "the strangers")
         who = np.asarray(person)
@@ -305,6 +334,7 @@ class Gallery:
             )
             sums["stranger"] = _checksums.of_table(db, "stranger")
             sums["stranger_crop"] = _checksums.of_table(db, "stranger_crop")
+            _keep(db, sums, texts)
         self._wipe("the strangers are replaced")
 
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
@@ -354,13 +384,9 @@ class Gallery:
         Raises:
             TypeError, ValueError: not a JSON value (nan and infinity are none).
         """
-        text = json.dumps(value, allow_nan=False)
+        texts = _as_json({key: value})
         with self._changing(revise=False) as (db, sums):
-            if value is None:
-                db.execute("DELETE FROM setting WHERE key = ?", (key,))
-            else:
-                db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, text))
-            sums["setting"] = _checksums.of_table(db, "setting")
+            _keep(db, sums, texts)
 
     def copy_to(self, path: str | Path) -> None:
         """Copy the whole gallery to another file, which is never half a gallery.
@@ -385,6 +411,20 @@ class Gallery:
         else:
             self._store.copy_into(path, None)
 
+    def move_to(self, path: str | Path) -> None:
+        """:meth:`copy_to` ``path``, and go on with that file; no thread's change falls between."""
+        with self._store.alone():
+            self.copy_to(path)
+            self._store.go_on_with(path)
+
+    @contextmanager
+    def moment(self) -> Iterator[None]:
+        """What this thread reads in the block is of one moment. Other threads wait for its end."""
+        with self._store.reading() as db:
+            with self._refusing():
+                self._same(db)
+            yield
+
     def close(self) -> None:
         """Close the file; the gallery cannot be used any more. Closing twice is fine."""
         self._store.close()
@@ -402,6 +442,7 @@ class Gallery:
         revision = _revision()
         with self._store.writing() as db:
             with self._refusing():
+                self._same(db)
                 sums = _checksums.read(db)
                 if sums is None:  # a gallery of format 1
                     upgrade(db)
@@ -422,7 +463,28 @@ class Gallery:
         """A transaction that reads rows, and the checksums by which to know those that nobody
         wrote; None where there are none yet."""
         with self._store.reading() as db, self._refusing():
+            self._same(db)
             yield db, _checksums.read(db)
+
+    def _same(self, db: sqlite3.Connection) -> None:
+        """Learn the model of the gallery or, where another file has taken its name, check that it
+        is of the same one."""
+        if db is self._seen:
+            return
+        _checksums.read(db)
+        meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
+        found = str(meta["model"]), int(meta["dim"])
+        if self._seen is None:
+            self.model, self.dim, self.model_name = *found, str(meta["model_name"])
+        elif found != (self.model, self.dim):
+            raise GalleryError(
+                "gallery_model_mismatch",
+                f"gallery {self.path} was replaced by one of {meta['model_name']!r} "
+                f"({found[0][:12]}, {found[1]} values a face), not of {self.model_name!r} "
+                f"({self.model[:12]}, {self.dim}): open it with the model that made it",
+            )
+        self._seen, self._known = db, None
+        self.files += 1
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -517,6 +579,23 @@ class Gallery:
         return GalleryError(
             "not_a_gallery", f"gallery {self.path} is damaged: {what}; take a backup"
         )
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """Settings as text; None: to be removed."""
+    return {
+        key: None if value is None else json.dumps(value, allow_nan=False)
+        for key, value in settings.items()
+    }
+
+
+def _keep(db: sqlite3.Connection, sums: dict[str, int], texts: Mapping[str, str | None]) -> None:
+    for key, text in texts.items():
+        if text is None:
+            db.execute("DELETE FROM setting WHERE key = ?", (key,))
+        else:
+            db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, text))
+    sums["setting"] = _checksums.of_table(db, "setting")
 
 
 def _revision() -> int:

@@ -89,13 +89,10 @@ def _onnx(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
     embedder = Onnx(path, preprocessing)
     target = root / f"{path.stem}.onnx"
     about = Description("onnx", embedder.preprocessing, embedder.weights)
-    beside = target.with_suffix(".json")
-    if target.resolve() != path.resolve():
-        beside.unlink(missing_ok=True)  # killed between the two, no other file's is beside it
-        _copied(path, target)
-    with replacing(beside) as file:
+    # first: killed between the two, it lies beside another file or none, which is refused
+    with replacing(target.with_suffix(".json")) as file:
         file.write(about.to_json().encode())
-    return target
+    return _copied(path, target)
 
 
 def _copied(path: Path, target: Path) -> Path:

@@ -13,6 +13,7 @@ from metaface.recognition.search import Exact, Search
 
 FOLDS = 5  # photographs of a person that are left out, one by one
 _MOST = 2000  # photographs left out at once
+_SAME = 1e-3  # by how much an engine's cosine may differ from ours of the same vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +57,15 @@ Make = Callable[[Faces, np.ndarray], Matcher]
 class Prototypes:
     """A person is the mean of their embeddings; see :class:`Cohort` for the score.
 
+    It never changes, while its engine may: another process may fill it, or forget someone in it.
+    So what the engine finds counts only where it is a person of these N, with their own vector;
+    else all N are compared.
+
     Args:
         cohort: strangers.
-        search: makes an empty search engine for D values a face.
+        engine: what finds the nearest; None: exact search. The N people are entered.
+        ids: int64 ``[N]``, what the engine calls them, each for ever this vector's, as the id of
+            a person's latest face is; None: 0..N-1.
     """
 
     def __init__(
@@ -66,28 +73,46 @@ class Prototypes:
         faces: Faces,
         person: np.ndarray,
         cohort: Cohort,
-        search: Callable[[int], Search] = Exact,
+        engine: Search | None = None,
+        ids: np.ndarray | None = None,
     ) -> None:
         count = int(person.max()) + 1
         self.cohort = cohort
-        self.engine = search(faces.embeddings.shape[1])
-        self.engine.remove(np.arange(count, len(self.engine)))  # of a server's, that others filled
-        self.engine.add(np.arange(count), prototypes(faces.embeddings, person, count))
+        self.ids = np.arange(count) if ids is None else ids
+        self._order = np.argsort(self.ids)
+        self._sorted = self.ids[self._order]
+        self._vectors = prototypes(faces.embeddings, person, count)
+        self.engine = Exact(faces.embeddings.shape[1]) if engine is None else engine
+        self.engine.add(self.ids, self._vectors)
 
     def __call__(
         self, probes: Faces, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        cosines, found = self.engine.search(probes.embeddings, 1)
+        cosines, found = self._nearest(probes.embeddings, 1)
         return cosines[:, 0] - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
     def others(self, faces: Faces, person: np.ndarray) -> np.ndarray:
         """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
-        if len(self.engine) < 2:
+        if len(self.ids) < 2:
             return np.empty(0, np.float32)
-        cosines, found = self.engine.search(faces.embeddings, 2)
+        cosines, found = self._nearest(faces.embeddings, 2)
         first = found[:, 0] == person
         best = np.where(first, cosines[:, 1], cosines[:, 0])
         return best - self.cohort.baseline(faces.embeddings)
+
+    def _nearest(self, probes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines, float32 ``[q, k]``, descending, and people, int64 ``[q, k]`` in 0..N-1."""
+        cosines, found = self.engine.search(probes, k)
+        at = np.searchsorted(self._sorted, found).clip(max=len(self.ids) - 1)
+        people = self._order[at]
+        own = np.einsum("qd,qkd->qk", probes, self._vectors[people])
+        sure = (self._sorted[at] == found) & (np.abs(cosines - own) < _SAME)
+        if not sure.all():
+            stale = np.flatnonzero(~sure.all(1))
+            exact = Exact(probes.shape[1])
+            exact.add(np.arange(len(self.ids)), self._vectors)
+            cosines[stale], people[stale] = exact.search(probes[stale], k)
+        return cosines, people
 
 
 def left_out(make: Make, faces: Faces, person: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

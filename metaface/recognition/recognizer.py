@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +27,7 @@ from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.faces import Seen
-from metaface.recognition.gallery import Gallery, GalleryError
+from metaface.recognition.gallery import Enrolled, Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
@@ -44,20 +46,31 @@ _COMPARED = 2000  # enrolled photographs whose similarity to other people is loo
 
 @dataclass(eq=False)
 class _Known:
-    """What is derived from one version of the gallery and its settings."""
+    """What is derived from one version of the gallery and its settings.
+
+    It is made by one thread and, once others see it, not changed any more: names, ids and vectors
+    belong together whatever becomes of the gallery.
+    """
 
     version: tuple[Any, ...]
+    people: np.ndarray  # their ids, as in `Enrolled`
     names: tuple[str, ...]
     faces: Faces
     person: np.ndarray
     cohort: Cohort
     make: Make  # of the same kind as `matcher`, of fewer faces
     matcher: Matcher
+    strange: tuple[Faces, np.ndarray] | None = None  # by whom it is calibrated
     calibration: Calibration | None = None
 
 
 class Recognizer:
     """Names the people in photographs, or says "unknown".
+
+    Threads may share one. After a change, one thread makes what names are found by anew (the first
+    that needs it). Others go on with what there was before until that is done; those that made the
+    change themselves wait and, where somebody was forgotten, all do: a call that begins after
+    ``forget`` has returned names them no more.
 
     Args:
         detector: finds faces.
@@ -90,6 +103,8 @@ class Recognizer:
             gallery = Gallery(model=embedder.digest, model_name=embedder.name, dim=embedder.dim)
         self.gallery = gallery
         self._state: _Known | None = None
+        self._making = threading.RLock()  # held by who makes a state, or lets one go
+        self._own = threading.local()  # .changed: this thread must see what it has changed
         self._procedural: Faces | None = None
 
     @classmethod
@@ -168,11 +183,7 @@ class Recognizer:
         path = given_path(path, "the gallery")
         if os.path.realpath(path.expanduser()) == self.gallery.path:
             return
-        self.gallery.copy_to(path)
-        old, self.gallery = self.gallery, Gallery(
-            path, model=self.embedder.digest, model_name=self.embedder.name, dim=self.embedder.dim
-        )  # fmt: skip
-        old.close()
+        self.gallery.move_to(path)
 
     def close(self) -> None:
         """Close the gallery; the recogniser cannot be used any more. Closing twice is fine."""
@@ -248,6 +259,7 @@ class Recognizer:
         if good:
             crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
             self.gallery.add(name, np.concatenate([one.embeddings for one in good]), crops)
+            self._own.changed = True
         yield Enrolment(name, len(good), tuple(skipped))
 
     def people(self) -> dict[str, int]:
@@ -262,12 +274,15 @@ class Recognizer:
         Raises:
             metaface.recognition.GalleryError: ``unknown_person``.
         """
-        known, self._state = self._state, None  # adapted weights and prototypes held them, too
         try:
             return self.gallery.forget(name)
-        finally:
-            if known is not None and isinstance(known.matcher, Prototypes):
-                known.matcher.engine.remove(np.arange(len(known.names)))
+        finally:  # adapted weights and prototypes hold them, too
+            with self._making:
+                known = self._state
+                if known is not None and self._holds_forgotten(known):
+                    self._state = None
+                    if isinstance(known.matcher, Prototypes):
+                        self._clear(known.matcher.engine, known.matcher.ids)
 
     # -- photographs -------------------------------------------------------------------------
 
@@ -306,6 +321,9 @@ class Recognizer:
         calibration = self._calibrated(known)
         scores, persons = known.matcher(Faces(seen.embeddings, seen.crops))
         for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
+            if not math.isfinite(score):
+                yield Match(None, None, None, box)  # type: ignore[arg-type]
+                continue
             nearest = known.names[person]
             yield Match(
                 nearest if score >= calibration.threshold else None,
@@ -361,9 +379,10 @@ class Recognizer:
             raise ValueError(_NOBODY)
         if people is not None:
             embeddings, crops, person = self._strangers(people, progress)
-            self.gallery.set_strangers(embeddings, person, crops)
-        self.gallery.set_setting("fpir", fpir)
-        self._state = None
+            self.gallery.set_strangers(embeddings, person, crops, {"fpir": fpir})
+        else:
+            self.gallery.set_setting("fpir", fpir)
+        self._own.changed = True
         return self.calibration()
 
     def calibration(self) -> Calibration:
@@ -397,26 +416,23 @@ class Recognizer:
         if learner is not None:
             if not self.people():
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
-            cohort = self._cohort()
-            if not len(cohort):
-                raise ValueError(
-                    "no strangers to judge an adapted classifier by: calibrate with photographs "
-                    "of people who are not enrolled first"
-                )
-            make, crops = adaptation.maker(learner, options, self.embedder, self.gallery.keep_crops)
-            if reason := adaptation.too_large(learner, self.people(), crops):
-                raise ValueError(reason)
-            _, held, person = self._enrolled_faces(crops)
-            tried = adaptation.judged(
-                learner,
-                options,
-                make,
-                (held, person),
-                self._strange_faces(cohort, crops),
-                self._fpir(),
-            )
+            with self.gallery.moment():
+                cohort = self._cohort()
+                if not len(cohort):
+                    raise ValueError(
+                        "no strangers to judge an adapted classifier by: calibrate with "
+                        "photographs of people who are not enrolled first"
+                    )
+                keeps = self.gallery.keep_crops
+                make, crops = adaptation.maker(learner, options, self.embedder, keeps)
+                if reason := adaptation.too_large(learner, self.people(), crops):
+                    raise ValueError(reason)
+                enrolled, held = self._enrolled_faces(crops)
+                strange, fpir = self._strange_faces(cohort, crops), self._fpir()
+            known = (held, enrolled.person)
+            tried = adaptation.judged(learner, options, make, known, strange, fpir)
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
-        self._state = None
+        self._own.changed = True
         return tried
 
     # -- from one to the other ---------------------------------------------------------------
@@ -425,51 +441,92 @@ class Recognizer:
         return faces.embedded(photos, pick, self.detector, self.embedder)
 
     def _known(self) -> _Known:
-        """What the gallery holds now; made anew where it has changed."""
-        version = self._version()
-        if self._state is not None and self._state.version == version:
+        """What the gallery holds now; made anew, by one thread at a time, where it has changed."""
+        known = self._state
+        if known is not None and known.version == self._version():
+            return known
+        waits = (
+            known is None or getattr(self._own, "changed", False) or self._holds_forgotten(known)
+        )
+        if not self._making.acquire(blocking=waits):
+            assert known is not None
+            return known
+        try:
+            if self._state is None or self._state.version != self._version():
+                self._state = self._made()
+            self._own.changed = False
             return self._state
-        cohort = self._cohort()
-        adapted = self.gallery.setting("adaptation") if len(cohort) else None
-        make: Make = partial(Prototypes, cohort=cohort)
-        crops = False
-        if adapted:
-            learnt, crops = adaptation.maker(
-                adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
-            )
-            if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
-                log.warning("prototypes are used again: %s", reason)
-                adapted, crops = None, False
-            else:
-                make = learnt
-        names, held, person = self._enrolled_faces(crops)
-        matcher: Matcher = _nobody
-        if names:
-            matcher = (
-                make(held, person) if adapted else Prototypes(held, person, cohort, self._search)
-            )
-        self._state = _Known(version, names, held, person, cohort, make, matcher)
-        return self._state
+        finally:
+            self._making.release()
+
+    def _made(self) -> _Known:
+        engine = self._search(self.embedder.dim)
+        there = engine.ids()  # who was enrolled before now, since who comes is enrolled first
+        with self.gallery.moment():
+            version = self._version()
+            cohort = self._cohort()
+            adapted = self.gallery.setting("adaptation") if len(cohort) else None
+            make: Make = partial(Prototypes, cohort=cohort)
+            crops = False
+            if adapted:
+                learnt, crops = adaptation.maker(
+                    adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
+                )
+                if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
+                    log.warning("prototypes are used again: %s", reason)
+                    adapted, crops = None, False
+                else:
+                    make = learnt
+            enrolled, held = self._enrolled_faces(crops)
+            strange = self._strange_faces(cohort, crops) if crops else None
+        known = _Known(
+            version, enrolled.people, enrolled.names, held, enrolled.person, cohort, make, _nobody
+        )
+        if adapted and known.names:
+            known.matcher = make(held, known.person)
+        elif known.names:
+            latest = np.zeros(len(known.names), np.int64)
+            np.maximum.at(latest, enrolled.person, enrolled.ids)
+            known.matcher = Prototypes(held, known.person, cohort, engine, latest)
+            there = np.union1d(there, latest)
+        self._clear(engine, there)
+        if known.names:
+            known.strange = strange or self._strange_faces(cohort, False)
+            self._calibrated(known)
+        known.faces, known.strange = Faces(np.empty_like(held.embeddings[:0])), None  # their memory
+        return known
+
+    def _clear(self, engine: Search, there: np.ndarray) -> None:
+        """Remove from an engine those who were ``there`` and are not enrolled any more.
+
+        Whoever is enrolled later is not touched: another process may have entered them already.
+        """
+        gone = np.setdiff1d(there, self.gallery.latest())
+        if len(gone):
+            engine.remove(gone)
+
+    def _holds_forgotten(self, known: _Known) -> bool:
+        """Whether somebody was forgotten since, or the gallery is another one."""
+        return known.version[0] != self.gallery.files or not self.gallery.all_there(known.people)
 
     def _version(self) -> tuple[Any, ...]:
         """Another one after every change, also by another process."""
-        return self.gallery.revision, self._fpir(), self.gallery.setting("adaptation")
+        with self.gallery.moment():
+            revision, adapted = self.gallery.revision, self.gallery.setting("adaptation")
+            return self.gallery.files, revision, self._fpir(), adapted
 
-    def _enrolled_faces(self, crops: bool) -> tuple[tuple[str, ...], Faces, np.ndarray]:
-        """Names, faces, and whose they are; with their crops, if need be."""
-        while True:
-            revision = self.gallery.revision
-            enrolled = self.gallery.enrolled()
-            pictures = self.gallery.crops() if crops else None
-            if not crops or self.gallery.revision == revision:  # both of one moment
-                return enrolled.names, Faces(enrolled.embeddings, pictures), enrolled.person
+    def _enrolled_faces(self, crops: bool) -> tuple[Enrolled, Faces]:
+        """Everyone and their faces; with their crops, if need be."""
+        enrolled = self.gallery.enrolled()
+        return enrolled, Faces(enrolled.embeddings, self.gallery.crops() if crops else None)
 
     def _calibrated(self, known: _Known) -> Calibration:
         if known.calibration is not None:
             return known.calibration
-        held, person = self._strange_faces(known.cohort, known.faces.crops is not None)
+        assert known.strange is not None  # there is somebody
+        held, person = known.strange
         best, _ = known.matcher(held, person)
-        calibration = calibrate(best, person, self._fpir())
+        calibration = calibrate(best, person, known.version[2])
         given = len(known.cohort) > 0
         if not (given and calibration.supported):
             least = self._cautious(known, calibration.fpir)

@@ -16,8 +16,10 @@ class Match:
 
     Attributes:
         name: who it is, or None: unknown.
-        nearest: the most similar person, whether similar enough or not; None: nobody is enrolled.
-        score: how similar; see :class:`metaface.recognition.scoring.Cohort`. Not a probability.
+        nearest: the most similar person, whether similar enough or not; None: nobody is enrolled,
+            or an adapted classifier gave no number.
+        score: how similar, a finite number; see :class:`metaface.recognition.scoring.Cohort`. Not a
+            probability. None where ``nearest`` is.
         box: left, top, width, height in pixels of the upright photograph.
         probability: see :meth:`Calibration.probability`.
     """

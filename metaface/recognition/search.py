@@ -18,7 +18,12 @@ __all__ = ["Exact", "Faiss", "Qdrant", "Search", "recall"]
 
 
 class Search(Protocol):
-    """What every engine does. One thread at a time may change it, and none search meanwhile."""
+    """What every engine does. Several threads may search it and change it at once.
+
+    An engine may outlive its recogniser and be shared by processes, as a server's collection is.
+    What it finds is looked up in the recogniser's own state: see
+    :class:`metaface.recognition.matching.Prototypes`.
+    """
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Enter vectors; one whose id is there already takes its place.
@@ -45,6 +50,9 @@ class Search(Protocol):
             Scores, float32 ``[q, k]``, descending, and ids, int64 ``[q, k]``. Where fewer than k
             were found, the rest have score -inf and id -1.
         """
+
+    def ids(self) -> np.ndarray:
+        """The ids of all vectors there are, int64 ``[n]``, in any order."""
 
     def __len__(self) -> int:
         """How many vectors there are."""
