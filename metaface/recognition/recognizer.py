@@ -19,7 +19,7 @@ from metaface._progress import track
 from metaface._text import given_path, printable
 from metaface.data import Skipped
 from metaface.data._sources import open_source
-from metaface.recognition import adaptation, embed, faces, models, strangers
+from metaface.recognition import adaptation, alike, embed, faces, models, strangers
 from metaface.recognition.adaptation import Adaptation
 from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
@@ -28,9 +28,10 @@ from metaface.recognition.faces import Seen
 from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
+from metaface.recognition.newcomers import Newcomers
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
 from metaface.recognition.results import Enrolment, Identified, Match, Verified
-from metaface.recognition.scoring import Cohort
+from metaface.recognition.scoring import Cohort, prototypes
 from metaface.recognition.search import Exact, Search
 
 log = logging.getLogger("metaface.recognition")
@@ -50,7 +51,9 @@ class _Known:
     names: tuple[str, ...]
     faces: Faces
     person: np.ndarray
-    cohort: Cohort
+    cohort: Cohort  # the strangers, without those who look like somebody enrolled
+    strange: np.ndarray  # int64 [s]: which of the gallery's they are
+    lookalikes: int  # how many the others are
     make: Make  # of the same kind as `matcher`, of fewer faces
     matcher: Matcher
     calibration: Calibration | None = None
@@ -90,6 +93,7 @@ class Recognizer:
             gallery = Gallery(model=embedder.digest, model_name=embedder.name, dim=embedder.dim)
         self.gallery = gallery
         self._state: _Known | None = None
+        self._newcomers: tuple[tuple[Any, ...], Newcomers] | None = None
         self._procedural: Faces | None = None
 
     @classmethod
@@ -186,32 +190,45 @@ class Recognizer:
 
     # -- people ------------------------------------------------------------------------------
 
-    def enroll(self, name: str, photos: Photo | Iterable[Photo]) -> Enrolment:
+    def enroll(
+        self, name: str, photos: Photo | Iterable[Photo], *, strict: bool = False
+    ) -> Enrolment:
         """Learn a person from one photograph or more; retrains nothing.
 
-        A person who is known gets the photographs in addition.
+        A person who is known gets the photographs in addition, but no picture twice. What speaks
+        against them (they look like somebody else who is enrolled, or like several people) is
+        logged, and in ``remarks``.
 
         Args:
             name: of the person.
             photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
                 folder they lie in; each of that person alone, or with others much smaller.
+            strict: refuse them, all together, where there are remarks.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
         name, given = person_name(name), listed(photos)
-        outcome = next(iter(self._enrolled(name, given, self._seen(given, faces.to_enrol))))
-        if not outcome.used:
+        seen = self._seen(given, faces.to_enrol)
+        outcome = next(iter(self._enrolled(name, given, seen, strict)))
+        if not (outcome.used or outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
         return outcome
 
-    def enroll_all(self, source: str | Path, *, progress: bool = True) -> Iterator[Enrolment]:
+    def enroll_all(
+        self, source: str | Path, *, progress: bool = True, strict: bool = False
+    ) -> Iterator[Enrolment]:
         """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
         Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
         has a name that :func:`metaface.recognition.names.person_name` refuses is yielded with all
-        photographs skipped, and the reason.
+        photographs skipped, and the reason. Enrolling a source again adds what is new.
+
+        Args:
+            source: the folder, zip or CSV.
+            progress: show a bar.
+            strict: as :meth:`enroll` has it, person by person.
 
         Raises:
             FileNotFoundError, ValueError: nothing usable there.
@@ -234,21 +251,58 @@ class Recognizer:
             )  # fmt: skip
             seen = iter(bar)
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
-                yield from self._enrolled(name, [photo.path for photo in group], seen)
+                yield from self._enrolled(name, [photo.path for photo in group], seen, strict)
 
     def _enrolled(
-        self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
+        self,
+        name: str,
+        photos: Sequence[Photo],
+        seen: Iterator[Seen | Unusable],
+        strict: bool,
     ) -> Iterator[Enrolment]:
-        good, skipped = [], []
-        for photo, one in zip(photos, seen, strict=False):
+        good, paths, skipped = [], [], []
+        for number, (photo, one) in enumerate(zip(photos, seen, strict=False), 1):
             if isinstance(one, Unusable):
                 skipped.append(Skipped(name_of(photo) or "an image", str(one)))
             else:
                 good.append(one)
+                paths.append(name_of(photo) or f"photograph {number}")
+        remarks: tuple[str, ...] = ()
+        repeated = 0
+        if good:
+            newcomers = self._held_against()
+            embeddings = np.concatenate([one.embeddings for one in good])
+            new = np.flatnonzero(~newcomers.repeated(name, embeddings))
+            repeated = len(good) - len(new)
+            good, paths = [good[i] for i in new], [paths[i] for i in new]
+            embeddings = embeddings[new]
+        if good:
+            remarks = newcomers.remarks(name, embeddings, paths)
+            for remark in remarks:
+                log.warning("%s: %s", printable(name), printable(remark))
+            if remarks and strict:
+                skipped += [Skipped(path, "; ".join(remarks)) for path in paths]
+                good = []
         if good:
             crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
-            self.gallery.add(name, np.concatenate([one.embeddings for one in good]), crops)
-        yield Enrolment(name, len(good), tuple(skipped))
+            self.gallery.add(name, embeddings, crops)
+            newcomers.add(name, embeddings)
+            self._newcomers = self._version(), newcomers
+        yield Enrolment(name, len(good), tuple(skipped), repeated, remarks)
+
+    def _held_against(self) -> Newcomers:
+        """What new photographs are held against; made anew where others changed the gallery."""
+        version = self._version()
+        if self._newcomers is None or self._newcomers[0] != version:
+            enrolled = self.gallery.enrolled()
+            made = Newcomers(
+                enrolled,
+                self._cohort(),
+                self._fpir(),
+                self.embedder,
+            )
+            self._newcomers = version, made
+        return self._newcomers[1]
 
     def people(self) -> dict[str, int]:
         """Who is known, and by how many photographs, in order of enrolment."""
@@ -263,6 +317,7 @@ class Recognizer:
             metaface.recognition.GalleryError: ``unknown_person``.
         """
         known, self._state = self._state, None  # adapted weights and prototypes held them, too
+        self._newcomers = None
         try:
             return self.gallery.forget(name)
         finally:
@@ -347,13 +402,16 @@ class Recognizer:
 
         Args:
             people: photographs of people who are not in the gallery: a folder, a zip or a CSV (see
-                :meth:`enroll_all`; in a folder without folders everyone is somebody else), or a
-                list of photographs. Their embeddings are kept in the gallery. None: those given
+                :meth:`enroll_all`), or a list of photographs; in a list, or a folder without
+                folders, photographs that look like one person are taken for one. A picture that
+                is there twice counts once, and who looks like somebody enrolled is left out, by
+                name in the log. Their embeddings are kept in the gallery. None: those given
                 before or, failing that, procedural faces: the rate is then unverified.
             fpir: the false-positive identification rate, 0..1.
 
         Raises:
-            ValueError: a rate out of range, nobody enrolled, or no usable photograph.
+            ValueError: a rate out of range, nobody enrolled, no usable photograph, or all of them
+                look like somebody enrolled.
         """
         if not 0 < fpir < 1:
             raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
@@ -397,8 +455,8 @@ class Recognizer:
         if learner is not None:
             if not self.people():
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
-            cohort = self._cohort()
-            if not len(cohort):
+            known = self._known()
+            if not len(known.cohort):
                 raise ValueError(
                     "no strangers to judge an adapted classifier by: calibrate with photographs "
                     "of people who are not enrolled first"
@@ -412,8 +470,9 @@ class Recognizer:
                 options,
                 make,
                 (held, person),
-                self._strange_faces(cohort, crops),
+                self._strange_faces(known, crops),
                 self._fpir(),
+                alike.near_picture(self.embedder),
             )
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._state = None
@@ -429,26 +488,36 @@ class Recognizer:
         version = self._version()
         if self._state is not None and self._state.version == version:
             return self._state
-        cohort = self._cohort()
-        adapted = self.gallery.setting("adaptation") if len(cohort) else None
-        make: Make = partial(Prototypes, cohort=cohort)
+        everyone = self._cohort()
+        adapted = self.gallery.setting("adaptation") if len(everyone) else None
         crops = False
+        learnt: Make | None = None
         if adapted:
             learnt, crops = adaptation.maker(
                 adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
             )
             if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
                 log.warning("prototypes are used again: %s", reason)
-                adapted, crops = None, False
-            else:
-                make = learnt
+                crops, learnt = False, None
         names, held, person = self._enrolled_faces(crops)
         matcher: Matcher = _nobody
+        rows = np.arange(len(everyone))
+        if names and len(everyone):
+            found = strangers.held_against(
+                everyone.embeddings, everyone.person, everyone, held.embeddings, person,
+                self.embedder,
+            )  # fmt: skip
+            rows = np.flatnonzero(~found.does)
+        cohort = Cohort(everyone.embeddings[rows], everyone.person[rows])
+        make = (learnt if len(cohort) else None) or partial(Prototypes, cohort=cohort)
         if names:
             matcher = (
-                make(held, person) if adapted else Prototypes(held, person, cohort, self._search)
-            )
-        self._state = _Known(version, names, held, person, cohort, make, matcher)
+                make(held, person) if make is learnt
+                else Prototypes(held, person, cohort, self._search)
+            )  # fmt: skip
+        self._state = _Known(
+            version, names, held, person, cohort, rows, len(everyone) - len(rows), make, matcher
+        )
         return self._state
 
     def _version(self) -> tuple[Any, ...]:
@@ -467,22 +536,33 @@ class Recognizer:
     def _calibrated(self, known: _Known) -> Calibration:
         if known.calibration is not None:
             return known.calibration
-        held, person = self._strange_faces(known.cohort, known.faces.crops is not None)
+        held, person = self._strange_faces(known, known.faces.crops is not None)
         best, _ = known.matcher(held, person)
         calibration = calibrate(best, person, self._fpir())
         given = len(known.cohort) > 0
-        if not (given and calibration.supported):
-            least = self._cautious(known, calibration.fpir)
-            calibration = replace(
-                calibration, threshold=max(calibration.threshold, least), verified=given
-            )
-        genuine = left_out(known.make, known.faces, known.person)
-        known.calibration = with_genuine(calibration, *genuine, best)
+        if not given:
+            calibration = replace(calibration, strangers=0, stranger_photos=0, verified=False)
+        pairs = strangers.look_like_one(
+            prototypes(known.faces.embeddings, known.person, len(known.names)), self.embedder
+        )
+        if not calibration.verified:
+            twice = np.isin(known.person, [person for pair in pairs for person in pair[:2]])
+            least = self._cautious(known, np.flatnonzero(~twice), calibration.fpir)
+            calibration = replace(calibration, threshold=max(calibration.threshold, least))
+        near = alike.near_picture(self.embedder)
+        picture = alike.groups_within(known.faces.embeddings, known.person, near)
+        genuine = left_out(known.make, known.faces, known.person, picture)
+        calibration = with_genuine(calibration, *genuine, best if given else best[:0])
+        known.calibration = replace(
+            calibration,
+            lookalikes=known.lookalikes,
+            alike=tuple((known.names[a], known.names[b], c) for a, b, c in pairs),
+        )
         return known.calibration
 
-    def _cautious(self, known: _Known, fpir: float) -> float:
+    def _cautious(self, known: _Known, rows: np.ndarray, fpir: float) -> float:
         """A threshold for want of strangers: where the model's published false match rates put it,
-        and above what the enrolled people take each other for."""
+        and above what the enrolled people take each other for, in some rows of their faces."""
         if not isinstance(known.matcher, Prototypes):
             return -np.inf
         least = -np.inf
@@ -491,7 +571,7 @@ class Recognizer:
             cohort = known.cohort
             shift = cohort.baseline(cohort.embeddings, cohort.person)
             least = published - float(shift.mean() if len(shift) else 0)
-        some = np.random.default_rng(0).permutation(len(known.person))[:_COMPARED]
+        some = np.random.default_rng(0).permutation(rows)[:_COMPARED]
         others = known.matcher.others(known.faces[some], known.person[some])
         if len(others):
             least = max(least, calibrate(others, known.person[some], fpir).threshold)
@@ -503,39 +583,43 @@ class Recognizer:
     def _cohort(self) -> Cohort:
         return Cohort(*self.gallery.strangers())
 
-    def _strange_faces(self, cohort: Cohort, crops: bool) -> tuple[Faces, np.ndarray]:
+    def _strange_faces(self, known: _Known, crops: bool) -> tuple[Faces, np.ndarray]:
         """The strangers given or, failing those, procedural ones; and who is who."""
-        if len(cohort):
-            pictures = self.gallery.stranger_crops() if crops else None
-            return Faces(cohort.embeddings, pictures), cohort.person
+        if len(known.cohort):
+            pictures = self.gallery.stranger_crops()[known.strange] if crops else None
+            return Faces(known.cohort.embeddings, pictures), known.cohort.person
         if self._procedural is None:
             self._procedural = strangers.procedural(self.embedder)
         return self._procedural, np.arange(len(self._procedural))
 
     def _strangers(self, source: Any, progress: bool) -> tuple[np.ndarray, Any, np.ndarray]:
         """Embeddings, crops (None: not kept) and people of the photographs of strangers."""
-        good, person = [], []
+        good, photographs = [], []
         reasons: Counter[str] = Counter()
-        with strangers.opened(source) as (photos, who):
+        with strangers.opened(source) as (photos, given):
             seen = self._seen(photos, faces.the_one)
             bar = track(
-                zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
+                zip(seen, given, strict=True), total=len(given), desc="strangers", unit="photo",
                 show=progress,
             )  # fmt: skip
-            for one, whose in bar:
+            for one, photograph in bar:
                 if isinstance(one, Unusable):
                     reasons[one.reason] += 1
                 else:
                     good.append(one)
-                    person.append(whose)
+                    photographs.append(photograph)
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         if not good:
             raise ValueError(f"no usable photograph of a stranger: {found}")
         if reasons:
             log.warning("photographs of strangers skipped: %s", found)
-        crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
-        _, numbers = np.unique(person, return_inverse=True)
-        return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+        embeddings = np.concatenate([one.embeddings for one in good])
+        enrolled = self.gallery.enrolled()
+        rows, person = strangers.different(embeddings, photographs, enrolled, self.embedder)
+        crops = None
+        if self.gallery.keep_crops:
+            crops = np.concatenate([good[row].crops for row in rows])
+        return embeddings[rows], crops, person
 
 
 def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
