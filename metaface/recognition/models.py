@@ -137,7 +137,7 @@ MODELS: dict[str, Model] = {
                 (1e-5, 0.581),
                 (1e-6, 0.646),
             ),
-            copies=(0.97, 0.93),  # docs/recognition.md
+            copies=(0.97, 0.95),  # docs/recognition.md
         ),
     )
 }

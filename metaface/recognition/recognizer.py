@@ -542,9 +542,8 @@ class Recognizer:
         given = len(known.cohort) > 0
         if not given:
             calibration = replace(calibration, strangers=0, stranger_photos=0, verified=False)
-        pairs = strangers.look_like_one(
-            prototypes(known.faces.embeddings, known.person, len(known.names)), self.embedder
-        )
+        people = prototypes(known.faces.embeddings, known.person, len(known.names))
+        pairs = strangers.look_like_one(people, known.cohort, self.embedder)
         if not calibration.verified:
             twice = np.isin(known.person, [person for pair in pairs for person in pair[:2]])
             least = self._cautious(known, np.flatnonzero(~twice), calibration.fpir)

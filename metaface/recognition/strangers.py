@@ -36,6 +36,7 @@ _UNUSUAL = 4.0  # spreads above their middle: 0.6% of strangers lie there
 _HARDLY = 1e-4  # of a few strangers, those who are taken for enrolled people by mistake
 _PERHAPS = 2.5  # spreads above the middle: 4% of strangers lie there
 _TWICE = 0.05  # of galleries where nobody is enrolled twice, those where a pair is named
+_RESEMBLING = 0.2  # mean cosine of somebody with the strangers nearest to them, on LFW
 _ONE_PERSON = 1e-5  # false match rate at which photographs that nobody names are of one person
 
 log = logging.getLogger("metaface.recognition")
@@ -205,7 +206,7 @@ def look_enrolled(
 
 
 def usual_cosine(embeddings: np.ndarray, person: np.ndarray, people: int) -> float:
-    """The cosine that half of the photographs reach with the rest of their person's; infinite
+    """The cosine that five of six photographs reach with the rest of their person's; infinite
     where everybody has but one.
 
     Args:
@@ -215,10 +216,12 @@ def usual_cosine(embeddings: np.ndarray, person: np.ndarray, people: int) -> flo
     several = np.flatnonzero(np.bincount(person, minlength=people)[person] > 1)[:_PAIRED]
     if not len(several):
         return np.inf
-    sums = np.zeros((people, embeddings.shape[1]), np.float32)
-    np.add.at(sums, person, embeddings)
-    rest = unit(sums[person[several]] - embeddings[several])
-    return float(np.median(np.einsum("nd,nd->n", rest, embeddings[several])))
+    theirs = np.flatnonzero(np.isin(person, person[several]))
+    theirs = theirs[np.argsort(person[theirs], kind="stable")]
+    whose, start = np.unique(person[theirs], return_index=True)
+    sums = np.add.reduceat(embeddings[theirs], start, axis=0)
+    rest = unit(sums[np.searchsorted(whose, person[several])] - embeddings[several])
+    return float(np.quantile(np.einsum("nd,nd->n", rest, embeddings[several]), 1 / 6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,17 +262,30 @@ def held_against(
     return Likeness(does, perhaps & ~does, best - base, np.where(same, owner[face], whose))
 
 
-def look_like_one(people: np.ndarray, embedder: Embedder) -> list[tuple[int, int, float]]:
+def look_like_one(
+    people: np.ndarray, cohort: Cohort, embedder: Embedder
+) -> list[tuple[int, int, float]]:
     """Pairs of enrolled people whose prototypes, float32 ``[P, D]``, look like one person, and
-    their cosines, the largest first; of a large gallery, those of the first people with any."""
+    their cosines, the largest first; of a large gallery, those of the first people with any.
+
+    Strangers may show that such cosines are usual among photographs of this kind: what both have
+    with those nearest to them is then taken off.
+    """
     some = people[:_PAIRED]
     pairs = len(some) * (len(people) - 1) / 2
     cut = published_threshold(embedder, max(1, round(pairs)), _TWICE)
     if cut is None or not pairs:
         return []
-    one, other = np.nonzero(some @ people.T >= cut)
-    one, other = one[one < other], other[one < other]
+    step = max(1, _AT_ONCE // len(people))
+    found = [np.empty((2, 0), np.int64)]
+    for start in range(0, len(some), step):
+        one, other = np.nonzero(some[start : start + step] @ people.T >= cut)
+        found.append(np.stack([one + start, other])[:, one + start < other])
+    one, other = np.concatenate(found, 1)
     cosines = np.einsum("nd,nd->n", people[one], people[other])
+    base = cohort.baseline(people[np.concatenate([one, other])]).reshape(2, -1)
+    above = cosines - base.mean(0) >= cut - _RESEMBLING
+    one, other, cosines = one[above], other[above], cosines[above]
     order = np.argsort(-cosines, kind="stable")
     return [(int(one[i]), int(other[i]), float(cosines[i])) for i in order]
 
