@@ -19,7 +19,7 @@ from metaface.data._sources import open_source
 from metaface.recognition import Gallery, Recognizer, alike, embed, faces, strangers
 from metaface.recognition.faces import Seen
 from metaface.recognition.names import folded
-from metaface.recognition.scoring import unit
+from metaface.recognition.scoring import Cohort, unit
 
 rng = np.random.default_rng
 
@@ -571,7 +571,7 @@ def test_pairs_who_look_like_one_are_found_in_parts(monkeypatch):
     people = unit(rng(3).normal(size=(60, 6)).astype(np.float32))
     whole = squares()
     monkeypatch.setattr(whole, "name", "mobilefacenet_casia")
-    none = strangers.Cohort(people[:0], np.arange(0))
+    none = Cohort(people[:0], np.arange(0))
     want = strangers.look_like_one(people, none, whole)
     cosines = np.triu(people @ people.T, 1)
     cut = strangers.published_threshold(whole, 60 * 59 // 2, 0.05)
