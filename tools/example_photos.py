@@ -2,7 +2,7 @@
 
 python tools/example_photos.py example/
 
-Writes example/people/NAME/*.png (five photographs each of four people), example/strangers/*.png
+Writes example/people/NAME/*.png (five photographs each of four people), example/strangers/*/1.png
 (one each of 200 others) and example/party.png (three of the four, and two strangers).
 """
 
@@ -26,9 +26,9 @@ def main(folder: str) -> None:
         (out / "people" / name).mkdir(parents=True, exist_ok=True)
         for number, photo in enumerate(photos[:5], 1):
             Image.fromarray(photo).save(out / "people" / name / f"{number}.png")
-    (out / "strangers").mkdir(exist_ok=True)
     for i, photos in enumerate(others[:200], 1):
-        Image.fromarray(photos[0]).save(out / "strangers" / f"{i:03d}.png")
+        (out / "strangers" / f"{i:03d}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[0]).save(out / "strangers" / f"{i:03d}" / "1.png")
     guests = [known[0][5], others[200][0], known[2][5], known[1][5], others[201][0]]
     Image.fromarray(np.concatenate(guests, 1)).save(out / "party.png")
 

@@ -13,6 +13,7 @@ import torch
 
 from metaface import learners
 from metaface.learners import FeatureLearner, MetaLearner
+from metaface.recognition.alike import groups_within
 from metaface.recognition.embed import Embedder, Network
 from metaface.recognition.matching import Faces, Make, Prototypes, left_out
 from metaface.recognition.scoring import Cohort
@@ -153,6 +154,7 @@ def judged(
     enrolled: tuple[Faces, np.ndarray],
     strangers: tuple[Faces, np.ndarray],
     fpir: float,
+    near: float,
 ) -> Adaptation:
     """Whether what ``make`` makes names fewer photographs than prototypes do.
 
@@ -160,17 +162,21 @@ def judged(
         enrolled: faces and whose they are.
         strangers: the same of people who are not enrolled.
         fpir: the rate of false alarms at which both are compared.
+        near: the cosine from which two photographs of a person are nearly one picture; they are
+            left out together.
     """
     judged_on = "enrolled"
-    counts = np.bincount(enrolled[1])
+    picture = groups_within(enrolled[0].embeddings, enrolled[1], near)
+    counts = np.bincount(enrolled[1][np.unique(picture, return_index=True)[1]])
     if counts[counts > 1].sum() < _FEWEST:
-        judged_on, (enrolled, strangers) = "strangers", _among(*strangers)
+        judged_on, (enrolled, strangers) = "strangers", _among(*strangers, near)
+        picture = np.arange(len(enrolled[0]))
         if not len(enrolled[0]):
             return Adaptation(name, options, False, None, None, 0, "nothing")
     cohort = Cohort(strangers[0].embeddings, strangers[1])
     shares = []
     for each in (make, lambda faces, person: Prototypes(faces, person, cohort)):
-        score, own = left_out(each, *enrolled)
+        score, own = left_out(each, *enrolled, picture)
         alarms, _ = each(*enrolled)(strangers[0], strangers[1])
         shares.append(float((own & (score > np.quantile(alarms, 1 - fpir))).mean()))
     return Adaptation(
@@ -179,9 +185,12 @@ def judged(
 
 
 def _among(
-    faces: Faces, person: np.ndarray
+    faces: Faces, person: np.ndarray, near: float
 ) -> tuple[tuple[Faces, np.ndarray], tuple[Faces, np.ndarray]]:
-    """A gallery among strangers, two photographs a person, of half of those who have them."""
+    """A gallery among strangers, two photographs a person, of half of those who have them; of
+    pictures that are nearly one, the first."""
+    _, different = np.unique(groups_within(faces.embeddings, person, near), return_index=True)
+    faces, person = faces[different], person[different]
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
     half = min(len(several) // 2, _MOST_CROPS // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from scipy.special import betaincinv, expit
 
 from metaface.intervals import clopper_pearson
+
+_SHOWN = 5  # pairs of enrolled people in a text
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,21 @@ class Calibration:
         expected: the mean rate that the threshold stands for, on strangers like those it was made
             with.
         low, high: the 95% interval of that rate. Photographs of one stranger count as one.
-        strangers, stranger_photos: how many people and photographs it was made with.
-        verified: False where it was not made with the user's own strangers: the rate is a guess.
-        supported: False where there were too few strangers for the rate asked for (1% needs 99);
-            the threshold is then above all of them, and as cautious as without any.
+        strangers, stranger_photos: how many different people and photographs it was made with, of
+            the user's own; 0: none were given.
+        verified: False where it was not made with the user's own strangers, or with too few for
+            the rate asked for (1% needs 99): the rate is a guess.
+        supported: False where there were too few strangers for the rate asked for; the threshold
+            is then above all of them, and as cautious as without any.
         tpir: the share of enrolled photographs that get their own name when left out of the
-            gallery one by one; None without two photographs of one person.
+            gallery one by one, those that are nearly one picture together; None without two
+            different photographs of one person.
         tpir_low, tpir_high: its 95% interval (Clopper-Pearson), over ``tpir_photos``.
         slope, offset: of :meth:`probability`; None without enough photographs.
-        lookalikes: photographs of strangers that are as similar to an enrolled person as half of
-            the enrolled photographs, left out, are: is somebody enrolled among the strangers? The
-            threshold lies above most of them, and so above enrolled people.
+        lookalikes: photographs of strangers that look like somebody enrolled: they were left out,
+            with all of the same stranger.
+        alike: pairs of enrolled people who look like one person, and how similar their prototypes
+            are (cosine), the most similar first.
     """
 
     threshold: float
@@ -51,6 +58,7 @@ class Calibration:
     slope: float | None = None
     offset: float | None = None
     lookalikes: int = 0
+    alike: tuple[tuple[str, str, float], ...] = ()
 
     def probability(self, score: float) -> float | None:
         """The probability, 0..1, that the nearest person is the right one.
@@ -71,12 +79,16 @@ class Calibration:
     def __str__(self) -> str:
         rate = f"{100 * self.expected:.2g}% (95%: {100 * self.low:.2g} to {100 * self.high:.2g}%)"
         text = f"threshold {self.threshold:.3f} for an FPIR of {100 * self.fpir:g}%: "
+        different = f"{self.strangers} different stranger{'' if self.strangers == 1 else 's'}"
         if self.verified:
-            text += f"{rate} expected, from {self.strangers} strangers"
+            text += f"{rate} expected, from {different}"
+        elif self.strangers:
+            text += (
+                f"unverified, from {different}: too few strangers for {100 * self.fpir:g}%, which "
+                f"needs {needed(self.fpir)}; all of them are below it"
+            )
         else:
             text += "unverified, no strangers were given (metaface calibrate --strangers DIR)"
-        if not self.supported:
-            text += f"; too few strangers for {100 * self.fpir:g}%: all of them are below it"
         if self.tpir is not None:
             text += (
                 f"; {100 * self.tpir:.1f}% of {self.tpir_photos} enrolled photographs are named "
@@ -84,10 +96,19 @@ class Calibration:
             )
         if self.lookalikes:
             text += (
-                f"; {self.lookalikes} photographs of strangers look like somebody enrolled: leave "
-                "enrolled people out of the strangers"
+                f"; {self.lookalikes} photographs of strangers look like somebody enrolled and are "
+                "left out"
             )
+        if self.alike:
+            pairs = [f"{one} and {other} ({c:.2f})" for one, other, c in self.alike[:_SHOWN]]
+            more = len(self.alike) - len(pairs)
+            text += f"; enrolled twice? {', '.join(pairs)}" + (f" and {more} more" if more else "")
         return text
+
+
+def needed(fpir: float) -> int:
+    """How many different strangers the rate ``fpir`` needs."""
+    return math.ceil(1 / fpir - 1 - 1e-6)
 
 
 def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibration:
@@ -130,7 +151,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         high=float(betaincinv(count, people + 1 - count, 0.975)),
         strangers=people,
         stranger_photos=len(maxima),
-        verified=True,
+        verified=room >= 0,
         supported=room >= 0,
     )
 
@@ -143,7 +164,7 @@ def with_genuine(
     Args:
         scores: float ``[n]``: best scores of enrolled photographs, left out one by one.
         named: bool ``[n]``: whether their own person's.
-        strangers: float ``[s]``: best scores of strangers.
+        strangers: float ``[s]``: best scores of strangers of the user's own.
     """
     if not len(scores):
         return calibration
@@ -151,10 +172,9 @@ def with_genuine(
     hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
     tpir = clopper_pearson(hits, n)
     slope, offset = None, None
-    if calibration.verified and named.sum() >= 10:
+    if min(named.sum(), len(strangers)) >= 10:
         found = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
         slope, offset = found if found[0] > 0 else (None, None)
-    alike = calibration.verified and named.any()
     return replace(
         calibration,
         tpir=tpir.value,
@@ -163,7 +183,6 @@ def with_genuine(
         tpir_photos=n,
         slope=slope,
         offset=offset,
-        lookalikes=int((strangers >= np.median(scores[named])).sum()) if alike else 0,
     )
 
 

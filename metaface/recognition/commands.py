@@ -63,21 +63,25 @@ def _enroll(o: argparse.Namespace) -> None:
 
 def _learn(people: Recognizer, o: argparse.Namespace) -> None:
     if o.photos:
-        outcomes: Iterable[Enrolment] = [people.enroll(o.who, _photos(o.photos))]
+        photos = _photos(o.photos)
+        outcomes: Iterable[Enrolment] = [people.enroll(o.who, photos, strict=o.strict)]
     else:
-        outcomes = people.enroll_all(o.who, progress=not o.quiet)
-    used = left_out = 0
+        outcomes = people.enroll_all(o.who, progress=not o.quiet, strict=o.strict)
+    used = left_out = repeated = 0
     for outcome in outcomes:
         used += outcome.used
-        left_out += not outcome.used
+        repeated += outcome.repeated
+        left_out += not (outcome.used or outcome.repeated)
         for skipped in outcome.skipped:
             line = f"{outcome.name}: {skipped.path} skipped: {skipped.reason}"
             tqdm.write(printable(line), sys.stderr)
     count = len(people.people())
     print(f"{used} photographs enrolled; {count} {_people(count)} in {o.gallery}")
+    if repeated:
+        print(f"{repeated} enrolled before, skipped")
     if left_out:
         print(f"{left_out} {_people(left_out)} without a usable photograph")
-    if not used:
+    if not (used or repeated):
         raise ValueError(f"no photograph of {o.who} could be enrolled")
     print(people.calibration())
 
@@ -250,6 +254,11 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
         "--keep-crops",
         action="store_true",
         help="of a new gallery: keep the aligned faces, too (see metaface adapt)",
+    )
+    p.add_argument(
+        "--strict",
+        action="store_true",
+        help="leave out who looks like somebody else who is enrolled, or like several people",
     )
     add_models(p, gallery=True)
 

@@ -115,25 +115,37 @@ class Prototypes:
         return cosines, people
 
 
-def left_out(make: Make, faces: Faces, person: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def left_out(
+    make: Make, faces: Faces, person: np.ndarray, picture: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Photographs of people with two or more, left out and looked for.
 
     At most ``FOLDS`` of each person, one after the other; those of different people together.
 
+    Args:
+        picture: int ``[m]``: photographs of a person with one number are nearly one picture. They
+            are left out together, and the first of them is looked for: it would be found by the
+            others whatever it shows. None: all are different.
+
     Returns:
         The best score, float32 ``[n]``, and whether it was their own person's, bool ``[n]``.
     """
-    counts = np.bincount(person)
-    order = np.argsort(person, kind="stable")
-    place = np.empty(len(person), np.int64)  # of each photograph among its person's
-    place[order] = np.arange(len(person)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if picture is None:
+        picture = np.arange(len(person))
+    _, first, which = np.unique(picture, return_index=True, return_inverse=True)
+    owner = person[first]
+    counts = np.bincount(owner)
+    order = np.argsort(owner, kind="stable")
+    place = np.empty(len(owner), np.int64)  # of each picture among its person's
+    place[order] = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     scores, hits = [np.empty(0, np.float32)], [np.empty(0, bool)]
     for fold in range(FOLDS):
-        out = (place == fold) & (counts[person] > 1)
+        out = (place == fold) & (counts[owner] > 1)
         if not out.any():
             break
-        matcher = make(faces[np.flatnonzero(~out)], person[~out])
-        rows = np.flatnonzero(out)
+        rest = np.flatnonzero(~out[which.reshape(-1)])
+        matcher = make(faces[rest], person[rest])
+        rows = first[out]
         rows = np.random.default_rng(fold).permutation(rows)[:_MOST]
         score, found = matcher(faces[rows])
         scores.append(score)

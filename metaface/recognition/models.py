@@ -60,6 +60,8 @@ class Model:
         known: its embedding of one procedural face; see ``metaface.recognition.known``.
         false_match: rows of (FMR, cosine), the rate falling: the share of pairs of different
             people, 0..1, whose embeddings are more similar than that.
+        copies: cosines from which two photographs are the same picture (copied, saved again,
+            resized), and nearly the same; None: nobody has measured it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Model:
     preprocessing: Preprocessing | None = None
     known: str = ""
     false_match: tuple[tuple[float, float], ...] = ()
+    copies: tuple[float, float] | None = None
 
     @property
     def all_files(self) -> tuple[str, ...]:
@@ -134,6 +137,7 @@ MODELS: dict[str, Model] = {
                 (1e-5, 0.581),
                 (1e-6, 0.646),
             ),
+            copies=(0.97, 0.95),  # docs/recognition.md
         ),
     )
 }

@@ -53,6 +53,13 @@ def person_name(text: str) -> str:
     return name
 
 
+def folded(name: str) -> str:
+    """What is left of a name without case, width and accents: equal of names easily mixed up."""
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
+    plain = "".join(character for character in apart if not unicodedata.combining(character))
+    return " ".join(plain.split()) or name
+
+
 def _unseen(character: str) -> bool:
     code = ord(character)
     return unicodedata.category(character) == "Cf" or any(a <= code <= b for a, b in _UNSEEN)

@@ -21,7 +21,7 @@ from metaface._progress import track
 from metaface._text import given_path, printable
 from metaface.data import Skipped
 from metaface.data._sources import open_source
-from metaface.recognition import adaptation, embed, faces, models, strangers
+from metaface.recognition import adaptation, alike, embed, faces, models, strangers
 from metaface.recognition.adaptation import Adaptation
 from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
 from metaface.recognition.detect import Detector, YuNet
@@ -30,9 +30,10 @@ from metaface.recognition.faces import Seen
 from metaface.recognition.gallery import Enrolled, Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
+from metaface.recognition.newcomers import Newcomers
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
 from metaface.recognition.results import Enrolment, Identified, Match, Verified
-from metaface.recognition.scoring import Cohort
+from metaface.recognition.scoring import Cohort, prototypes
 from metaface.recognition.search import Exact, Search
 
 log = logging.getLogger("metaface.recognition")
@@ -57,7 +58,8 @@ class _Known:
     names: tuple[str, ...]
     faces: Faces
     person: np.ndarray
-    cohort: Cohort
+    cohort: Cohort  # the strangers, without those who look like somebody enrolled
+    lookalikes: int  # how many of those the user gave do
     make: Make  # of the same kind as `matcher`, of fewer faces
     matcher: Matcher
     strange: tuple[Faces, np.ndarray] | None = None  # by whom it is calibrated
@@ -105,6 +107,8 @@ class Recognizer:
         self._state: _Known | None = None
         self._making = threading.RLock()  # held by who makes a state, or lets one go
         self._own = threading.local()  # .changed: this thread must see what it has changed
+        self._enrolling = threading.RLock()  # held by who uses `_newcomers`; before `_making`
+        self._newcomers: tuple[tuple[Any, ...], Newcomers] | None = None
         self._procedural: Faces | None = None
 
     @classmethod
@@ -197,32 +201,45 @@ class Recognizer:
 
     # -- people ------------------------------------------------------------------------------
 
-    def enroll(self, name: str, photos: Photo | Iterable[Photo]) -> Enrolment:
+    def enroll(
+        self, name: str, photos: Photo | Iterable[Photo], *, strict: bool = False
+    ) -> Enrolment:
         """Learn a person from one photograph or more; retrains nothing.
 
-        A person who is known gets the photographs in addition.
+        A person who is known gets the photographs in addition, but no picture twice. What speaks
+        against them (they look like somebody else who is enrolled, or like several people) is
+        logged, and in ``remarks``.
 
         Args:
             name: of the person.
             photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
                 folder they lie in; each of that person alone, or with others much smaller.
+            strict: refuse them, all together, where there are remarks.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
         name, given = person_name(name), listed(photos)
-        outcome = next(iter(self._enrolled(name, given, self._seen(given, faces.to_enrol))))
-        if not outcome.used:
+        seen = self._seen(given, faces.to_enrol)
+        outcome = next(iter(self._enrolled(name, given, seen, strict)))
+        if not (outcome.used or outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
         return outcome
 
-    def enroll_all(self, source: str | Path, *, progress: bool = True) -> Iterator[Enrolment]:
+    def enroll_all(
+        self, source: str | Path, *, progress: bool = True, strict: bool = False
+    ) -> Iterator[Enrolment]:
         """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
         Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
         has a name that :func:`metaface.recognition.names.person_name` refuses is yielded with all
-        photographs skipped, and the reason.
+        photographs skipped, and the reason. Enrolling a source again adds what is new.
+
+        Args:
+            source: the folder, zip or CSV.
+            progress: show a bar.
+            strict: as :meth:`enroll` has it, person by person.
 
         Raises:
             FileNotFoundError, ValueError: nothing usable there.
@@ -245,22 +262,62 @@ class Recognizer:
             )  # fmt: skip
             seen = iter(bar)
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
-                yield from self._enrolled(name, [photo.path for photo in group], seen)
+                yield from self._enrolled(name, [photo.path for photo in group], seen, strict)
 
     def _enrolled(
-        self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
+        self,
+        name: str,
+        photos: Sequence[Photo],
+        seen: Iterator[Seen | Unusable],
+        strict: bool,
     ) -> Iterator[Enrolment]:
-        good, skipped = [], []
-        for photo, one in zip(photos, seen, strict=False):
+        good, paths, skipped = [], [], []
+        for number, (photo, one) in enumerate(zip(photos, seen, strict=False), 1):
             if isinstance(one, Unusable):
                 skipped.append(Skipped(name_of(photo) or "an image", str(one)))
             else:
                 good.append(one)
+                paths.append(name_of(photo) or f"photograph {number}")
         if good:
-            crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
-            self.gallery.add(name, np.concatenate([one.embeddings for one in good]), crops)
+            yield self._added(name, good, paths, skipped, strict)
+        else:
+            yield Enrolment(name, 0, tuple(skipped))
+
+    def _added(
+        self, name: str, good: list[Seen], paths: list[str], skipped: list[Skipped], strict: bool
+    ) -> Enrolment:
+        """Enrol photographs, by what each is called, of a person; others were ``skipped``."""
+        embeddings = np.concatenate([one.embeddings for one in good])
+        with self._enrolling:
+            newcomers = self._held_against()
+            new = np.flatnonzero(~newcomers.repeated(name, embeddings))
+            repeated = len(good) - len(new)
+            if not len(new):
+                return Enrolment(name, 0, tuple(skipped), repeated)
+            embeddings, paths = embeddings[new], [paths[i] for i in new]
+            remarks = newcomers.remarks(name, embeddings, paths)
+            for remark in remarks:
+                log.warning("%s: %s", printable(name), printable(remark))
+            if remarks and strict:
+                skipped = skipped + [Skipped(path, "; ".join(remarks)) for path in paths]
+                return Enrolment(name, 0, tuple(skipped), repeated, remarks)
+            keeps = self.gallery.keep_crops
+            crops = np.concatenate([good[i].crops for i in new]) if keeps else None
+            self.gallery.add(name, embeddings, crops)
             self._own.changed = True
-        yield Enrolment(name, len(good), tuple(skipped))
+            newcomers.add(name, embeddings)
+            self._newcomers = self._version(), newcomers
+        return Enrolment(name, len(new), tuple(skipped), repeated, remarks)
+
+    def _held_against(self) -> Newcomers:
+        """What new photographs are held against; made anew where others changed the gallery."""
+        with self.gallery.moment():
+            version = self._version()
+            if self._newcomers is None or self._newcomers[0] != version:
+                everyone = self.gallery.enrolled()
+                made = Newcomers(everyone, self._cohort(), self._fpir(), self.embedder)
+                self._newcomers = version, made
+        return self._newcomers[1]
 
     def people(self) -> dict[str, int]:
         """Who is known, and by how many photographs, in order of enrolment."""
@@ -275,7 +332,9 @@ class Recognizer:
             metaface.recognition.GalleryError: ``unknown_person``.
         """
         try:
-            return self.gallery.forget(name)
+            with self._enrolling:
+                self._newcomers = None
+                return self.gallery.forget(name)
         finally:  # adapted weights and prototypes hold them, too
             with self._making:
                 known = self._state
@@ -365,13 +424,16 @@ class Recognizer:
 
         Args:
             people: photographs of people who are not in the gallery: a folder, a zip or a CSV (see
-                :meth:`enroll_all`; in a folder without folders everyone is somebody else), or a
-                list of photographs. Their embeddings are kept in the gallery. None: those given
+                :meth:`enroll_all`), or a list of photographs; in a list, or a folder without
+                folders, photographs that look like one person are taken for one. A picture that
+                is there twice counts once, and who looks like somebody enrolled is left out, by
+                name in the log. Their embeddings are kept in the gallery. None: those given
                 before or, failing that, procedural faces: the rate is then unverified.
             fpir: the false-positive identification rate, 0..1.
 
         Raises:
-            ValueError: a rate out of range, nobody enrolled, or no usable photograph.
+            ValueError: a rate out of range, nobody enrolled, no usable photograph, or all of them
+                look like somebody enrolled.
         """
         if not 0 < fpir < 1:
             raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
@@ -417,8 +479,8 @@ class Recognizer:
             if not self.people():
                 raise ValueError("nobody is enrolled: there is nothing to adapt to")
             with self.gallery.moment():
-                cohort = self._cohort()
-                if not len(cohort):
+                everyone, fpir = self._cohort(), self._fpir()
+                if not len(everyone):
                     raise ValueError(
                         "no strangers to judge an adapted classifier by: calibrate with "
                         "photographs of people who are not enrolled first"
@@ -428,9 +490,17 @@ class Recognizer:
                 if reason := adaptation.too_large(learner, self.people(), crops):
                     raise ValueError(reason)
                 enrolled, held = self._enrolled_faces(crops)
-                strange, fpir = self._strange_faces(cohort, crops), self._fpir()
+                pictures = self.gallery.stranger_crops() if crops else None
+            rows = self._apart(everyone, enrolled)
+            if not len(rows):
+                raise ValueError(
+                    "all strangers look like somebody enrolled: calibrate with photographs of "
+                    "people who are not enrolled first"
+                )
+            strange = self._strange_faces(everyone, rows, pictures)
+            near = alike.near_picture(self.embedder)
             known = (held, enrolled.person)
-            tried = adaptation.judged(learner, options, make, known, strange, fpir)
+            tried = adaptation.judged(learner, options, make, known, strange, fpir, near)
         self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
         self._own.changed = True
         return tried
@@ -464,9 +534,9 @@ class Recognizer:
         there = engine.ids()  # who was enrolled before now, since who comes is enrolled first
         with self.gallery.moment():
             version = self._version()
-            cohort = self._cohort()
-            adapted = self.gallery.setting("adaptation") if len(cohort) else None
-            make: Make = partial(Prototypes, cohort=cohort)
+            everyone = self._cohort()
+            adapted = self.gallery.setting("adaptation") if len(everyone) else None
+            learnt: Make | None = None
             crops = False
             if adapted:
                 learnt, crops = adaptation.maker(
@@ -474,16 +544,27 @@ class Recognizer:
                 )
                 if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
                     log.warning("prototypes are used again: %s", reason)
-                    adapted, crops = None, False
-                else:
-                    make = learnt
+                    learnt, crops = None, False
             enrolled, held = self._enrolled_faces(crops)
-            strange = self._strange_faces(cohort, crops) if crops else None
+            pictures = self.gallery.stranger_crops() if crops else None
+        rows = self._apart(everyone, enrolled)
+        if learnt is not None and not len(rows):
+            log.warning("prototypes are used again: all strangers look like somebody enrolled")
+            learnt = None
+        cohort = Cohort(everyone.embeddings[rows], everyone.person[rows])
         known = _Known(
-            version, enrolled.people, enrolled.names, held, enrolled.person, cohort, make, _nobody
+            version,
+            enrolled.people,
+            enrolled.names,
+            held,
+            enrolled.person,
+            cohort,
+            len(everyone) - len(rows),
+            learnt or partial(Prototypes, cohort=cohort),
+            _nobody,
         )
-        if adapted and known.names:
-            known.matcher = make(held, known.person)
+        if learnt is not None and known.names:
+            known.matcher = learnt(held, known.person)
         elif known.names:
             latest = np.zeros(len(known.names), np.int64)
             np.maximum.at(latest, enrolled.person, enrolled.ids)
@@ -491,10 +572,20 @@ class Recognizer:
             there = np.union1d(there, latest)
         self._clear(engine, there)
         if known.names:
-            known.strange = strange or self._strange_faces(cohort, False)
+            known.strange = self._strange_faces(everyone, rows, pictures)
             self._calibrated(known)
         known.faces, known.strange = Faces(np.empty_like(held.embeddings[:0])), None  # their memory
         return known
+
+    def _apart(self, everyone: Cohort, enrolled: Enrolled) -> np.ndarray:
+        """Which of the strangers look like nobody who is enrolled, int64 ``[k]``, rows."""
+        if not (len(everyone) and enrolled.names):
+            return np.arange(len(everyone))
+        found = strangers.held_against(
+            everyone.embeddings, everyone.person, everyone, enrolled.embeddings, enrolled.person,
+            self.embedder,
+        )  # fmt: skip
+        return np.flatnonzero(~found.does)
 
     def _clear(self, engine: Search, there: np.ndarray) -> None:
         """Remove from an engine those who were ``there`` and are not enrolled any more.
@@ -528,18 +619,28 @@ class Recognizer:
         best, _ = known.matcher(held, person)
         calibration = calibrate(best, person, known.version[2])
         given = len(known.cohort) > 0
-        if not (given and calibration.supported):
-            least = self._cautious(known, calibration.fpir)
-            calibration = replace(
-                calibration, threshold=max(calibration.threshold, least), verified=given
-            )
-        genuine = left_out(known.make, known.faces, known.person)
-        known.calibration = with_genuine(calibration, *genuine, best)
+        if not given:
+            calibration = replace(calibration, strangers=0, stranger_photos=0, verified=False)
+        people = prototypes(known.faces.embeddings, known.person, len(known.names))
+        pairs = strangers.look_like_one(people, known.cohort, self.embedder)
+        if not calibration.verified:
+            twice = np.isin(known.person, [person for pair in pairs for person in pair[:2]])
+            least = self._cautious(known, np.flatnonzero(~twice), calibration.fpir)
+            calibration = replace(calibration, threshold=max(calibration.threshold, least))
+        near = alike.near_picture(self.embedder)
+        picture = alike.groups_within(known.faces.embeddings, known.person, near)
+        genuine = left_out(known.make, known.faces, known.person, picture)
+        calibration = with_genuine(calibration, *genuine, best if given else best[:0])
+        known.calibration = replace(
+            calibration,
+            lookalikes=known.lookalikes,
+            alike=tuple((known.names[a], known.names[b], c) for a, b, c in pairs),
+        )
         return known.calibration
 
-    def _cautious(self, known: _Known, fpir: float) -> float:
+    def _cautious(self, known: _Known, rows: np.ndarray, fpir: float) -> float:
         """A threshold for want of strangers: where the model's published false match rates put it,
-        and above what the enrolled people take each other for."""
+        and above what the enrolled people take each other for, in some rows of their faces."""
         if not isinstance(known.matcher, Prototypes):
             return -np.inf
         least = -np.inf
@@ -548,7 +649,7 @@ class Recognizer:
             cohort = known.cohort
             shift = cohort.baseline(cohort.embeddings, cohort.person)
             least = published - float(shift.mean() if len(shift) else 0)
-        some = np.random.default_rng(0).permutation(len(known.person))[:_COMPARED]
+        some = np.random.default_rng(0).permutation(rows)[:_COMPARED]
         others = known.matcher.others(known.faces[some], known.person[some])
         if len(others):
             least = max(least, calibrate(others, known.person[some], fpir).threshold)
@@ -560,39 +661,49 @@ class Recognizer:
     def _cohort(self) -> Cohort:
         return Cohort(*self.gallery.strangers())
 
-    def _strange_faces(self, cohort: Cohort, crops: bool) -> tuple[Faces, np.ndarray]:
-        """The strangers given or, failing those, procedural ones; and who is who."""
-        if len(cohort):
-            pictures = self.gallery.stranger_crops() if crops else None
-            return Faces(cohort.embeddings, pictures), cohort.person
+    def _strange_faces(
+        self, everyone: Cohort, rows: np.ndarray, pictures: np.ndarray | None
+    ) -> tuple[Faces, np.ndarray]:
+        """Some of the strangers given or, failing those, procedural ones; and who is who.
+
+        Args:
+            pictures: crops of everyone, or None.
+        """
+        if len(rows):
+            crops = None if pictures is None else pictures[rows]
+            return Faces(everyone.embeddings[rows], crops), everyone.person[rows]
         if self._procedural is None:
             self._procedural = strangers.procedural(self.embedder)
         return self._procedural, np.arange(len(self._procedural))
 
     def _strangers(self, source: Any, progress: bool) -> tuple[np.ndarray, Any, np.ndarray]:
         """Embeddings, crops (None: not kept) and people of the photographs of strangers."""
-        good, person = [], []
+        good, photographs = [], []
         reasons: Counter[str] = Counter()
-        with strangers.opened(source) as (photos, who):
+        with strangers.opened(source) as (photos, given):
             seen = self._seen(photos, faces.the_one)
             bar = track(
-                zip(seen, who, strict=True), total=len(who), desc="strangers", unit="photo",
+                zip(seen, given, strict=True), total=len(given), desc="strangers", unit="photo",
                 show=progress,
             )  # fmt: skip
-            for one, whose in bar:
+            for one, photograph in bar:
                 if isinstance(one, Unusable):
                     reasons[one.reason] += 1
                 else:
                     good.append(one)
-                    person.append(whose)
+                    photographs.append(photograph)
         found = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         if not good:
             raise ValueError(f"no usable photograph of a stranger: {found}")
         if reasons:
             log.warning("photographs of strangers skipped: %s", found)
-        crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
-        _, numbers = np.unique(person, return_inverse=True)
-        return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+        embeddings = np.concatenate([one.embeddings for one in good])
+        enrolled = self.gallery.enrolled()
+        rows, person = strangers.different(embeddings, photographs, enrolled, self.embedder)
+        crops = None
+        if self.gallery.keep_crops:
+            crops = np.concatenate([good[row].crops for row in rows])
+        return embeddings[rows], crops, person
 
 
 def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

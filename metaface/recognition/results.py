@@ -61,12 +61,17 @@ class Enrolment:
     Attributes:
         name: the person.
         used: how many photographs were enrolled.
-        skipped: the others: path and reason.
+        skipped: those that could not be: path and reason.
+        repeated: how many were skipped because the same picture is enrolled already.
+        remarks: what speaks against them, such as "looks like Ana (0.71)"; see
+            :class:`metaface.recognition.newcomers.Newcomers`.
     """
 
     name: str
     used: int
     skipped: tuple[Skipped, ...] = ()
+    repeated: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,220 @@
+"""New photographs of a person, held against everybody who is enrolled and the strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metaface.recognition.alike import groups, same_picture
+from metaface.recognition.calibrate import calibrate
+from metaface.recognition.embed import Embedder
+from metaface.recognition.gallery import Enrolled
+from metaface.recognition.names import folded
+from metaface.recognition.scoring import Cohort, prototypes, unit
+from metaface.recognition.strangers import look_enrolled, nearest, published_threshold, usual_cosine
+
+_LISTED = 5  # photographs in a remark
+_UNUSUAL = 0.01  # false match rate of a cosine that links photographs of one person
+
+
+class Newcomers:
+    """Who is enrolled, growing person by person; remarks on what may have been mixed up.
+
+    Args:
+        enrolled: everyone in the gallery.
+        strangers: those the user gave; none: an empty cohort.
+        fpir: the rate at which they may look like somebody; with enough of them, the threshold of
+            that rate says who looks like whom.
+        embedder: what made the embeddings. Without enough strangers, and with nothing published of
+            it, nothing is said of who looks like whom.
+    """
+
+    def __init__(
+        self,
+        enrolled: Enrolled,
+        strangers: Cohort,
+        fpir: float,
+        embedder: Embedder,
+    ) -> None:
+        self._embedder, self._fpir, self._strangers = embedder, fpir, strangers
+        self._same = same_picture(embedder)
+        self._names = {name: i for i, name in enumerate(enrolled.names)}
+        self._folded: dict[str, str] = {}
+        for name in reversed(enrolled.names):
+            self._folded[folded(name)] = name
+        self._faces, self._person = enrolled.embeddings, enrolled.person
+        self._count = len(self._person)
+        self._people = enrolled.embeddings[:0]
+        if self._names:
+            self._people = prototypes(self._faces, self._person, len(self._names))
+        self._base = strangers.baseline(strangers.embeddings, strangers.person)
+        self._usual = usual_cosine(self._faces, self._person, len(self._names))
+        self._best, _ = nearest(strangers.embeddings, self._people)
+
+    def repeated(self, name: str, embeddings: np.ndarray) -> np.ndarray:
+        """Which photographs of a person are enrolled already, or are there twice.
+
+        Args:
+            embeddings: float32 ``[k, D]``.
+
+        Returns:
+            bool ``[k]``: of several that are the same picture, the first is not.
+        """
+        group = groups(embeddings, self._same)
+        again = np.ones(len(embeddings), bool)
+        again[np.unique(group, return_index=True)[1]] = False
+        mine = self._of(name)
+        return again | (self._nearest(embeddings, mine)[0] >= self._same)
+
+    def remarks(self, name: str, embeddings: np.ndarray, photos: Sequence[str]) -> tuple[str, ...]:
+        """What speaks against new photographs of a person, in words.
+
+        Args:
+            embeddings: float32 ``[k, D]``, k at least 1.
+            photos: what each is called.
+        """
+        return tuple(
+            remark
+            for remark in (
+                self._name_like(name),
+                self._same_pictures(name, embeddings, photos),
+                self._strange_pictures(embeddings, photos),
+                self._look_alike(name, embeddings),
+                self._inconsistent(name, embeddings, photos),
+            )
+            if remark
+        )
+
+    def add(self, name: str, embeddings: np.ndarray) -> None:
+        """Note that these photographs of a person, float32 ``[k, D]``, are enrolled."""
+        number = self._names.setdefault(name, len(self._names))
+        self._folded.setdefault(folded(name), name)
+        stop = self._count + len(embeddings)
+        if stop > len(self._faces):
+            self._faces = _longer(self._faces, stop)
+            self._person = _longer(self._person, stop)
+        self._faces[self._count : stop] = embeddings
+        self._person[self._count : stop] = number
+        self._count = stop
+        if number >= len(self._people):
+            self._people = _longer(self._people, len(self._names))
+        mine = unit(self._faces[self._of(name)].sum(0))
+        self._people[number] = mine
+        np.maximum(self._best, self._strangers.embeddings @ mine, out=self._best)
+
+    def _of(self, name: str) -> np.ndarray:
+        return np.flatnonzero(self._person[: self._count] == self._names.get(name, -1))
+
+    def _nearest(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The largest cosine of each with the faces of some rows, and which that is."""
+        if not len(rows):
+            return np.full(len(embeddings), -1, np.float32), np.zeros(len(embeddings), np.int64)
+        cosines = embeddings @ self._faces[rows].T
+        return cosines.max(1), rows[cosines.argmax(1)]
+
+    def _name_like(self, name: str) -> str | None:
+        other = self._folded.get(folded(name))
+        if name in self._names or other is None:
+            return None
+        return f"{other} is enrolled, a name that differs in case, width or accents only"
+
+    def _same_pictures(
+        self, name: str, embeddings: np.ndarray, photos: Sequence[str]
+    ) -> str | None:
+        everyone = self._faces[: self._count]
+        if not len(everyone):
+            return None
+        cosines = embeddings @ everyone.T
+        cosines[:, self._of(name)] = -1
+        there = np.flatnonzero(cosines.max(1) >= self._same)
+        if not len(there):
+            return None
+        names = list(self._names)
+        whose = sorted({names[p] for p in self._person[cosines[there].argmax(1)]})
+        return (
+            f"{len(there)} of {len(photos)} photographs are enrolled as {', '.join(whose)}, too: "
+            f"{_listed(photos, there)}"
+        )
+
+    def _strange_pictures(self, embeddings: np.ndarray, photos: Sequence[str]) -> str | None:
+        if not len(self._strangers):
+            return None
+        cosines = embeddings @ self._strangers.embeddings.T
+        there = np.flatnonzero(cosines.max(1) >= self._same)
+        if not len(there):
+            return None
+        return (
+            f"{len(there)} of {len(photos)} photographs were given as strangers', too: "
+            f"{_listed(photos, there)}"
+        )
+
+    def _look_alike(self, name: str, embeddings: np.ndarray) -> str | None:
+        if name in self._names:
+            return None
+        found = self._somebody(name, embeddings)
+        return found and f"looks like {found}"
+
+    def _somebody(self, name: str, embeddings: np.ndarray) -> str | None:
+        """Whom these photographs, taken together, look like, other than ``name``; and how much."""
+        people = len(self._names)
+        if people - (name in self._names) < 1:
+            return None
+        probe = unit(embeddings.sum(0))
+        scores = self._people[:people] @ probe
+        least, base = self._threshold(people)
+        if base:
+            scores = scores - self._strangers.baseline(probe[None])
+        if name in self._names:
+            scores[self._names[name]] = -np.inf
+        best = int(scores.argmax())
+        if least is None or scores[best] < least:
+            return None
+        return f"{list(self._names)[best]} ({scores[best]:.2f})"
+
+    def _threshold(self, people: int) -> tuple[float | None, bool]:
+        """From which score somebody looks like one of so many, and whether it is held against
+        the strangers."""
+        person = self._strangers.person
+        rows = ~look_enrolled(self._best, self._base, person, people, self._usual, self._embedder)[
+            0
+        ]
+        if rows.any():
+            found = calibrate((self._best - self._base)[rows], person[rows], self._fpir)
+            if found.verified:
+                return found.threshold, True
+        return published_threshold(self._embedder, people, self._fpir), False
+
+    def _inconsistent(self, name: str, embeddings: np.ndarray, photos: Sequence[str]) -> str | None:
+        """Photographs that are not linked to the others of the name by any cosine that is
+        unusual between two people."""
+        least = published_threshold(self._embedder, 1, _UNUSUAL)
+        if least is None:
+            return None
+        group = groups(embeddings, least)
+        mine = self._of(name)
+        if len(mine):
+            own = np.unique(group[self._nearest(embeddings, mine)[0] >= least])
+        else:
+            own = np.array([np.bincount(group).argmax()])
+        out = np.flatnonzero(~np.isin(group, own))
+        if not len(out):
+            return None
+        found = self._somebody(name, embeddings[out])
+        return (
+            f"{len(out)} of {len(photos)} photographs look like somebody else"
+            f"{f', {found}' if found else ''}: {_listed(photos, out)}"
+        )
+
+
+def _longer(array: np.ndarray, least: int) -> np.ndarray:
+    """A copy with room for ``least`` rows, and as many again."""
+    room = np.empty((2 * least, *array.shape[1:]), array.dtype)
+    room[: len(array)] = array
+    return room
+
+
+def _listed(texts: Sequence[str], rows: np.ndarray) -> str:
+    more = len(rows) - _LISTED
+    some = ", ".join(texts[row] for row in rows[:_LISTED].tolist())
+    return some + (f" and {more} more" if more > 0 else "")
