@@ -25,6 +25,7 @@ from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
 from metaface.arguments import count, count_or_none, share
 from metaface.data import FaceSet, Skipped
+from metaface.data._listing import report_skipped
 from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
@@ -82,6 +83,7 @@ def aligned(
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         seen = faces.embedded(
             (partial(found.read, photo) for photo in found.photos), faces.middle, detector, embedder
         )
@@ -260,6 +262,7 @@ def _align(o: argparse.Namespace) -> None:
     if not source.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {source}")
     with open_source(source) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         folders = _folders(photo.person for photo in found.photos)
         _refuse_originals(out, source, found, folders.values())
         for person, folder in folders.items():

@@ -13,13 +13,14 @@ import numpy as np
 
 from metaface._text import given_path
 from metaface.data import synthetic
+from metaface.data._listing import report_skipped
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
 from metaface.recognition.embed import Embedder
 from metaface.recognition.exposure import exposed
 from metaface.recognition.matching import Faces
 from metaface.recognition.models import MODELS
-from metaface.recognition.photos import Photo, listed
+from metaface.recognition.photos import Photo, in_folder, listed
 from metaface.recognition.scoring import Cohort
 
 _PROCEDURAL = 128  # people, enough for a rate of 1%
@@ -40,8 +41,12 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
     path = None
     if isinstance(source, (str, Path)):
         path = given_path(source, "the photographs of strangers").expanduser()
-    if path is None or (path.is_dir() and not _folders(path)):
-        photos = listed(source if path is None else path)
+    flat = None
+    if path is not None and path.is_dir():
+        flat = in_folder(path)
+        flat = None if any(photo.parent != path for photo in flat) else flat
+    if path is None or flat is not None:
+        photos = listed(source) if flat is None else flat
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
         yield iter(photos), [str(i) for i in range(len(photos))]
@@ -49,14 +54,11 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[str]]]:
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         yield (
             (partial(found.read, photo) for photo in found.photos),
             [photo.person for photo in found.photos],
         )
-
-
-def _folders(path: Path) -> bool:
-    return any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
 
 def procedural(embedder: Embedder) -> Faces:
