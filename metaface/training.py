@@ -540,8 +540,8 @@ def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
     else:
         both = val.known(**faces.seen())
     if both:
-        names = "; ".join(
-            name if val.people[p] == name else f"{name}, in validation {val.people[p]}"
+        names = ", ".join(
+            name if val.people[p] == name else f"{name} (in validation {val.people[p]})"
             for p, name in sorted(both.items())[:5]
         )
         raise ValueError(

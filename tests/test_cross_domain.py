@@ -146,7 +146,7 @@ def test_procedural_people_are_nobody_elses():
 
 def test_people_with_enough_photographs_are_tested_first():
     plenty = named([f"n{n}" for n in range(10)], "set", photos=6)
-    scarce = named([f"m{n}" for n in range(20)], "set", photos=2)
+    scarce = named([f"m{n}" for n in range(20)], "set", photos=2, seed=1)
     both = FaceSet.join({"plenty": plenty, "scarce": scarce})
     tested = split_together({"one": both}, queries=5)["one"].test
     assert people_of(tested) <= people_of(plenty) and len(tested.person_ids) == 6
@@ -312,7 +312,7 @@ def test_sides_that_cannot_be_are_refused():
 
 def test_people_with_too_few_queries_are_tested_last():
     names = [f"n{n:02}" for n in range(20)]
-    many = FaceSet.join({"a": named(names[:8], "s", 3, seed=1), "b": named(names[8:], "s", 1)})
+    many = FaceSet.join({"a": named(names[:8], "s", 3, seed=1), "b": named(names[8:], "s", 1, 2)})
     faces = two_sided(named(names, "photos", 9), many)  # 10 photographs or more of everybody
     parts = split_together({"one": faces}, queries=3)["one"]
     assert people_of(parts.test) <= set(names[:8]) and queries_there(parts.test, 3) == 3

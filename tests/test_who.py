@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import tiny
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
@@ -103,7 +104,7 @@ def two(train_data, test_data) -> benchmark.People:
     return benchmark.load_people(settings, progress=False)
 
 
-def test_who_was_trained_on_is_not_tested_in_a_renamed_copy(tmp_path, monkeypatch, caplog):
+def test_who_was_trained_on_is_not_tested_in_a_renamed_copy(tmp_path, caplog):
     photos = album(tmp_path / "photos")
     copy = tmp_path / "copy"
     for person, name in enumerate(NAMES):  # other names for people and files
@@ -117,7 +118,7 @@ def test_who_was_trained_on_is_not_tested_in_a_renamed_copy(tmp_path, monkeypatc
     assert "there Ana" in caplog.text or "there Zoë" in caplog.text
 
 
-def test_names_in_another_form_are_the_same_people_in_a_copy(tmp_path, monkeypatch):
+def test_names_in_another_form_are_the_same_people_in_a_copy(tmp_path):
     photos = album(tmp_path / "photos")
     shutil.copytree(photos, tmp_path / "copy")
     for name in ("Zoë", "José"):
@@ -126,14 +127,14 @@ def test_names_in_another_form_are_the_same_people_in_a_copy(tmp_path, monkeypat
         two(photos, tmp_path / "copy")
 
 
-def test_one_photograph_in_common_is_enough(tmp_path, monkeypatch, caplog):
+def test_one_photograph_in_common_is_enough(tmp_path, caplog):
     photos, others = album(tmp_path / "a"), album(tmp_path / "b", list("KLMN"), first=5000)
     shutil.copy(photos / "Bo" / "1.png", others / "K" / "x.png")
     assert people_of(two(photos, others).test) == set("LMN")
     assert "K, there Bo" in caplog.text
 
 
-def test_two_folders_of_one_name_are_two_sets(tmp_path, monkeypatch, caplog):
+def test_two_folders_of_one_name_are_two_sets(tmp_path, caplog):
     first = album(tmp_path / "a" / "photos", [f"s{n}" for n in range(10)])
     second = album(tmp_path / "b" / "photos", [f"s{n}" for n in range(10)], first=5000)
     people = two(first, second)
@@ -143,7 +144,7 @@ def test_two_folders_of_one_name_are_two_sets(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
-def test_people_of_train_and_val_are_the_same(tmp_path, monkeypatch, caplog, form):
+def test_people_of_train_and_val_are_the_same(tmp_path, caplog, form):
     album(tmp_path / "set" / "train")
     album(tmp_path / "set" / "val", first=5000)
     whole, train_part, val_part = tmp_path / "set", tmp_path / "set/train", tmp_path / "set/val"
@@ -176,9 +177,7 @@ def test_training_refuses_validation_people_by_their_photographs(tmp_path):
     who = np.arange(24) // 3
     faces = FaceSet.from_arrays(images, who, people=list("abcdefgh"), name="one")
     val = FaceSet.from_arrays(images[12:].copy(), who[:12], people=list("WXYZ"), name="two")
-    from helpers import tiny
-
-    with pytest.raises(ValueError, match=r"4 people are in both.*e, in validation W"):
+    with pytest.raises(ValueError, match=r"4 people are in both.*e .in validation W"):
         train(Prototypical(tiny()), faces, val, iterations=1, ways=2, progress=False)
 
 

@@ -6,6 +6,10 @@ from hashlib import blake2b
 
 import numpy as np
 
+from metaface.data._skipped import TWICE, Skipped
+
+_NAMED = 3  # people that a message names
+
 _LOOKED_AT = 28  # pixels a side
 _SHADE = 8  # levels of 256 that count as one shade
 _SHOWN = 0.1  # share of the pixels that must be of another shade than most
@@ -29,3 +33,43 @@ def telling(picture: np.ndarray) -> bool:
     some = picture[::step, ::step]
     away = np.abs(some - np.median(some, axis=(0, 1)))
     return bool((away > _SHADE).any(-1).mean() >= _SHOWN)
+
+
+class Distinct:
+    """The pictures of one set, each once: what is there again is left out, and what is there under
+    several people is nobody's.
+
+    Equal are pictures whose pixels are; those that show next to nothing are not compared, see
+    :func:`telling`.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[str, str]] = []  # path and person
+        self._row: dict[int, int] = {}  # by content
+        self._shared: dict[int, list[str]] = {}  # other people's names, by row
+
+    def add(self, path: str, person: str, picture: np.ndarray) -> Skipped | None:
+        """Why a picture is left out; None: it is kept, in the next row."""
+        row = self._row.setdefault(digest(picture), len(self._kept))
+        if row == len(self._kept) or not telling(picture):
+            self._kept.append((path, person))
+            return None
+        first, owner = self._kept[row]
+        if owner == person:
+            return Skipped(path, f"{TWICE} as {first}")
+        self._shared.setdefault(row, []).append(person)
+        return Skipped(path, _of_several([owner, person]))
+
+    def nobodys(self) -> dict[int, Skipped]:
+        """The rows that were kept, and are nobody's."""
+        return {
+            row: Skipped(self._kept[row][0], _of_several([self._kept[row][1], *others]))
+            for row, others in self._shared.items()
+        }
+
+
+def _of_several(people: list[str]) -> str:
+    names = list(dict.fromkeys(people))
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    under = " and ".join([*names[:_NAMED], *more])
+    return f"one picture under several people ({under}): nobody knows whose it is"

@@ -5,15 +5,13 @@ The one place that knows: loading, enrolment, probes and strangers all ask here.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from metaface._text import printable
-from metaface.data.faceset import Skipped
+from metaface.data._skipped import Skipped
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".pgm", ".ppm", ".pbm", ".pnm", ".bmp"}
@@ -49,11 +47,8 @@ _NOT_READ = (
 )
 _PLAIN_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,4}")  # others are part of a name: "Mr. Smith", "1.2"
 _HEAD = 16  # bytes that tell what a file is
-_LISTED = 10  # left-out files that a message names
 Parts = tuple[str, ...]
 Handle = TypeVar("Handle")
-
-log = logging.getLogger("metaface.data")
 
 
 def is_junk(parts: Iterable[str]) -> bool:
@@ -140,17 +135,3 @@ def is_heif(start: bytes) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in (
         b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
     )  # fmt: skip
-
-
-def report_skipped(name: str, found: Sequence[Skipped], used: int) -> None:
-    """Say which files of the set ``name`` were left out, beside ``used`` that were not."""
-    if found:
-        listed = [printable(f"{s.path} ({s.reason})") for s in found[:_LISTED]]
-        more = len(found) - len(listed)
-        log.warning(
-            "%s: %d skipped, %d pictures used: %s",
-            printable(name),
-            len(found),
-            used,
-            ", ".join(listed) + (f" and {more} more" if more else ""),
-        )

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from metaface._text import given_path, printable
+from metaface._text import given_path
 from metaface.data import _cache
 from metaface.data._decode import Geometry
-from metaface.data._listing import report_skipped
-from metaface.data._pictures import TWICE, Items, assemble, decoded
+from metaface.data._pictures import Items, assemble, decoded
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import EXPECTED, Photo, open_source
 from metaface.data.faceset import FaceSet
 
@@ -117,7 +117,7 @@ def load(
         faces = _dataset(source, geometry, progress)
     else:
         faces = _files(Path(name).expanduser(), only, geometry, root, progress)
-    _report(faces)
+    report_skipped(faces.name, faces.skipped, len(faces))
     return _enough(faces, min_photos)
 
 
@@ -221,19 +221,6 @@ def _renderer() -> str:
 
 def _key(*parts: object) -> str:
     return blake2b(repr((_cache.VERSION, *parts)).encode(), digest_size=16).hexdigest()
-
-
-def _report(faces: FaceSet) -> None:
-    """Log what was left out, by name: pictures that are there twice apart from the others."""
-    twice = [s for s in faces.skipped if s.reason.startswith(TWICE)]
-    others = [s for s in faces.skipped if not s.reason.startswith(TWICE)]
-    report_skipped(faces.name, others, len(faces))
-    if twice:
-        log.warning(
-            "%s: %d pictures are there more than once, such as %s (%s): each counts once",
-            printable(faces.name), len(twice), printable(twice[0].path),
-            printable(twice[0].reason),
-        )  # fmt: skip
 
 
 def _enough(faces: FaceSet, min_photos: int) -> FaceSet:

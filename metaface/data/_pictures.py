@@ -16,13 +16,11 @@ from tqdm import tqdm
 
 from metaface._progress import track
 from metaface._text import same_name
-from metaface.data._content import digest, telling
+from metaface.data._content import Distinct
 from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
 
-TWICE = "the same picture"  # how the reason starts why a second copy was left out
-_NAMED = 3  # people that a message names
 _BATCH = 256  # pictures in flight at once
 _NONE = np.empty(0, np.uint8)
 
@@ -41,9 +39,8 @@ class Outcome(NamedTuple):
 def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: BinaryIO) -> FaceSet:
     """Write the images to ``out`` one by one and return the labels (a FaceSet without store).
 
-    A picture that is there twice counts once. One that is there under several people is nobody's:
-    all of its copies are left out. Equal are those whose pixels are, as they are loaded; those that
-    show next to nothing are not compared, see :func:`metaface.data._content.telling`.
+    A picture that is there twice counts once. One that is there under several people is nobody's,
+    and left out; see :class:`metaface.data._content.Distinct`.
 
     Args:
         out: open for reading and writing, empty.
@@ -53,32 +50,20 @@ def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: Bi
     """
     rows: list[Outcome] = []  # their images are not held
     skipped = []
-    first: dict[int, int] = {}  # the row of each content
-    shared: dict[int, list[Outcome]] = {}  # by the row, others' pictures that are the same
+    distinct = Distinct()
     for outcome in outcomes:
         image = outcome.image
-        if isinstance(image, Skipped):
-            skipped.append(image)
-            continue
-        row = first.setdefault(digest(image), len(rows))
-        if row < len(rows) and telling(image):
-            if rows[row].person == outcome.person:
-                reason = f"{TWICE} as {rows[row].path}"
-                skipped.append(Skipped(outcome.path, reason))
-            else:
-                shared.setdefault(row, []).append(outcome)
-            continue
-        out.write(image.tobytes())
-        rows.append(outcome._replace(image=_NONE))
-    for row, others in shared.items():
-        same = [rows[row], *others]
-        names = list(dict.fromkeys(one.person for one in same))
-        more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
-        under = " and ".join([*names[:_NAMED], *more])
-        reason = f"one picture under several people ({under}): nobody knows whose it is"
-        skipped += [Skipped(one.path, reason) for one in same]
-    if shared:
-        rows = _without(rows, shared, geometry, out)
+        if not isinstance(image, Skipped):
+            again = distinct.add(outcome.path, outcome.person, image)
+            if again is None:
+                out.write(image.tobytes())
+                rows.append(outcome._replace(image=_NONE))
+                continue
+            image = again
+        skipped.append(image)
+    if nobodys := distinct.nobodys():
+        skipped += nobodys.values()
+        rows = _without(rows, nobodys, geometry, out)
     if not rows:
         shown = ", ".join(f"{s.path} ({s.reason})" for s in skipped[:3]) or "none there"
         raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from metaface._text import printable, same_name
 from metaface.arguments import check_counts
 from metaface.data._content import digests, telling
+from metaface.data._skipped import Skipped as Skipped
 
 SYNTHETIC = "synthetic"
 SPLITS = frozenset(
@@ -23,14 +24,6 @@ SPLITS = frozenset(
 _NAMED = 5  # people that a message names
 
 log = logging.getLogger("metaface.data")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A photograph that was left out, and why."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.data import FaceSet
-from metaface.data._listing import report_skipped
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
 from metaface.recognition.align import SIDE, align, shrunk

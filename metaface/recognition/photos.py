@@ -14,7 +14,8 @@ from PIL import Image
 
 from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
-from metaface.data._listing import file_head, pictures, report_skipped, walk
+from metaface.data._listing import file_head, pictures, walk
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import MAX_BYTES, bounded, read_file
 
 LONGEST = 4096

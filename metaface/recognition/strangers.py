@@ -13,7 +13,7 @@ import numpy as np
 
 from metaface._text import given_path
 from metaface.data import synthetic
-from metaface.data._listing import report_skipped
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
 from metaface.recognition.embed import Embedder
