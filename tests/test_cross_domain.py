@@ -615,7 +615,19 @@ def test_people_of_a_joined_set_are_known_again():
         named(["0", "1", "2"], "synthetic:frontal"), named(["0", "1", "2"], "synthetic", seed=1)
     )
     assert people_of(drawn.unseen("synthetic:profile", ["1"])) == {"synthetic/0", "synthetic/2"}
-    assert people_of(drawn.unseen("synthetic + lfw", ["synthetic/0", "1"])) == {"synthetic/2"}
+    left = drawn.unseen("synthetic + lfw", ["synthetic/0", "1"])  # the other is LFW's
+    assert people_of(left) == {"synthetic/1", "synthetic/2"}
+    assert people_of(drawn.unseen("synthetic + lfw", ["0", "1"])) == {"synthetic/2"}
+
+
+def test_procedural_and_other_people_of_one_number_train_and_validate_together():
+    numbers = [str(n) for n in range(20)]
+    sets = {"a": named(numbers, "synthetic"), "real": named([*numbers, *"abcdef"], "numbered", seed=2)}
+    parts = split_together(sets, seed=0)
+    faces, val = (joined({n: getattr(p, part) for n, p in parts.items()}) for part in PARTS[:2])
+    bare = [name.removeprefix("synthetic/") for name in people_of(faces)]
+    assert {name.removeprefix("synthetic/") for name in people_of(val)} & {*bare}
+    assert not val.known(**faces.seen())
 
 
 def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeypatch):

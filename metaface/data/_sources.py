@@ -329,7 +329,7 @@ def _with_same_names(photos: Iterable[Photo]) -> list[Photo]:
         person = photo.person
         if person not in names:
             names[person] = same_name(person)
-            if without_unseen(person) != person:
+            if names[person] != person and without_unseen(person) != person:
                 log.warning(
                     "the name %r holds characters that nobody sees: it is taken as %r",
                     person, names[person],

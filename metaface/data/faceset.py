@@ -452,19 +452,25 @@ def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     """What each of the people of a set called ``data`` may be known by among those of others.
 
     The people of a joined set may be called ``source/name``. Procedural ones are
-    ``synthetic/name``: they are nobody else's.
+    ``synthetic/name``: they are nobody else's. Where a joined set has them and calls nobody so, a
+    name may be of either kind.
     """
     sources = [part.split(":")[0] for part in data.split(" + ")]
+    names = [same_name(person) for person in people]
+    made = SYNTHETIC in sources and not any(n.startswith(f"{SYNTHETIC}/") for n in names)
     keys: list[tuple[str, ...]] = []
-    for person in people:
-        name = same_name(person)
+    for name in names:
         source = next((s for s in sources if name.startswith(f"{s}/")), "")
         if source == SYNTHETIC:
             keys.append((name,))
             continue
         bare = name[len(source) + 1 :] if source else name
-        made = (f"{SYNTHETIC}/{bare}",) if SYNTHETIC in sources and not source else ()
-        keys.append(made if set(sources) == {SYNTHETIC} else (bare, *made))
+        if not made or source:
+            keys.append((bare,))
+        elif set(sources) == {SYNTHETIC}:
+            keys.append((f"{SYNTHETIC}/{bare}",))
+        else:
+            keys.append((bare, f"{SYNTHETIC}/{bare}"))
     return keys
 
 

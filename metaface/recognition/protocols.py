@@ -359,7 +359,7 @@ def _protocol(o: argparse.Namespace) -> None:
         people = aligned(o.data, detector, embedder, progress=not o.quiet)
         print(
             f"{people.name}: {len(people.paths)} photographs of {len(people.people)} people, "
-            f"{len(people.skipped)} without a usable face"
+            f"{len(people.skipped)} without a usable face or there twice"
         )
         for name in o.protocols:
             _RUN[name](o, people, embedder, note)
