@@ -622,7 +622,8 @@ def test_people_of_a_joined_set_are_known_again():
 
 def test_procedural_and_other_people_of_one_number_train_and_validate_together():
     numbers = [str(n) for n in range(20)]
-    sets = {"a": named(numbers, "synthetic"), "real": named([*numbers, *"abcdef"], "numbered", seed=2)}
+    others = named([*numbers, *"abcdef"], "numbered", seed=2)
+    sets = {"a": named(numbers, "synthetic"), "real": others}
     parts = split_together(sets, seed=0)
     faces, val = (joined({n: getattr(p, part) for n, p in parts.items()}) for part in PARTS[:2])
     bare = [name.removeprefix("synthetic/") for name in people_of(faces)]

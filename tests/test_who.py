@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import Row, portrait, squares, tiny
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
@@ -25,6 +25,7 @@ from metaface.data._content import telling
 from metaface.domains import joined, split_together, two_sided
 from metaface.learners import Prototypical
 from metaface.recognition.photos import in_folder
+from metaface.recognition.protocols import aligned
 from metaface.recognition.strangers import opened
 
 NAMES = ["Zoë", "José", "Ana", "Bo", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo"]
@@ -313,6 +314,19 @@ def test_support_and_query_are_never_one_picture(tmp_path):
         shutil.copytree(source / name, source / name / "thumbs")
     faces = load(source, image_size=16)
     assert (faces.photos() == 2).all()
+
+
+def test_protocols_count_a_photograph_once(tmp_path, caplog):
+    people = tmp_path / "p"
+    for number, name in enumerate(("Ana", "Bo", "Cy")):
+        (people / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(portrait(10 * number + i)).save(people / name / f"{i}.png")
+    shutil.copy(people / "Ana" / "0.png", people / "Ana" / "again.png")
+    shutil.copy(people / "Bo" / "1.png", people / "Cy" / "x.png")
+    found = aligned(people, Row(), squares(), progress=False)
+    assert found.paths == ("Ana/0.png", "Ana/1.png", "Bo/0.png", "Cy/0.png", "Cy/1.png")
+    assert "1 pictures are there more than once" in caplog.text and "Bo and Cy" in caplog.text
 
 
 # --- junk
