@@ -13,6 +13,39 @@ _LONGEST = 180  # bytes of a file's name; most file systems end at 255, and a su
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
 
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""characters that turn the text after them around; whoever shows or stores a name refuses them"""
+# Unicode's default-ignorable characters that are not of category Cf: fillers and selectors
+_UNSEEN = (
+    (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800),
+    (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")  # they look like " "
+
+
+def same_name(name: str) -> str:
+    """The one form of a name that can be written in several: what compares people by name, or
+    stores one, takes this.
+
+    Unicode's normal form C ("José" typed in two ways is one), plain spaces and none around it,
+    without characters that nobody sees. A name of which nothing would be left stays as it is.
+    """
+    if name.isascii() and name.isprintable() and name == name.strip():
+        return name  # nearly all are
+    return unicodedata.normalize("NFC", _SPACE.sub(" ", without_unseen(name)).strip()) or name
+
+
+def without_unseen(text: str) -> str:
+    """``text`` without the characters that nobody sees."""
+    return "".join(c for c in text if not _unseen(c))
+
+
+def _unseen(character: str) -> bool:
+    code = ord(character)
+    if character in TURNING:
+        return False
+    return unicodedata.category(character) == "Cf" or any(a <= code <= b for a, b in _UNSEEN)
+
 
 def printable(text: object, keep: str = "") -> str:
     """``text`` as it can be shown anywhere: what no terminal prints (controls, half characters,

@@ -18,7 +18,7 @@ from metaface._lock import alone_in
 from metaface._text import file_name, given_path
 from metaface.augment import Augment
 from metaface.data import FaceSet
-from metaface.domains import none_left, sides
+from metaface.domains import SYNTHETIC, none_left, sides
 from metaface.episodes import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.fitting import fit_validation
@@ -114,13 +114,7 @@ class Job:
             ValueError: nobody is left.
         """
         seen = seen_by(self.start) if self.start else None
-        if not seen:
-            return test
-        left = test.unseen(**seen)
-        count = len(test.person_ids) - len(left.person_ids)
-        if count:
-            log.warning("%s: %d people, seen by %s, are not tested", test.name, count, self.start)
-        return left
+        return test.unseen(**seen) if seen else test
 
     def train(
         self, name: str, seed: int, faces: FaceSet, val: FaceSet, out: Path | None, *,
@@ -168,7 +162,7 @@ class Settings(Job):
     Attributes:
         data: source to train and test on, split by person; see ``metaface.data.load``.
         train_data, test_data: two sources instead; all people of ``test_data`` are tested, but for
-            those seen in training where both are domains of one source.
+            those seen in training; see ``FaceSet.known``.
         weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
     """
 
@@ -240,10 +234,12 @@ def load_people(
         )
     faces = data.load(settings.train_data, **options)
     test = data.load(settings.test_data, **options)
-    one_source = faces.name.split(":")[0] == test.name.split(":")[0]
-    train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if one_source else 0)
-    test = test.unseen(**seen_people(train_faces, val_faces))
-    return People(train_faces, val_faces, settings.unseen(test))
+    procedural = all(one.name.split(":")[0] == SYNTHETIC for one in (faces, test))
+    train_faces, val_faces, _ = faces.split(settings.seed, test=0.2 if procedural else 0)
+    left = test.unseen(**seen_people(train_faces, val_faces))
+    seen = len(test.person_ids) - len(left.person_ids)
+    said = f"{test.name}: {seen} people were seen in training, and are not tested"
+    return People(train_faces, val_faces, settings.unseen(left), (said,) if seen else ())
 
 
 @alone_in(lambda settings, out, **_: out)

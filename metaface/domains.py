@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import torch
 
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.data.faceset import SYNTHETIC as SYNTHETIC
+from metaface.data.faceset import refuse_renamed, same_photographs
 from metaface.episodes import Episodes, EpisodeSampler
 
-SYNTHETIC = "synthetic"
 SIDES = ("/support", "/query")  # domains of a set of two sides
 
 
@@ -52,6 +53,7 @@ def two_sided(support: FaceSet, query: FaceSet) -> FaceSet:
         ValueError: fewer than two people in common, a photograph of somebody that is on both sides
             (it would be its own query), or different image shapes.
     """
+    _refuse_own_queries(support, query)
     both = joined(dict(zip(SIDES, (support, query), strict=True)))
     photos = [both.of_domains(side).photos() for side in SIDES]
     common = np.flatnonzero(np.minimum(*photos))
@@ -61,15 +63,17 @@ def two_sided(support: FaceSet, query: FaceSet) -> FaceSet:
             f"domain of two sides needs 2 (the first: {_some(support)}; the second: "
             f"{_some(query)}): give two sources of the same people"
         )
-    both = both.of_people(common)
-    first, second = ({*_contents(both.of_domains(side))} for side in SIDES)
-    if first & second:
+    return both.of_people(common)
+
+
+def _refuse_own_queries(support: FaceSet, query: FaceSet) -> None:
+    pairs = same_photographs(support, query)
+    if len(pairs):
         raise ValueError(
-            f"{len(first & second)} photographs are on both sides ({support.name}, {query.name}), "
-            f"of one person (of {both.people[min(first & second)[0]]}, to begin with): a "
-            "photograph would be its own query; give sources that share none"
+            f"{len(pairs)} photographs are on both sides ({support.name}, {query.name}), such as "
+            f"one of {support.people[support.person[pairs[0, 0]]]}, which would be its own query: "
+            "give sources that share none"
         )
-    return both
 
 
 def sides(faces: FaceSet) -> dict[str, Any]:
@@ -97,14 +101,6 @@ def _some(faces: FaceSet) -> str:
     return ", ".join(names[p] for p in faces.person_ids[:3])
 
 
-def _contents(faces: FaceSet) -> list[tuple[int, bytes]]:
-    """Whose each photograph is, and a digest of it."""
-    return [
-        (int(person), blake2b(faces.store[row].tobytes(), digest_size=16).digest())
-        for person, row in zip(faces.person, faces.rows, strict=True)
-    ]
-
-
 def split_together(
     domains: Mapping[str, FaceSet], seed: int = 0, *, shots: int = 1, queries: int = 0,
     val: float = 0.1, test: float = 0.2,
@@ -123,8 +119,13 @@ def split_together(
         val, test: share of each domain's people, 0..1.
 
     Raises:
-        ValueError: a part of a domain that would have fewer than two people.
+        ValueError: a part of a domain that would have fewer than two people; or two domains with
+            the same photographs under other names, whose people would be in several parts.
     """
+    for (a, one), (b, other) in combinations(domains.items(), 2):
+        pairs = same_photographs(one, other)
+        refuse_renamed(replace(one, people=identities(one)), a,
+                       replace(other, people=identities(other)), b, pairs)  # fmt: skip
     named = {name: _testable(faces, shots, queries) for name, faces in domains.items()}
     everywhere: dict[str, bool] = {}
     for testable in named.values():

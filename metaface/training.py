@@ -24,6 +24,7 @@ from metaface._text import given_path
 from metaface.arguments import check_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
+from metaface.data.faceset import together
 from metaface.domains import AcrossDomains
 from metaface.episodes import EpisodeSampler, check_range
 from metaface.evaluation import evaluate
@@ -542,11 +543,15 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
-    if faces.store is not val.store:
-        return
-    both = set(faces.person_ids) & set(val.person_ids)
+    if faces.store is val.store:
+        both = {p: faces.people[p] for p in set(faces.person_ids) & set(val.person_ids)}
+    else:
+        both = val.known(**faces.seen())
     if both:
-        names = ", ".join(faces.people[p] for p in sorted(both)[:5])
+        names = ", ".join(
+            name if val.people[p] == name else f"{name} (in validation {val.people[p]})"
+            for p, name in sorted(both.items())[:5]
+        )
         raise ValueError(
             f"{len(both)} people are in both training and validation ({names}, ...): split with "
             "FaceSet.split"
@@ -555,8 +560,21 @@ def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
 
 def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
     """Whom training has seen, as ``FaceSet.unseen`` takes it: nobody is tested on them later."""
-    ids = [*faces.person_ids, *(() if val is None else val.person_ids)]
-    return {"data": faces.name, "people": [faces.people[p] for p in ids]}
+    seen = faces.seen()
+    if val is None:
+        return seen
+    more, first = val.seen(), len(seen["people"])
+    photos = {
+        "shape": seen["photos"]["shape"],
+        "digests": torch.cat([seen["photos"]["digests"], more["photos"]["digests"]]),
+        "whose": torch.cat([seen["photos"]["whose"], more["photos"]["whose"] + first]),
+    }
+    return {
+        "data": together((seen["data"], more["data"])),
+        "source": together((seen["source"], more["source"])),
+        "people": seen["people"] + more["people"],
+        "photos": photos,
+    }
 
 
 @contextmanager

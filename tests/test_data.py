@@ -231,7 +231,7 @@ def test_csv_with_domains(folder):
         ("a,b\n", "no column path or person"),
         ("", "no column path or person"),
         ("path,person\n", "no row has a path and a person"),
-        ("path,person\nnone.png,Ana\n", "none of 1 pictures could be read"),
+        ("path,person\nnone.png,Ana\n", "none of 1 pictures could be used"),
         ("path,person\n\xe9.png,Ana\n", "UTF-8"),
     ],
 )
@@ -383,7 +383,7 @@ def test_unreadable_pictures_are_skipped_counted_and_named(folder, caplog):
         assert "not a picture" in reasons["Ana/text.png"]
         assert "truncated" in reasons["Ana/cut.jpg"]
         assert "bomb" in reasons["Ana/bomb.png"]
-        assert "13 of 22 pictures skipped" in caplog.text and "and 3 more" in caplog.text
+        assert "13 skipped, 9 pictures used" in caplog.text and "and 3 more" in caplog.text
 
 
 def test_all_unreadable(tmp_path, cache):

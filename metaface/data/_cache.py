@@ -38,13 +38,14 @@ try:
 except ImportError:  # Windows: left-overs are known by their age alone
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 2  # part of every key: raise it when what an entry holds, or how it is decoded, changes
+VERSION = 3  # part of every key: raise it when what an entry holds, or how it is decoded, changes
 _ENTRY, _TEMPORARY, _DAY = "faces-", "tmp-", 24 * 3600.0
 _IMAGES, _LABELS, _CHECKSUMS = "images.u8", "labels.npz", "checksums.json"
 _BLOCK = 1 << 24  # bytes at a time
 
-# Writes uint8 [M, H, W, C] to the file and returns a FaceSet of those M rows whose `store` need
-# only have the right shape after the first axis: its content is taken from the file.
+# Gets an empty file, open for reading and writing; writes uint8 [M, H, W, C] to it and returns a
+# FaceSet of those M rows whose `store` need only have the right shape after the first axis: its
+# content is taken from the file.
 Build = Callable[[BinaryIO], FaceSet]
 
 log = logging.getLogger("metaface.data")
@@ -148,7 +149,7 @@ def _start(root: Path) -> tuple[Path, BinaryIO]:
         _remove_if_stale(path)
     while True:
         temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))  # mode 0700
-        images = open(temporary / _IMAGES, "wb")  # noqa: SIM115 - closed by the caller
+        images = open(temporary / _IMAGES, "w+b")  # noqa: SIM115 - closed by the caller
         if fcntl:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(images, fcntl.LOCK_EX)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from metaface.data._listing import is_heif
 from metaface.data._quiet import quiet
 
 MAX_PIXELS = 89_000_000  # just under the count at which Pillow starts to warn of a bomb
@@ -27,7 +28,7 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG, where a segment s
 _STRIP = 1_000_000  # pixels converted at once
 FORMATS = (
     *("JPEG", "MPO", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "AVIF"),
-    "HEIF",  # where the user has registered pillow-heif
+    "HEIF",  # where pillow-heif is installed
 )
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -155,6 +156,11 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLargeError(_too_large()) from None
     except UnidentifiedImageError:
+        if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _formats():
+            raise UnreadableError(
+                "a HEIC photograph takes pillow-heif: pip install 'metaface[heif]', or save it as "
+                "JPEG"
+            ) from None
         raise UnreadableError("not a picture of a kind Pillow can read") from None
     except Exception as error:  # broken pictures make decoders raise nearly anything
         raise UnreadableError(str(error) or type(error).__name__) from error
@@ -315,4 +321,8 @@ def _too_large() -> str:
 def _formats() -> list[str]:
     """Those of ``FORMATS`` that this Pillow knows (EPS and the like run programs: left out)."""
     Image.init()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]

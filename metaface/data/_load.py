@@ -14,14 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from metaface._text import given_path, printable
+from metaface._text import given_path
 from metaface.data import _cache
 from metaface.data._decode import Geometry
-from metaface.data._pictures import assemble, decoded, items
+from metaface.data._pictures import Items, assemble, decoded
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import EXPECTED, Photo, open_source
 from metaface.data.faceset import FaceSet
-
-_LISTED = 10  # skipped files that a message names
 
 IMAGE_SIZE = 28  # pixels: the default of every command and function that takes photographs
 
@@ -54,8 +53,10 @@ def load(
             - a CSV with the columns path (relative to the CSV), person and, optionally, domain;
             - a data set as torchvision has them: ``len(d)`` and ``d[i] -> (image, label)``, the
               image a Pillow image, an array ``[H, W]`` or ``[H, W, C]`` or a tensor ``[C, H, W]``,
-              uint8 or float in 0..1, the label an int or a tensor of one. It is decoded at every
-              call: it has no content by which to key a cache;
+              uint8 or float in 0..1, the label an int or a tensor of one, or CelebA's several with
+              the identity among them. Its ``class_to_idx`` or ``classes`` name the people, also
+              those of a ``Subset`` or ``ConcatDataset`` of such. It is decoded at every call: it
+              has no content by which to key a cache;
             - ``"synthetic"``, procedural faces, or ``"synthetic:profile,sketch"`` with the names
               of domains; ground truth goes to ``FaceSet.truth``: box, landmarks, mask (of the
               face), pose and the attributes, as ``synthetic.render`` documents them (its
@@ -116,7 +117,7 @@ def load(
         faces = _dataset(source, geometry, progress)
     else:
         faces = _files(Path(name).expanduser(), only, geometry, root, progress)
-    _report(faces)
+    report_skipped(faces.name, faces.skipped, len(faces))
     return _enough(faces, min_photos)
 
 
@@ -126,6 +127,7 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
             f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic')"
         )
     with open_source(path) as source:
+        listing = source.listing()
         if only is not None:
             source = replace(source, photos=_matching(source.photos, only, path))
 
@@ -133,7 +135,9 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
             return assemble(source.name, decoded(source, geometry, progress), geometry, out)
 
         faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
-        return replace(faces, name=source.name, skipped=(*source.skipped, *faces.skipped))
+        return replace(
+            faces, name=source.name, source=listing, skipped=(*source.skipped, *faces.skipped)
+        )
 
 
 def _matching(photos: list[Photo], only: str, path: Path) -> list[Photo]:
@@ -156,18 +160,13 @@ def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
             f"cannot load faces from a {type(source).__name__}: {EXPECTED}; or 'synthetic', or a "
             "data set with len(d) and d[i] -> (image, label)"
         )
-    name = type(source).__name__
+    name, given = type(source).__name__, Items(source)
 
     def build(out: BinaryIO) -> FaceSet:
-        return assemble(name, items(source, geometry, progress), geometry, out)
+        return assemble(name, given.outcomes(geometry, progress), geometry, out)
 
-    faces = replace(_cache.in_memory(build), name=name)
-    classes = getattr(source, "classes", None) or getattr(source, "class_to_idx", None)
-    names = [str(c) for c in classes or ()]
-    labels = [int(label) for label in faces.people]
-    if labels[0] < 0 or labels[-1] >= len(names) or len(set(names)) < len(names):
-        return faces  # no names, or not the labels': the labels are the names
-    return replace(faces, people=tuple(names[label] for label in labels))
+    faces = _cache.in_memory(build)
+    return replace(faces, name=name, people=tuple(given.people(faces.people)))
 
 
 def _synthetic(
@@ -222,20 +221,6 @@ def _renderer() -> str:
 
 def _key(*parts: object) -> str:
     return blake2b(repr((_cache.VERSION, *parts)).encode(), digest_size=16).hexdigest()
-
-
-def _report(faces: FaceSet) -> None:
-    """Log what was skipped, by name."""
-    if faces.skipped:
-        listed = [printable(f"{s.path} ({s.reason})") for s in faces.skipped[:_LISTED]]
-        more = len(faces.skipped) - len(listed)
-        log.warning(
-            "%s: %d of %d pictures skipped: %s",
-            printable(faces.name),
-            len(faces.skipped),
-            len(faces.skipped) + len(faces),
-            ", ".join(listed) + (f" and {more} more" if more else ""),
-        )
 
 
 def _enough(faces: FaceSet, min_photos: int) -> FaceSet:

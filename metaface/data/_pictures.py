@@ -3,65 +3,105 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 from tqdm import tqdm
 
 from metaface._progress import track
+from metaface._text import same_name
+from metaface.data._content import Distinct
 from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
 
 _BATCH = 256  # pictures in flight at once
+_NONE = np.empty(0, np.uint8)
 
 
 class Outcome(NamedTuple):
-    """One picture: uint8 ``[S, S, C]``, or why there is none."""
+    """One picture: uint8 ``[S, S, C]``, or why there is none; ``order`` is that of its person among
+    the people, before the names decide."""
 
-    person: str | int
+    path: str
+    person: str
     domain: str
     image: np.ndarray | Skipped
+    order: int = 0
 
 
 def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: BinaryIO) -> FaceSet:
     """Write the images to ``out`` one by one and return the labels (a FaceSet without store).
 
+    A picture that is there twice counts once. One that is there under several people is nobody's,
+    and left out; see :class:`metaface.data._content.Distinct`.
+
+    Args:
+        out: open for reading and writing, empty.
+
     Raises:
-        ValueError: not one picture could be read.
+        ValueError: not one picture could be used.
     """
-    rows: list[tuple[str | int, str]] = []
+    rows: list[Outcome] = []  # their images are not held
     skipped = []
-    for person, domain, image in outcomes:
-        if isinstance(image, Skipped):
-            skipped.append(image)
-        else:
-            out.write(image.tobytes())
-            rows.append((person, domain))
+    distinct = Distinct()
+    for outcome in outcomes:
+        image = outcome.image
+        if not isinstance(image, Skipped):
+            again = distinct.add(outcome.path, outcome.person, image)
+            if again is None:
+                out.write(image.tobytes())
+                rows.append(outcome._replace(image=_NONE))
+                continue
+            image = again
+        skipped.append(image)
+    if nobodys := distinct.nobodys():
+        skipped += nobodys.values()
+        rows = _without(rows, nobodys, geometry, out)
     if not rows:
         shown = ", ".join(f"{s.path} ({s.reason})" for s in skipped[:3]) or "none there"
         raise ValueError(
-            f"no usable person in {name}: none of {len(skipped)} pictures could be read: {shown}"
+            f"no usable person in {name}: none of {len(skipped)} pictures could be used: {shown}"
             f"; {EXPECTED}"
         )
-    people = sorted({person for person, _ in rows})  # type: ignore[type-var]
-    domains = sorted({domain for _, domain in rows})
+    order = {one.person: one.order for one in reversed(rows)}
+    people = sorted(order, key=lambda person: (order[person], person))
+    domains = sorted({one.domain for one in rows})
     person_id = {person: i for i, person in enumerate(people)}
     domain_id = {domain: i for i, domain in enumerate(domains)}
     size = geometry.image_size
     return FaceSet(
         store=np.empty((0, size, size, geometry.channels), np.uint8),
         rows=np.arange(len(rows)),
-        person=np.array([person_id[person] for person, _ in rows], np.int64),
-        domain=np.array([domain_id[domain] for _, domain in rows], np.int64),
-        people=tuple(str(person) for person in people),
+        person=np.array([person_id[one.person] for one in rows], np.int64),
+        domain=np.array([domain_id[one.domain] for one in rows], np.int64),
+        people=tuple(people),
         domains=tuple(domains),
         skipped=tuple(skipped),
     )
+
+
+def _without(
+    rows: list[Outcome], gone: Container[int], geometry: Geometry, out: BinaryIO
+) -> list[Outcome]:
+    """``rows`` without those that are ``gone``, whose images go from ``out``, too."""
+    size = geometry.image_size**2 * geometry.channels
+    kept = [row for row in range(len(rows)) if row not in gone]
+    for to, row in enumerate(kept):
+        if to < row:
+            out.seek(row * size)
+            image = out.read(size)
+            out.seek(to * size)
+            out.write(image)
+    out.truncate(len(kept) * size)
+    out.seek(0, os.SEEK_END)
+    return [rows[row] for row in kept]
 
 
 def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
@@ -76,7 +116,7 @@ def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outc
         except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             image = Skipped(photo.path, reason)
-        return Outcome(photo.person, photo.domain, image)
+        return Outcome(photo.path, photo.person, photo.domain, image)
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
@@ -88,25 +128,92 @@ def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outc
                 yield outcome
 
 
-def items(dataset: Any, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
-    """Every ``(image, label)`` of a torchvision-style data set; ``person`` is the int label.
+class Items:
+    """The items of a torchvision-style data set, ``(image, label)``, and who their labels are.
 
-    Raises:
-        ValueError: an item that is not a picture and a person; names the item and the remedy.
+    Attributes:
+        labels: those met, and what each is called, by the data set they are from.
     """
-    name = type(dataset).__name__
-    with _bar(len(dataset), name, progress) as bar:
-        for i in range(len(dataset)):
-            bar.update()
-            try:
-                pair = dataset[i]
-                image: np.ndarray | Skipped = fit(_image(pair), geometry)
-                label = _label(pair)
-            except (OSError, SyntaxError, UnreadableError) as error:  # what Pillow raises
-                image, label = Skipped(f"item {i}", str(error)), -1
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}[{i}]: {error}") from error
-            yield Outcome(label, "all", image)
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.labels: dict[int, dict[int, str | None]] = {}
+        self._names: dict[int, dict[int, str]] = {}
+
+    def outcomes(self, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
+        """Every item; its person is what the label is called, or else the label.
+
+        Raises:
+            ValueError: an item that is not a picture and a person; names the item and the remedy.
+        """
+        name = type(self.dataset).__name__
+        with _bar(len(self.dataset), name, progress) as bar:
+            for i in range(len(self.dataset)):
+                bar.update()
+                try:
+                    part = _part_of(self.dataset, i)
+                    pair = self.dataset[i]
+                    image: np.ndarray | Skipped = fit(_image(pair), geometry)
+                    label = _label(pair, part)
+                except (OSError, SyntaxError, UnreadableError) as error:  # what Pillow raises
+                    yield Outcome("", "", "all", Skipped(f"item {i}", str(error)))
+                    continue
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{name}[{i}]: {error}") from error
+                yield Outcome(f"item {i}", self._person(part, label), "all", image, label)
+
+    def people(self, found: Sequence[str]) -> list[str]:
+        """What the people ``found`` in the items are called: by the labels, where the names that
+        the data set has are not of its labels.
+
+        Raises:
+            ValueError: so it is in one of several data sets.
+        """
+        for labels in self.labels.values():
+            unnamed = [label for label, name in labels.items() if name is None]
+            if len(unnamed) in (0, len(labels)):
+                continue
+            if len(self.labels) > 1:
+                raise ValueError(
+                    f"{type(self.dataset).__name__}: the classes of one of its data sets do not "
+                    f"name its label {unnamed[0]}: mend classes or class_to_idx there"
+                )
+            number = {name: str(label) for label, name in labels.items() if name is not None}
+            return [number.get(name, name) for name in found]
+        return list(found)
+
+    def _person(self, part: Any, label: int) -> str:
+        key = id(part)
+        if key not in self._names:
+            self._names[key] = _names_of(part)
+        name = self._names[key].get(label)
+        self.labels.setdefault(key, {})[label] = name
+        return str(label) if name is None else name
+
+
+def _part_of(dataset: Any, i: int) -> Any:
+    """The data set that item ``i`` of a ``Subset`` or ``ConcatDataset`` is from."""
+    while True:
+        if isinstance(dataset, Subset):
+            dataset, i = dataset.dataset, dataset.indices[i]
+        elif isinstance(dataset, ConcatDataset):
+            at = bisect_right(dataset.cumulative_sizes, i)
+            i -= dataset.cumulative_sizes[at - 1] if at else 0
+            dataset = dataset.datasets[at]
+        else:
+            return dataset
+
+
+def _names_of(part: Any) -> dict[int, str]:
+    """What the labels of a data set are called: by its ``class_to_idx``, or else ``classes``."""
+    given = getattr(part, "class_to_idx", None)
+    if isinstance(given, Mapping):
+        names: dict[int, str] = {}
+        for name, label in given.items():
+            names[label] = f"{names[label]} + {name}" if label in names else same_name(str(name))
+        return names
+    names = dict(enumerate(same_name(str(name)) for name in getattr(part, "classes", None) or ()))
+    return names if len({*names.values()}) == len(names) else {}
 
 
 def _image(pair: Any) -> Image.Image:
@@ -118,15 +225,21 @@ def _image(pair: Any) -> Image.Image:
     return as_image(pair[0])
 
 
-def _label(pair: Any) -> int:
+def _label(pair: Any, part: Any) -> int:
     given = pair[1]
-    label = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-    if label.size != 1 or not np.issubdtype(label.dtype, np.integer):
-        raise TypeError(
-            f"expected one int, the person, as label, got {pair[1]!r:.80} "
-            "(CelebA: target_type='identity')"
-        )
-    return int(label.reshape(()))
+    kinds = getattr(part, "target_type", ())
+    if isinstance(given, (tuple, list)) and "identity" in kinds and len(given) == len(kinds):
+        given = given[kinds.index("identity")]  # as CelebA has several
+    if isinstance(given, torch.Tensor):
+        given = given.cpu().numpy()
+    if not isinstance(given, (tuple, list)):
+        label = np.asarray(given)
+        if label.size == 1 and np.issubdtype(label.dtype, np.integer):
+            return int(label.reshape(()))
+    raise TypeError(
+        f"expected one int, the person, as label, got {pair[1]!r:.80} "
+        "(CelebA: target_type='identity')"
+    )
 
 
 def _bar(total: int, name: str, progress: bool) -> tqdm:

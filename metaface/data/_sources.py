@@ -8,36 +8,34 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from metaface._text import printable
+from metaface._text import printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
-from metaface.data.faceset import Skipped
+from metaface.data._listing import Parts, file_head, is_junk, pictures, walk
+from metaface.data.faceset import SPLITS, Skipped
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".pgm", ".ppm", ".pbm", ".pnm", ".bmp", ".dib"}
-    | {".gif", ".tif", ".tiff", ".webp", ".jp2", ".avif", ".heic", ".heif"}
-)
 MAX_BYTES = 256 * 2**20  # of one picture file: what a zip declares is never trusted
 EXPECTED = (
     "expected one folder of pictures (.jpg, .png, .pgm, ...) a person, such as photos/Ana/1.jpg, "
     "a zip of such folders, or a CSV of path,person[,domain]"
 )
+_BACKSLASHES = "no such file, also with / for its backslashes: a CSV's paths are relative to it"
 _LOCKED, _UTF8 = 0x1, 0x800  # flags of an entry in a zip: encrypted; its name is in UTF-8
-Parts = tuple[str, ...]
 
 log = logging.getLogger("metaface.data")
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file: its path inside the source, whose it is, and how the source finds it."""
+    """A picture file: its path inside the source, whose it is (named by :func:`same_name`), and
+    how the source finds it."""
 
     path: str
     person: str
@@ -52,7 +50,8 @@ class Source:
     Attributes:
         name: what the set is called, as it can be shown anywhere.
         photos: in the order they will have.
-        skipped: pictures that belong to nobody, or cannot be read whatever their content.
+        skipped: what is left out: pictures that belong to nobody, files of no kind that is read,
+            folders without a picture or that cannot be read.
         read: the bytes of a photo; raises OSError and UnreadableError. Thread-safe.
         mark: bytes that differ when the content of a photo does.
     """
@@ -74,6 +73,18 @@ class Source:
             for text in (photo.path, photo.person, photo.domain):
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
             digest.update(blake2b(mark, digest_size=16).digest())
+        return digest.hexdigest()
+
+    def listing(self) -> str:
+        """Hex digest over the paths and sizes of all photos, without reading them."""
+        digest = blake2b(digest_size=16)
+        for photo in self.photos:
+            try:
+                file = isinstance(photo.handle, Path)
+                size = os.path.getsize(photo.handle) if file else photo.handle.file_size
+            except OSError:
+                size = -1
+            digest.update(f"{photo.path}\0{size}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -155,28 +166,36 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
 
 
 def _folder(top: Path) -> Source:
-    files: list[tuple[Parts, Path]] = []
-    seen = set()
-    for folder, below, names in os.walk(top, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already read
-            below.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below.sort()
-        files += [((p := Path(folder, name)).relative_to(top).parts, p) for name in names]
-    photos, skipped = _people(files, top)
-    return Source(printable(top.resolve().name), photos, skipped, _read_file, _read_file)
+    files, folders, unreadable = walk(top)
+    photos, skipped = _people([(parts, top.joinpath(*parts)) for parts in files], folders, top)
+    return Source(_name(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
+
+
+def _name(path: Path) -> str:
+    """What the set at ``path`` is called; a part of one, such as ``val``, with the set's name."""
+    stem = path.name if path.is_dir() else path.stem
+    if stem.casefold() in SPLITS:
+        stem = f"{path.absolute().parent.name}/{stem}"
+    return printable(stem)
 
 
 def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
-    files = []
+    files, folders = [], []
     for info in archive.infolist():  # names are labels here, never paths to write to
         names = info.filename.replace("\\", "/").split("/")
         parts = tuple(n for n in names if n not in ("", ".", ".."))
-        if parts and not info.is_dir():
+        if not parts or is_junk(parts):
+            continue
+        if info.is_dir():
+            folders.append(parts)
+        else:
             files.append((parts, info))
-    photos, skipped = _people(files, path)
+
+    def head(entry: zipfile.ZipInfo) -> bytes:
+        with archive.open(entry) as file:
+            return file.read(16)
+
+    photos, skipped = _people(files, folders, path, head)
     locked = [p for p in photos if p.handle.flag_bits & _LOCKED]
     if locked and len(locked) == len(photos):
         raise ValueError(
@@ -195,7 +214,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
 
     usable = [p for p in photos if not p.handle.flag_bits & _LOCKED]
-    return Source(printable(path.stem), usable, skipped, read, mark)
+    return Source(_name(path), usable, skipped, read, mark)
 
 
 def _csv(path: Path) -> Source:
@@ -215,46 +234,127 @@ def _csv(path: Path) -> Source:
                 name, person = cells.get("path", ""), cells.get("person", "")
                 if name and person:
                     domain = cells.get("domain") or "all"
-                    photos.append(Photo(name, person, path.parent / name, domain))
+                    place = path.parent / name
+                    if "\\" in name and not place.exists():  # as Windows writes folders
+                        place = path.parent / name.replace("\\", "/")
+                        if not place.exists():
+                            skipped.append(Skipped(name, _BACKSLASHES))
+                            continue
+                    photos.append(Photo(name, person, place, domain))
                 elif any(cells.values()):
                     skipped.append(Skipped(f"line {rows.line_num}", "no path or no person"))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from error
     if not photos:
-        raise ValueError(f"{path}: no row has a path and a person; {EXPECTED}")
-    return Source(printable(path.stem), photos, skipped, _read_file, _read_file)
+        first = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        raise ValueError(f"{path}: no row has a path and a person{first}; {EXPECTED}")
+    photos = _with_same_names(photos)
+    return Source(_name(path), photos, skipped, _read_file, _read_file)
 
 
-def _people(files: list[tuple[Parts, Any]], top: Path) -> tuple[list[Photo], list[Skipped]]:
+def _people(
+    files: list[tuple[Parts, Any]], folders: Iterable[Parts], top: Path,
+    head: Callable[[Any], bytes] = file_head,
+) -> tuple[list[Photo], list[Skipped]]:  # fmt: skip
     """Whose each picture is: the outermost folder that itself holds pictures is the person.
 
     A person's name is that folder's path below the deepest folder common to all of them, so
     wrapper folders vanish and Omniglot's characters are ``alphabet/character``. Pictures directly
-    in that common folder are nobody's. Hidden files and ``__MACOSX`` are not looked at.
+    in that common folder are nobody's, unless there is one folder below it alone: that is a person
+    who has a folder. Where ``train``, ``val`` and the like hold the same people, they are no part
+    of the names.
+
+    Args:
+        files, folders: by the parts of their paths; without junk.
+        top: the source, for messages.
+        head: see :func:`metaface.data._listing.pictures`.
     """
-    files = [f for f in files if not any(p[0] == "." or p == "__MACOSX" for p in f[0])]
-    pictures = sorted(
-        (f for f in files if os.path.splitext(f[0][-1])[1].lower() in SUFFIXES), key=lambda f: f[0]
-    )
-    holders = {parts[:-1] for parts, _ in pictures}
+    found, skipped = pictures(files, head)
+    holders = {parts[:-1] for parts, _ in found}
     if not holders or holders == {()}:
         kinds = Counter(os.path.splitext(parts[-1])[1].lower() or "no suffix" for parts, _ in files)
-        found = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
+        there = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
         where = "only directly in it, in no person's folder" if holders else "none of them pictures"
-        raise ValueError(f"no usable person in {top}: found {found} ({where}); {EXPECTED}")
-    depth = len(os.path.commonprefix(list(holders)))  # type: ignore[type-var]  # noqa: RUF071
-    if len(holders) == 1:
+        raise ValueError(f"no usable person in {top}: found {there} ({where}); {EXPECTED}")
+    common = tuple(os.path.commonprefix(list(holders)))  # type: ignore[type-var]  # noqa: RUF071
+    depth = len(common)
+    if common and common in holders and len({h[: depth + 1] for h in holders}) <= 2:
         depth -= 1  # one person: the name is the last folder's
-    photos, skipped = [], []
-    for parts, handle in pictures:
-        path = "/".join(parts)
+    whose: list[tuple[Parts, Parts, Any]] = []
+    for parts, handle in found:
         ends = (n for n in range(depth + 1, len(parts)) if parts[:n] in holders)
         end = next(ends, None)
         if end is None:
-            skipped.append(Skipped(path, "beside the identity folders, not in one"))
+            skipped.append(Skipped("/".join(parts), "beside the identity folders, not in one"))
         else:
-            photos.append(Photo(path, "/".join(parts[depth:end]), handle))
-    return photos, skipped
+            whose.append((parts[depth:end], parts, handle))
+    apart = _without_splits([person for person, *_ in whose], top)
+    photos = _with_same_names(
+        Photo("/".join(parts), "/".join(person), handle)
+        for person, (_, parts, handle) in zip(apart, whose, strict=True)
+    )
+    photos.sort(key=lambda photo: photo.person.split("/"))  # stable
+    return photos, skipped + _empty(folders, [parts for parts, _ in files], found, depth, skipped)
+
+
+def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
+    """``people`` without the folders ``train``, ``val``, ... where those hold the same people, said
+    in a warning."""
+    for place in (0, -1):
+        splits = {person[place].casefold() for person in people}
+        if len(splits) < 2 or not splits <= SPLITS or min(map(len, people)) < 2:
+            continue
+        bare = [person[1:] if place == 0 else person[:-1] for person in people]
+        split_of: dict[str, set[str]] = {}
+        for person, left in zip(people, bare, strict=True):
+            split_of.setdefault(same_name("/".join(left)), set()).add(person[place])
+        both = [name for name, found in split_of.items() if len(found) > 1]
+        if both:
+            log.warning(
+                "%s: %s are taken for parts of one set, and people of equal names in them for one "
+                "person (%d, such as %s)",
+                top, " and ".join(sorted({p[place] for p in people})), len(both),
+                printable(both[0]),
+            )  # fmt: skip
+            return bare
+    return people
+
+
+def _with_same_names(photos: Iterable[Photo]) -> list[Photo]:
+    """``photos`` with the names of their people as :func:`same_name` has them; what nobody sees in
+    a name is taken out with a warning."""
+    names: dict[str, str] = {}
+    found = []
+    for photo in photos:
+        person = photo.person
+        if person not in names:
+            names[person] = same_name(person)
+            if names[person] != person and without_unseen(person) != person:
+                log.warning(
+                    "the name %r holds characters that nobody sees: it is taken as %r",
+                    person, names[person],
+                )  # fmt: skip
+        same = names[person]
+        found.append(photo if same == person else replace(photo, person=same))
+    return found
+
+
+def _empty(
+    folders: Iterable[Parts], files: Iterable[Parts], found: list[tuple[Parts, Any]], depth: int,
+    skipped: list[Skipped],
+) -> list[Skipped]:  # fmt: skip
+    """The folders where a person's could be, without anything that was used or skipped in them."""
+    there = [parts for parts, _ in found] + [tuple(one.path.split("/")) for one in skipped]
+    full = {parts[:n] for parts in there for n in range(1, len(parts))}
+    everywhere = {*folders, *(parts[:n] for parts in files for n in range(1, len(parts)))}
+    beside = {parts[:-1] for parts in full if len(parts) > depth}  # folders that people lie in
+    holders = {parts[:-1] for parts, _ in found}
+    return [
+        Skipped("/".join(parts), "a folder without a picture")
+        for parts in sorted(everywhere - full)
+        if parts[:-1] in beside
+        and not any(parts[:n] in holders for n in range(depth + 1, len(parts)))
+    ]
 
 
 def _read_file(photo: Photo) -> bytes:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 
-from metaface._text import printable
+from metaface._text import printable, same_name
 from metaface.arguments import check_counts
+from metaface.data._content import digests, telling
+from metaface.data._skipped import Skipped as Skipped
 
+SYNTHETIC = "synthetic"
+SPLITS = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+)
+"""names, in small letters, of folders that are parts of one set, not people or groups of them"""
+_NAMED = 5  # people that a message names
 
-@dataclass(frozen=True)
-class Skipped:
-    """A photograph that was left out, and why."""
-
-    path: str
-    reason: str
+log = logging.getLogger("metaface.data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +36,12 @@ class FaceSet:
         rows: int64 ``[M]``, the photographs of ``store`` that belong to this view.
         person: int64 ``[M]``, index into ``people``.
         domain: int64 ``[M]``, index into ``domains`` (camera, light, sketch, ...).
-        people: names, one a person. Views keep the whole list, so that an id means the same
-            person in every view of one set.
+        people: names, one a person, each as ``metaface._text.same_name`` has it. Views keep the
+            whole list, so that an id means the same person in every view of one set.
         domains: names, one a domain.
         name: what the set is called in reports.
+        source: a digest of what the set was loaded from, all of it: sets of one source have one,
+            wherever it lies, and whatever part of it they are. Empty: not known.
         skipped: photographs that could not be read.
         truth: ground truth of each photograph of ``store`` (procedural faces only), ``[T, ...]``.
         versions: how many versions of each photograph ``store`` holds: v of the photograph
@@ -50,6 +59,7 @@ class FaceSet:
     skipped: tuple[Skipped, ...] = ()
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     versions: int = 1
+    source: str = ""
 
     @classmethod
     def from_arrays(
@@ -63,6 +73,7 @@ class FaceSet:
         name: str = "faces",
         skipped: Sequence[Skipped] = (),
         truth: Mapping[str, np.ndarray] | None = None,
+        source: str = "",
     ) -> FaceSet:
         """Wrap decoded images.
 
@@ -70,6 +81,8 @@ class FaceSet:
             images: uint8 ``[M, H, W, C]`` with C 1 or 3, or ``[M, H, W]`` (grey).
             person: int ``[M]``, 0..P-1.
             domain: int ``[M]``, 0..D-1; all 0 when left out.
+            people: names, one a person. People whose names are written in two ways, such as an
+                accent in one character and in two, are one: the first.
 
         Raises:
             ValueError: a shape, dtype or label that does not fit, by name and value.
@@ -104,16 +117,21 @@ class FaceSet:
                     f"{label} ids run from {ids.min()} to {ids.max()}, but there are "
                     f"{len(names)} names: ids must be 0..{len(names) - 1}"
                 )
+        names = [same_name(str(name)) for name in people]
+        number = {name: i for i, name in reversed(list(enumerate(names)))}
+        if len(number) < len(names):
+            persons = np.array([number[name] for name in names])[persons]
         return cls(
             store=images,
             rows=np.arange(count),
             person=persons,
             domain=domain_ids,
-            people=tuple(people),
+            people=tuple(names),
             domains=tuple(domains),
             name=name,
             skipped=tuple(skipped),
             truth=dict(truth or {}),
+            source=source,
         )
 
     @classmethod
@@ -123,12 +141,16 @@ class FaceSet:
         So photographs and sketches of the same people become support and query of one task:
         ``FaceSet.join({"photo": load("photos.zip"), "sketch": load("sketches.zip")})``.
 
+        A photograph that several parts have is in the first of them alone, which a warning says: it
+        would be its own query.
+
         Args:
             parts: sets of equal image shape, by the name of their domain; domains that a part
                 already has are replaced by it. The pictures are copied.
 
         Raises:
-            ValueError: no part, or parts of different image shapes.
+            ValueError: no part, parts of different image shapes, or a photograph that is one
+                person's in a part, and another's in another.
         """
         shapes = {name: part.image_shape for name, part in parts.items()}
         if len(set(shapes.values())) != 1:
@@ -137,17 +159,32 @@ class FaceSet:
         for part in parts.values():
             for person in part.person_ids:
                 people.setdefault(part.people[person], len(people))
+        kept: dict[str, FaceSet] = {}
+        again = 0
+        for name, part in parts.items():
+            known = np.zeros(len(part), bool)
+            for other in kept:
+                known |= _in_both(parts[other], other, part, name)
+            again += int(known.sum())
+            kept[name] = part.take(~known)
+        if again:
+            log.warning(
+                "%d photographs are in several of %s: each is in the first of them alone",
+                again, ", ".join(map(printable, parts)),
+            )  # fmt: skip
         return cls.from_arrays(
-            np.concatenate([part.images for part in parts.values()]),
+            np.concatenate([part.images for part in kept.values()]),
             np.concatenate(
-                [[people[part.people[p]] for p in part.person] for part in parts.values()]
+                [
+                    np.array([people[part.people[p]] for p in part.person], np.int64)
+                    for part in kept.values()
+                ]
             ),
-            domain=np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()]),
+            domain=np.repeat(np.arange(len(parts)), [len(part) for part in kept.values()]),
             people=tuple(people),
             domains=tuple(parts),
-            name=" + ".join(
-                dict.fromkeys(name for part in parts.values() for name in part.name.split(" + "))
-            ),
+            name=together(part.name for part in parts.values()),
+            source=together(part.source for part in parts.values()),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
 
@@ -176,29 +213,107 @@ class FaceSet:
         """int64 ``[P]``: the people who have a photograph in this view, ascending."""
         return np.unique(self.person)
 
-    def unseen(self, data: str, people: Iterable[str]) -> FaceSet:
-        """The view without people already seen in the set called ``data``.
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """int64 ``[M]``: a digest of the pixels of each photograph of this view."""
+        return digests(self.store, self.rows)
 
-        Domains of one source (``synthetic`` and ``synthetic:profile``) show the same people; people
-        of another source are other people, whatever their names. Either set may be a joined one,
-        whose people may be called ``source/name``.
+    def seen(self) -> dict[str, Any]:
+        """The people of this view, as :meth:`known` and :meth:`unseen` of another set take them.
+
+        To be kept in a file: ``data``, the set's name; ``source``; ``people``, their names; and
+        ``photos``: the ``shape`` of a photograph, ``digests`` of all of them, int64 ``[M]``, and
+        ``whose`` each is, int64 ``[M]``, an index into ``people``.
+        """
+        number = np.full(len(self.people), -1)
+        number[self.person_ids] = np.arange(len(self.person_ids))
+        return {
+            "data": self.name,
+            "source": self.source,
+            "people": [self.people[p] for p in self.person_ids],
+            "photos": {
+                "shape": list(self.image_shape),
+                "digests": torch.from_numpy(self.contents),
+                "whose": torch.from_numpy(number[self.person]),
+            },
+        }
+
+    def known(
+        self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
+        source: str = "",
+    ) -> dict[int, str]:  # fmt: skip
+        """Who of this view is among other people, such as those seen in training.
+
+        A person is known by their photographs, whatever the names: one photograph of theirs that is
+        one of the others' is enough. By name are known, as well: procedural people; those of
+        another part of one source, or of one set (``faces/train`` and ``faces/val``); and those of
+        a set of the same name whose photographs are not known, or only at another size. Other
+        people of equal names are other people, which a warning says.
+
+        Args:
+            data, people, photos, source: see :meth:`seen`.
+
+        Returns:
+            What each is called there, by id.
+        """
+        pairs = zip(_keys(data, people), people, strict=True)
+        names = {key: name for keys, name in pairs for key in keys}
+        mine = _keys(self.name, self.people)
+        compared = photos is not None and list(photos["shape"]) == list(self.image_shape)
+        found: dict[int, str] = {}
+        if compared:
+            assert photos is not None
+            theirs, whose = (torch.as_tensor(photos[n]).numpy() for n in ("digests", "whose"))
+            for at in np.flatnonzero(np.isin(self.contents, theirs)):
+                person = int(self.person[at])
+                if person not in found and telling(self.store[self.rows[at]]):
+                    found[person] = people[whose[np.argmax(theirs == self.contents[at])]]
+        by_name = _shared(self.source, source) or _one_set(self.name, data, compared)
+        alike = {int(p): [k for k in mine[p] if k in names] for p in self.person_ids}
+        for person, keys in alike.items():
+            for key in keys:
+                if by_name or key.startswith(f"{SYNTHETIC}/"):
+                    found.setdefault(person, names[key])
+        others = [self.people[p] for p, keys in alike.items() if keys and p not in found]
+        if any(not name.isdecimal() for name in others):
+            log.warning(
+                "%s: %d people have names of people of %s (%s), and %s: they are taken for other "
+                "people; where they are not, leave them out",
+                printable(self.name), len(others), printable(data), _listed(others),
+                "none of their photographs" if compared
+                else "whether they have the same photographs is not known",
+            )  # fmt: skip
+        return found
+
+    def unseen(
+        self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
+        source: str = "",
+    ) -> FaceSet:  # fmt: skip
+        """The view without the people who are :meth:`known` from training; a warning names them.
+
+        Args:
+            data, people, photos, source: who was seen in training; see :meth:`seen`.
 
         Raises:
             ValueError: nobody is left.
         """
-        mine, theirs = (
-            {part.split(":")[0] for part in name.split(" + ")} for name in (self.name, data)
-        )
-        if not mine & theirs:
+        known = self.known(data, people, photos, source)
+        if not known:
             return self
-
-        def bare(person: str) -> str:
-            return next((person[len(s) + 1 :] for s in mine if person.startswith(f"{s}/")), person)
-
-        seen = {bare(name) for name in people}
-        ids = [p for p in self.person_ids if bare(self.people[p]) not in seen]
+        who = [
+            name if self.people[p] == name else f"{self.people[p]}, there {name}"
+            for p, name in sorted(known.items())
+        ]
+        ids = [p for p in self.person_ids if p not in known]
         if not ids:
-            raise ValueError(f"{self.name}: everybody in it was seen in training: test on others")
+            raise ValueError(
+                f"{self.name}: everybody in it was seen in training ({_listed(who)}): test on "
+                "others"
+            )
+        log.warning(
+            "%s: %d of %d people were seen in training, and are left out: %s",
+            printable(self.name), len(known), len(self.person_ids), _listed(who),
+        )  # fmt: skip
         return self.of_people(ids)
 
     def photos(self) -> np.ndarray:
@@ -245,6 +360,7 @@ class FaceSet:
             domains=self.domains,
             name=self.name,
             skipped=self.skipped,
+            source=self.source,
         )
 
     def turning(self) -> FaceSet:
@@ -330,3 +446,104 @@ class FaceSet:
         if self.skipped:
             line += f", {len(self.skipped)} skipped"
         return line
+
+
+def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
+    """What each of the people of a set called ``data`` may be known by among those of others.
+
+    The people of a joined set may be called ``source/name``. Procedural ones are
+    ``synthetic/name``: they are nobody else's. Where a joined set has them and calls nobody so, a
+    name may be of either kind.
+    """
+    sources = [part.split(":")[0] for part in data.split(" + ")]
+    names = [same_name(person) for person in people]
+    made = SYNTHETIC in sources and not any(n.startswith(f"{SYNTHETIC}/") for n in names)
+    keys: list[tuple[str, ...]] = []
+    for name in names:
+        source = next((s for s in sources if name.startswith(f"{s}/")), "")
+        if source == SYNTHETIC:
+            keys.append((name,))
+            continue
+        bare = name[len(source) + 1 :] if source else name
+        if not made or source:
+            keys.append((bare,))
+        elif set(sources) == {SYNTHETIC}:
+            keys.append((f"{SYNTHETIC}/{bare}",))
+        else:
+            keys.append((bare, f"{SYNTHETIC}/{bare}"))
+    return keys
+
+
+def same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
+    """int64 ``[n, 2]``: positions in both of the photographs that two sets share; of equal ones in
+    ``one``, the first."""
+    if one.image_shape != other.image_shape:
+        return np.empty((0, 2), np.int64)
+    values, first = np.unique(one.contents, return_index=True)
+    place = np.searchsorted(values, other.contents).clip(max=len(values) - 1)
+    both = np.flatnonzero(values[place] == other.contents)
+    rows = [at for at in both if telling(other.store[other.rows[at]])]
+    return np.array([(first[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
+
+
+def _in_both(one: FaceSet, name: str, other: FaceSet, its_name: str) -> np.ndarray:
+    """bool ``[M]``: which photographs of ``other`` are in ``one``, of the same person.
+
+    Raises:
+        ValueError: one is of another person there.
+    """
+    pairs = same_photographs(one, other)
+    refuse_renamed(one, name, other, its_name, pairs)
+    found = np.zeros(len(other), bool)
+    found[pairs[:, 1]] = True
+    return found
+
+
+def refuse_renamed(
+    one: FaceSet, name: str, other: FaceSet, its_name: str, pairs: np.ndarray
+) -> None:
+    """Refuse sets that have a photograph in common that is not of the same person in both.
+
+    Args:
+        one, other: sets, called ``name`` and ``its_name`` in the message.
+        pairs: see :func:`same_photographs`.
+
+    Raises:
+        ValueError: so it is; names people of both.
+    """
+    who = {(one.people[one.person[a]], other.people[other.person[b]]): None for a, b in pairs}
+    renamed = [f"{theirs} is {mine}" for mine, theirs in who if mine != theirs]
+    if renamed:
+        raise ValueError(
+            f"{its_name} has photographs of {name} under other people's names "
+            f"({_listed(renamed)} there): give both the same names, or leave one of them out"
+        )
+
+
+def together(names: Iterable[str]) -> str:
+    """The name, or the source, of a set of several."""
+    parts = dict.fromkeys(one for name in names for one in name.split(" + "))
+    return " + ".join(part for part in parts if part)
+
+
+def _shared(one: str, other: str) -> bool:
+    return bool({*one.split(" + ")} & {*other.split(" + ")} - {""})
+
+
+def _one_set(one: str, other: str, compared: bool) -> bool:
+    """Whether sets of these names are parts of one, such as ``faces/train`` and ``faces/val``; or
+    of one name, where their photographs are not compared: that two folders are called alike says
+    nothing where they are."""
+    pairs = [(a, b) for a in one.split(" + ") for b in other.split(" + ")]
+    return any(not compared if a == b else _whole(a) == _whole(b) for a, b in pairs)
+
+
+def _whole(name: str) -> str:
+    """The name of the set that a set is a part of: ``faces`` of ``faces/val``."""
+    whole, _, part = name.rpartition("/")
+    return whole if part.casefold() in SPLITS else name
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _NAMED else ""
+    return printable("; ".join(names[:_NAMED])) + more

@@ -14,6 +14,7 @@ import numpy as np
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.data import FaceSet
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
 from metaface.recognition.align import SIDE, align, shrunk
@@ -132,6 +133,7 @@ def portraits(
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     images, boxes, points, alone, whose = [], [], [], [], []
     with open_source(path) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         names, person = np.unique([p.person for p in found.photos], return_inverse=True)
         there = np.bincount(person)[person]
         rows = np.flatnonzero((there >= photos[0]) & (there <= photos[1]))

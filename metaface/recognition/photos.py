@@ -14,7 +14,9 @@ from PIL import Image
 
 from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
-from metaface.data._sources import MAX_BYTES, SUFFIXES, bounded, read_file
+from metaface.data._listing import file_head, pictures, walk
+from metaface.data._skipped import report_skipped
+from metaface.data._sources import MAX_BYTES, bounded, read_file
 
 LONGEST = 4096
 """pixels: a longer photograph is reduced to this before anything looks at it"""
@@ -135,7 +137,10 @@ def _content(get: Callable[[], bytes]) -> bytes:
 
 
 def in_folder(folder: str | os.PathLike) -> list[Path]:
-    """The picture files below a folder, by suffix, sorted; hidden ones are left out.
+    """The picture files below a folder, links to folders followed, sorted.
+
+    Hidden ones, and what systems keep there (:mod:`metaface.data._listing`), are left out;
+    photographs of kinds that are not read, and folders that cannot be, are named in a warning.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -144,8 +149,10 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
     top = given_path(folder, "the photographs")
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
-    found = (p for p in top.rglob("*") if p.suffix.lower() in SUFFIXES and not os.path.isdir(p))
-    return sorted(p for p in found if not any(n[0] == "." for n in p.relative_to(top).parts))
+    files, _, unreadable = walk(top)
+    found, skipped = pictures(((parts, top.joinpath(*parts)) for parts in files), file_head)
+    report_skipped(str(top), [*skipped, *unreadable], len(found))
+    return [path for _, path in found]
 
 
 def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:

@@ -26,6 +26,8 @@ from metaface._progress import track
 from metaface._text import FileNames, given_path, printable
 from metaface.arguments import count, count_or_none, share
 from metaface.data import FaceSet, Skipped
+from metaface.data._content import Distinct
+from metaface.data._skipped import TWICE, report_skipped
 from metaface.data._sources import Source, open_source, open_zip, read_entry, read_file
 from metaface.evaluation import Detection, OpenSet, Pairs, Verification
 from metaface.learners import Prototypical
@@ -76,6 +78,8 @@ def aligned(
 ) -> Aligned:
     """Find, align and embed the faces of a folder, zip or CSV of people.
 
+    A photograph that is there twice counts once, and one of two people is left out.
+
     Raises:
         FileNotFoundError, ValueError: nothing usable there.
     """
@@ -88,12 +92,19 @@ def aligned(
         )
         bar = track(seen, total=len(found.photos), desc=found.name, unit="photo",
                     show=progress)  # fmt: skip
-        good, skipped = [], []
+        good, skipped, distinct = [], [], Distinct()
         for photo, one in zip(found.photos, bar, strict=True):
             if isinstance(one, Unusable):
                 skipped.append(Skipped(photo.path, str(one)))
+            elif again := distinct.add(photo.path, photo.person, one.crops[0]):
+                skipped.append(again)
             else:
                 good.append((photo, one))
+        nobodys = distinct.nobodys()
+        good = [pair for row, pair in enumerate(good) if row not in nobodys]
+        not_new = [s for s in skipped if s.reason.startswith(TWICE)]
+        report_skipped(found.name, [*found.skipped, *not_new, *nobodys.values()], len(good))
+        skipped += nobodys.values()
     if not good:
         raise ValueError(f"no face in any of the {len(skipped)} photographs of {path}")
     people = tuple(sorted({photo.person for photo, _ in good}))
@@ -261,6 +272,7 @@ def _align(o: argparse.Namespace) -> None:
     if not source.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {source}")
     with open_source(source) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         folders = _folders(photo.person for photo in found.photos)
         _refuse_originals(out, source, found, folders.values())
         for person, folder in folders.items():
@@ -347,7 +359,7 @@ def _protocol(o: argparse.Namespace) -> None:
         people = aligned(o.data, detector, embedder, progress=not o.quiet)
         print(
             f"{people.name}: {len(people.paths)} photographs of {len(people.people)} people, "
-            f"{len(people.skipped)} without a usable face"
+            f"{len(people.skipped)} without a usable face or there twice"
         )
         for name in o.protocols:
             _RUN[name](o, people, embedder, note)

@@ -15,6 +15,7 @@ import numpy as np
 
 from metaface._text import given_path, printable
 from metaface.data import synthetic
+from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.recognition.align import align
 from metaface.recognition.alike import groups, merged, same_picture
@@ -23,7 +24,7 @@ from metaface.recognition.exposure import exposed
 from metaface.recognition.gallery import Enrolled
 from metaface.recognition.matching import Faces
 from metaface.recognition.models import MODELS
-from metaface.recognition.photos import Photo, listed, name_of
+from metaface.recognition.photos import Photo, in_folder, listed, name_of
 from metaface.recognition.scoring import Cohort, prototypes, unit
 
 _PROCEDURAL = 128  # people, enough for a rate of 1%
@@ -63,8 +64,12 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[Given]]]:
     path = None
     if isinstance(source, (str, Path)):
         path = given_path(source, "the photographs of strangers").expanduser()
-    if path is None or (path.is_dir() and not _folders(path)):
-        photos = listed(source if path is None else path)
+    flat = None
+    if path is not None and path.is_dir():
+        flat = in_folder(path)
+        flat = None if any(photo.parent != path for photo in flat) else flat
+    if path is None or flat is not None:
+        photos = listed(source) if flat is None else flat
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
         named = (name_of(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
@@ -73,14 +78,11 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[Given]]]:
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
+        report_skipped(found.name, found.skipped, len(found.photos))
         yield (
             (partial(found.read, photo) for photo in found.photos),
             [Given(photo.path, photo.person) for photo in found.photos],
         )
-
-
-def _folders(path: Path) -> bool:
-    return any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
 
 def different(

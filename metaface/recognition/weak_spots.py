@@ -96,7 +96,7 @@ def load_people(o: argparse.Namespace) -> People:
         ))  # fmt: skip
     detector, embedder = embedder_of(o)
     found = aligned(o.data, detector, embedder, progress=not o.quiet)
-    print(f"{len(found.skipped)} photographs without a usable face left out")
+    print(f"{len(found.skipped)} photographs without a usable face, or there twice, left out")
     return People(Prototypical(AsNetwork(embedder), "cosine"), found.faces(), found.paths)
 
 
