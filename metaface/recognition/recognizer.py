@@ -29,7 +29,7 @@ from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
-from metaface.recognition.results import Enrolment, Identified, Match, Verified
+from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
 from metaface.recognition.scoring import Cohort
 from metaface.recognition.search import Exact, Search
 
@@ -239,16 +239,17 @@ class Recognizer:
     def _enrolled(
         self, name: str, photos: Sequence[Photo], seen: Iterator[Seen | Unusable]
     ) -> Iterator[Enrolment]:
-        good, skipped = [], []
+        good, skipped, several = [], [], []
         for photo, one in zip(photos, seen, strict=False):
             if isinstance(one, Unusable):
                 skipped.append(Skipped(name_of(photo) or "an image", str(one)))
             else:
                 good.append(one)
+                several += _several(photo, one)
         if good:
             crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
             self.gallery.add(name, np.concatenate([one.embeddings for one in good]), crops)
-        yield Enrolment(name, len(good), tuple(skipped))
+        yield Enrolment(name, len(good), tuple(skipped), tuple(several))
 
     def people(self) -> dict[str, int]:
         """Who is known, and by how many photographs, in order of enrolment."""
@@ -325,16 +326,19 @@ class Recognizer:
         Raises:
             metaface.recognition.Unusable: a photograph without a face, or with several.
         """
-        pair = []
+        pair: list[np.ndarray] = []
+        several: list[Chosen] = []
         for photo in (first, second):
             (seen,) = self._seen([photo], faces.the_one)
             if isinstance(seen, Unusable):
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
+            several += _several(photo, seen)
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
         score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
-        return Verified(score >= threshold, score, threshold, fmr, len(cohort) > 0)
+        same, given = score >= threshold, len(cohort) > 0
+        return Verified(same, score, threshold, fmr, given, tuple(several))
 
     # -- "unknown" ---------------------------------------------------------------------------
 
@@ -536,6 +540,14 @@ class Recognizer:
         crops = np.concatenate([one.crops for one in good]) if self.gallery.keep_crops else None
         _, numbers = np.unique(person, return_inverse=True)
         return np.concatenate([one.embeddings for one in good]), crops, numbers.astype(np.int64)
+
+
+def _several(photo: Photo, seen: Seen) -> list[Chosen]:
+    """Which face was taken, where there were others."""
+    if not seen.left:
+        return []
+    left, top, width, height = (round(float(v), 1) for v in seen.boxes[0])
+    return [Chosen(name_of(photo) or "an image", (left, top, width, height), seen.left)]
 
 
 def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -53,6 +53,28 @@ class Identified(Sequence[Match]):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Which face was taken of a photograph that shows several.
+
+    Attributes:
+        path: of the photograph, or "an image".
+        box: left, top, width, height in pixels of the upright photograph.
+        others: how many faces were left.
+    """
+
+    path: str
+    box: tuple[float, float, float, float]
+    others: int
+
+    def __str__(self) -> str:
+        left, top, width, height = self.box
+        return (
+            f"{self.path}: of {self.others + 1} faces the one of {width:.0f}x{height:.0f} pixels "
+            f"at {left:.0f}, {top:.0f} was taken"
+        )
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """What became of the photographs of one person.
 
@@ -60,11 +82,13 @@ class Enrolment:
         name: the person.
         used: how many photographs were enrolled.
         skipped: the others: path and reason.
+        several: of those enrolled, the ones that show other faces, too.
     """
 
     name: str
     used: int
     skipped: tuple[Skipped, ...] = ()
+    several: tuple[Chosen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,7 @@ class Verified:
         threshold: for the false match rate ``fmr``.
         verified: whether the threshold was made with strangers that the user gave; they must have
             pairs enough for ``fmr``.
+        several: of the two photographs, those that show other faces, too.
     """
 
     same: bool
@@ -84,3 +109,4 @@ class Verified:
     threshold: float
     fmr: float
     verified: bool
+    several: tuple[Chosen, ...] = ()
