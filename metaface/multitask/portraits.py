@@ -19,7 +19,7 @@ from metaface.data._sources import open_source
 from metaface.multitask.pool import ATTRIBUTES, Pool
 from metaface.recognition.align import SIDE, align, shrunk
 from metaface.recognition.detect import Detector
-from metaface.recognition.faces import middle
+from metaface.recognition.faces import most_prominent
 from metaface.recognition.photos import Unusable, read
 
 SURE = 0.8  # score from which what a detector says is taken for the truth
@@ -112,7 +112,7 @@ def portraits(
     seed: int = 0,
     progress: bool = True,
 ) -> Portraits:
-    """The photographs of a folder, zip or CSV of people, with the face nearest the middle of each.
+    """The photographs of a folder, zip or CSV of people, with the most prominent face of each.
 
     Photographs in which the detector is not sure of that face (a score of 0.8) are left out.
 
@@ -143,7 +143,7 @@ def portraits(
             try:
                 picture = read(partial(found.read, found.photos[row]))
                 faces = detector(picture)
-                one = middle(picture, faces)
+                one = most_prominent(picture, faces)
             except Unusable:
                 continue
             if one.scores[0] < SURE:

@@ -9,7 +9,7 @@ from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.models import ModelDamaged, ModelMissing
 from metaface.recognition.photos import REASONS, Unusable
 from metaface.recognition.recognizer import Recognizer
-from metaface.recognition.results import Enrolment, Identified, Match, Verified
+from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
 from metaface.recognition.search import Exact, Faiss, Qdrant, Search, recall
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Adaptation",
     "Calibration",
     "Cascade",
+    "Chosen",
     "DetectedFaces",
     "Detector",
     "Embedder",

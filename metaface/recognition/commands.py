@@ -75,6 +75,8 @@ def _learn(people: Recognizer, o: argparse.Namespace) -> None:
         for skipped in outcome.skipped:
             line = f"{outcome.name}: {skipped.path} skipped: {skipped.reason}"
             tqdm.write(printable(line), sys.stderr)
+        for chosen in outcome.several:
+            tqdm.write(printable(f"{outcome.name}: {chosen}"), sys.stderr)
     count = len(people.people())
     print(f"{used} photographs enrolled; {count} {_people(count)} in {o.gallery}")
     if repeated:
@@ -160,6 +162,8 @@ def _tell(people: Recognizer, o: argparse.Namespace) -> None:
 def _verify(o: argparse.Namespace) -> None:
     with _recognizer(o, create=True, memory=True) as people:
         answer = people.verify(o.first, o.second, o.fmr)
+    for chosen in answer.several:
+        print(printable(str(chosen)), file=sys.stderr)
     if o.json:
         print(dumps(asdict(answer)))
         return

@@ -21,7 +21,11 @@ SMALLEST = 16
 """pixels: the shorter side of a face that is looked at"""
 SMALLEST_ENROLLED = 32
 """pixels: and of one that is enrolled"""
-_DOMINANT = 1.5  # how many times larger than the next a face must be to be the photograph's
+CLEAR = 1.3
+"""how many times more prominent than the next a face must be for the choice to be sure"""
+_EDGE = 0.5  # prominence of a face in a corner, of the same one's in the middle
+_SHARP = 0.5  # share of a face's detail above what another blur leaves, from which it is sharp
+_INNER = np.s_[16:104, 16:96]  # rows and columns of the aligned face without what is around it
 _LEAST_SCORE = 0.7  # of the detector, to be enrolled
 _LEAST_CONTRAST = 8.0  # standard deviation of the grey levels, 0..255, to be enrolled
 _LEAST_SHARPNESS = 4.0  # standard deviation of the Laplacian of the crop, to be enrolled
@@ -38,11 +42,13 @@ class Seen:
         boxes: float32 ``[n, 4]``: left, top, width, height in pixels of the upright photograph.
         crops: uint8 ``[n, 112, 112, 3]``.
         embeddings: float32 ``[n, D]``, unit length.
+        left: how many other faces the detector found, which were not chosen.
     """
 
     boxes: np.ndarray
     crops: np.ndarray
     embeddings: np.ndarray
+    left: int = 0
 
 
 def embedded(
@@ -56,14 +62,15 @@ def embedded(
     one: object = embedder
     joint = detector is one
 
-    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | Unusable:
+    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int] | Unusable:
         try:
             picture, times = reduced(photo)
-            faces = pick(picture, detector(picture))
-            boxes = faces.boxes * np.float32(times)
+            found = detector(picture)
+            faces = pick(picture, found)
+            boxes, left = faces.boxes * np.float32(times), len(found) - len(faces)
             if joint:
-                return boxes, align(picture, faces.points), faces.embeddings
-            return boxes, crops_of(picture, faces, detector), None
+                return boxes, align(picture, faces.points), faces.embeddings, left
+            return boxes, crops_of(picture, faces, detector), None, left
         except Unusable as why:
             return why
 
@@ -78,9 +85,9 @@ def embedded(
                 if isinstance(pair, Unusable):
                     yield pair
                 else:
-                    boxes, aligned, own = pair
+                    boxes, aligned, own, left = pair
                     stop = start + len(aligned)
-                    yield Seen(boxes, aligned, features[start:stop] if own is None else own)
+                    yield Seen(boxes, aligned, features[start:stop] if own is None else own, left)
                     start = stop
 
 
@@ -100,21 +107,64 @@ def everyone(picture: np.ndarray, faces: Faces) -> Faces:
     return _large(faces, SMALLEST)
 
 
+def prominence(picture: np.ndarray, faces: Faces) -> np.ndarray:
+    """How much each face looks like the one that a photograph of one person is of: float ``[n]``.
+
+    The side of the face in pixels (the root of the area that its box has inside the picture), times
+
+    - the detector's score, cubed: it tells the surest faces from what hardly is one;
+    - its place: 1 in the middle of the picture, falling evenly to ``_EDGE`` in a corner;
+    - its focus, 1 for all faces that are about sharp, down to 0.1: by how much the detail of the
+      aligned face drops when it is blurred once more (Crete et al. 2007), which hardly
+      depends on how dark or rich in contrast it is.
+
+    See docs/recognition.md for what it was measured on.
+    """
+    size = np.array(picture.shape[1::-1])
+    start, end = faces.boxes[:, :2], faces.boxes[:, :2] + faces.boxes[:, 2:]
+    sides = np.sqrt((end.clip(0, size) - start.clip(0, size)).clip(0).prod(1))
+    away = np.hypot(*((start + end) / size - 1).T).clip(0, 2**0.5) / 2**0.5
+    focus = [_focus(_grey(picture, five[None])) for five in faces.points]
+    return sides * faces.scores**3 * (1 - (1 - _EDGE) * away) * focus
+
+
+def chosen(picture: np.ndarray, faces: Faces) -> tuple[Faces, bool]:
+    """The most prominent face, and whether it is ``CLEAR`` times as prominent as every other.
+
+    Raises:
+        Unusable: ``no_face``.
+    """
+    _some(picture, faces)
+    if len(faces) == 1:
+        return faces, True
+    values = prominence(picture, faces)
+    first, second = np.argsort(-values, kind="stable")[:2]
+    return faces[first : first + 1], bool(values[first] > CLEAR * values[second])
+
+
+def most_prominent(picture: np.ndarray, faces: Faces) -> Faces:
+    """The face that a photograph of one person is of, as well as can be told.
+
+    Raises:
+        Unusable: ``no_face``.
+    """
+    return chosen(picture, faces)[0]
+
+
 def the_one(picture: np.ndarray, faces: Faces) -> Faces:
-    """The face of a photograph of one person: the only one, or one much larger than the others.
+    """The face of a photograph of one person: the only one, or one that clearly stands out.
 
     Raises:
         Unusable: ``no_face``, ``face_too_small`` or ``several_faces``.
     """
     _some(picture, faces)
     faces = _large(faces, SMALLEST)
-    areas = faces.boxes[:, 2:].prod(1)
-    order = np.argsort(-areas, kind="stable")
-    if len(faces) > 1 and areas[order[0]] < _DOMINANT * areas[order[1]]:
+    face, clear = chosen(picture, faces)
+    if not clear:
         raise Unusable(
-            "several_faces", f"{len(faces)} faces of like size: crop it to the person meant"
+            "several_faces", f"{len(faces)} faces, none stands out: crop it to the person meant"
         )
-    return faces[order[:1]]
+    return face
 
 
 def to_enrol(picture: np.ndarray, faces: Faces) -> Faces:
@@ -128,25 +178,29 @@ def to_enrol(picture: np.ndarray, faces: Faces) -> Faces:
         raise Unusable(
             "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"
         )
-    grey = cv2.cvtColor(align(picture, face.points)[0], cv2.COLOR_RGB2GRAY)
+    grey = _grey(picture, face.points)
     if grey.std() < _LEAST_CONTRAST:
         raise Unusable("low_quality", f"hardly any contrast ({grey.std():.1f} grey levels)")
-    sharpness = float(cv2.Laplacian(grey, cv2.CV_32F).std())
+    sharpness = _sharpness(grey)
     if sharpness < _LEAST_SHARPNESS:
         raise Unusable("low_quality", f"blurred (sharpness {sharpness:.1f})")
     return face
 
 
-def middle(picture: np.ndarray, faces: Faces) -> Faces:
-    """The face nearest the middle of the photograph: what sets such as LFW are about.
+def _grey(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The aligned face ``[112, 112]`` of landmarks ``[1, 5, 2]``."""
+    return cv2.cvtColor(align(picture, points)[0], cv2.COLOR_RGB2GRAY)
 
-    Raises:
-        Unusable: ``no_face``.
-    """
-    _some(picture, faces)
-    centre = np.array(picture.shape[1::-1]) / 2
-    away = np.abs(faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - centre).sum(1)
-    return faces[[int(away.argmin())]]  # type: ignore[index]
+
+def _sharpness(grey: np.ndarray) -> float:
+    return float(cv2.Laplacian(grey, cv2.CV_32F).std())
+
+
+def _focus(grey: np.ndarray) -> float:
+    """0.1..1; what the rounding of grey levels adds is on both sides, so that it is no detail."""
+    again = cv2.GaussianBlur(grey, (0, 0), 2)
+    fine, coarse = (cv2.Laplacian(g, cv2.CV_32F)[_INNER].std() for g in (grey, again))
+    return float(np.clip((fine / max(coarse, 0.1) - 1) / _SHARP, 0.1, 1))
 
 
 def _some(picture: np.ndarray, faces: Faces) -> None:

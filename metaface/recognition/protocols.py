@@ -37,6 +37,7 @@ from metaface.recognition.commands import add_models, embedder_of
 from metaface.recognition.detect import Cascade, Detector, YuNet
 from metaface.recognition.embed import Embedder
 from metaface.recognition.photos import Unusable, read
+from metaface.recognition.results import Chosen
 from metaface.recognition.scoring import Cohort
 from metaface.report import write_recognition
 
@@ -47,7 +48,7 @@ Results = Verification | OpenSet | Detection
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """The face nearest the middle of every photograph of a data set.
+    """The most prominent face of every photograph of a data set.
 
     Attributes:
         name: of the set.
@@ -57,6 +58,7 @@ class Aligned:
         people: names.
         paths: of the photographs, inside the source.
         skipped: photographs that could not be used, and why.
+        several: how many photographs show other faces, too.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Aligned:
     people: tuple[str, ...]
     paths: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    several: int = 0
 
     def faces(self, size: int = 112) -> FaceSet:
         """The crops as a data set of MetaFace, reduced to ``size`` pixels."""
@@ -88,7 +91,10 @@ def aligned(
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as found:
         seen = faces.embedded(
-            (partial(found.read, photo) for photo in found.photos), faces.middle, detector, embedder
+            (partial(found.read, photo) for photo in found.photos),
+            faces.most_prominent,
+            detector,
+            embedder,
         )
         bar = track(seen, total=len(found.photos), desc=found.name, unit="photo",
                     show=progress)  # fmt: skip
@@ -117,6 +123,7 @@ def aligned(
         people=people,
         paths=tuple(photo.path for photo, _ in good),
         skipped=tuple(skipped),
+        several=sum(one.left > 0 for _, one in good),
     )
 
 
@@ -268,7 +275,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _align(o: argparse.Namespace) -> None:
     detector, _ = embedder_of(o)
     out, source = Path(o.out), Path(o.data).expanduser()
-    done = skipped = 0
+    done = skipped = several = 0
     if not source.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {source}")
     with open_source(source) as found:
@@ -282,12 +289,18 @@ def _align(o: argparse.Namespace) -> None:
         for photo in track(found.photos, desc=found.name, unit="photo", show=not o.quiet):
             try:
                 picture = read(partial(found.read, photo))
-                face = faces.middle(picture, detector(picture))
+                seen = detector(picture)
+                face, clear = faces.chosen(picture, seen)
                 crop = faces.crops_of(picture, face, detector)[0]
             except Unusable as why:
                 tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)
                 skipped += 1
                 continue
+            several += len(seen) > 1
+            if not clear:
+                box = cast(Any, tuple(face.boxes[0].tolist()))
+                told = f"{Chosen(photo.path, box, len(seen) - 1)}; another stands out as much"
+                tqdm.write(printable(told), sys.stderr)
             folder = folders[photo.person]
             path = out / folder / names[folder].new(Path(photo.path).stem, ".png")
             write_picture(Image.fromarray(crop), path)
@@ -295,6 +308,8 @@ def _align(o: argparse.Namespace) -> None:
     if not done:
         raise ValueError(f"none of the {skipped} photographs of {source} could be used")
     print(f"{done} faces in {out}, {skipped} photographs skipped")
+    if several:
+        print(f"{several} of them show several faces: the most prominent was taken")
 
 
 def _folders(people: Iterable[str]) -> dict[str, str]:
@@ -361,6 +376,8 @@ def _protocol(o: argparse.Namespace) -> None:
             f"{people.name}: {len(people.paths)} photographs of {len(people.people)} people, "
             f"{len(people.skipped)} without a usable face or there twice"
         )
+        if people.several:
+            print(f"{people.several} of them show several faces: the most prominent is used")
         for name in o.protocols:
             _RUN[name](o, people, embedder, note)
     write_json(out / "results.json", {"data": str(o.data), "rows": rows})

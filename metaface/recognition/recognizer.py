@@ -32,7 +32,7 @@ from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left
 from metaface.recognition.names import person_name
 from metaface.recognition.newcomers import Newcomers
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
-from metaface.recognition.results import Enrolment, Identified, Match, Verified
+from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
 from metaface.recognition.scoring import Cohort, prototypes
 from metaface.recognition.search import Exact, Search
 
@@ -294,7 +294,8 @@ class Recognizer:
             repeated = len(good) - len(new)
             if not len(new):
                 return Enrolment(name, 0, tuple(skipped), repeated)
-            embeddings, paths = embeddings[new], [paths[i] for i in new]
+            good, paths = [good[i] for i in new], [paths[i] for i in new]
+            embeddings = embeddings[new]
             remarks = newcomers.remarks(name, embeddings, paths)
             for remark in remarks:
                 log.warning("%s: %s", printable(name), printable(remark))
@@ -302,12 +303,13 @@ class Recognizer:
                 skipped = skipped + [Skipped(path, "; ".join(remarks)) for path in paths]
                 return Enrolment(name, 0, tuple(skipped), repeated, remarks)
             keeps = self.gallery.keep_crops
-            crops = np.concatenate([good[i].crops for i in new]) if keeps else None
+            crops = np.concatenate([one.crops for one in good]) if keeps else None
             self.gallery.add(name, embeddings, crops)
             self._own.changed = True
             newcomers.add(name, embeddings)
             self._newcomers = self._version(), newcomers
-        return Enrolment(name, len(new), tuple(skipped), repeated, remarks)
+        several = tuple(_chosen(*pair) for pair in zip(paths, good, strict=True) if pair[1].left)
+        return Enrolment(name, len(new), tuple(skipped), repeated, remarks, several)
 
     def _held_against(self) -> Newcomers:
         """What new photographs are held against; made anew where others changed the gallery."""
@@ -402,16 +404,20 @@ class Recognizer:
         Raises:
             metaface.recognition.Unusable: a photograph without a face, or with several.
         """
-        pair = []
+        pair: list[np.ndarray] = []
+        several: list[Chosen] = []
         for photo in (first, second):
             (seen,) = self._seen([photo], faces.the_one)
             if isinstance(seen, Unusable):
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
+            if seen.left:
+                several.append(_chosen(name_of(photo) or "an image", seen))
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
         score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
-        return Verified(score >= threshold, score, threshold, fmr, len(cohort) > 0)
+        same, given = score >= threshold, len(cohort) > 0
+        return Verified(same, score, threshold, fmr, given, tuple(several))
 
     # -- "unknown" ---------------------------------------------------------------------------
 
@@ -704,6 +710,12 @@ class Recognizer:
         if self.gallery.keep_crops:
             crops = np.concatenate([good[row].crops for row in rows])
         return embeddings[rows], crops, person
+
+
+def _chosen(path: str, seen: Seen) -> Chosen:
+    """Which face was taken."""
+    left, top, width, height = (round(float(v), 1) for v in seen.boxes[0])
+    return Chosen(path, (left, top, width, height), seen.left)
 
 
 def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -55,6 +55,28 @@ class Identified(Sequence[Match]):
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Which face was taken of a photograph that shows several.
+
+    Attributes:
+        path: of the photograph, or "an image".
+        box: left, top, width, height in pixels of the upright photograph.
+        others: how many faces were left.
+    """
+
+    path: str
+    box: tuple[float, float, float, float]
+    others: int
+
+    def __str__(self) -> str:
+        left, top, width, height = self.box
+        return (
+            f"{self.path}: of {self.others + 1} faces the one of {width:.0f}x{height:.0f} pixels "
+            f"at {left:.0f}, {top:.0f} was taken"
+        )
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """What became of the photographs of one person.
 
@@ -65,6 +87,7 @@ class Enrolment:
         repeated: how many were skipped because the same picture is enrolled already.
         remarks: what speaks against them, such as "looks like Ana (0.71)"; see
             :class:`metaface.recognition.newcomers.Newcomers`.
+        several: of those enrolled, the ones that show other faces, too.
     """
 
     name: str
@@ -72,6 +95,7 @@ class Enrolment:
     skipped: tuple[Skipped, ...] = ()
     repeated: int = 0
     remarks: tuple[str, ...] = ()
+    several: tuple[Chosen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,7 @@ class Verified:
         threshold: for the false match rate ``fmr``.
         verified: whether the threshold was made with strangers that the user gave; they must have
             pairs enough for ``fmr``.
+        several: of the two photographs, those that show other faces, too.
     """
 
     same: bool
@@ -91,3 +116,4 @@ class Verified:
     threshold: float
     fmr: float
     verified: bool
+    several: tuple[Chosen, ...] = ()
