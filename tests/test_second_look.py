@@ -14,7 +14,7 @@ from metaface.data import synthetic
 from metaface.recognition import DetectedFaces, YuNet
 from metaface.recognition.align import TEMPLATE, similarity, warped
 from metaface.recognition.exposure import brightened, exposed
-from metaface.recognition.faces import crops_of, middle
+from metaface.recognition.faces import crops_of, most_prominent
 from metaface.recognition.second_look import second_look
 
 
@@ -124,11 +124,11 @@ def test_on_real_hard_light_landmarks_come_nearer_to_where_they_are(test_data):
             pictures = {n: np.repeat(p[..., None], 3, 2) for n, p in pictures.items()}
             (front,) = (p for n, p in pictures.items() if "A+000E+00" in n)
             found = detector(front)
-            true = detector.closer(front, middle(front, found)).points[0]
+            true = detector.closer(front, most_prominent(front, found)).points[0]
             for picture in list(pictures.values())[::3]:
                 found = detector(picture)
                 if len(found):
-                    first = middle(picture, found)
+                    first = most_prominent(picture, found)
                     before.append(np.abs(first.points[0] - true).mean())
                     after.append(np.abs(detector.closer(picture, first).points[0] - true).mean())
     assert len(before) > 30
