@@ -259,7 +259,7 @@ def _blend(
 
     put.settings = {"keep_loss": loss}  # type: ignore[attr-defined]
     put.faces = {  # type: ignore[attr-defined]
-        f"--keep {source}": faces for source, faces in zip(o.keep, keep, strict=True)
+        f"--keep no. {number}": faces for number, faces in enumerate(keep, 1)
     }
     return put
 

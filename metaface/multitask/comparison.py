@@ -17,7 +17,7 @@ from torch import nn
 
 from metaface import machine, runs
 from metaface._atomic import replacing
-from metaface._json import plain, write_json
+from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import given_path
 from metaface.benchmark import finished, refuse_several_processes
@@ -147,12 +147,13 @@ def run(
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``weights``, ``rows`` (a
         variant each, every metric with the half-width of its interval), ``differences`` (paired),
-        ``cosines`` between tasks' gradients, ``speed``, ``trials`` of the search.
+        ``cosines`` between tasks' gradients, ``speed``, ``trials`` of the search, ``notes``,
+        what was changed on resuming, a sentence each.
 
     Raises:
         ValueError: bad settings, or several processes.
         FileExistsError: ``out`` holds a comparison, and ``resume`` is not set, or it was of other
-            settings.
+            settings (``device`` may change).
         metaface.training.Interrupted: Ctrl-C; go on with ``resume``.
     """
     from metaface.report import joint as report
@@ -160,7 +161,8 @@ def run(
     refuse_several_processes("the comparison")
     out, settings = given_path(out, "the results"), settings.checked()
     device = choose_device(settings.device)
-    runs.claim(out, "comparison", resume, asdict(settings), {})
+    defined = {**asdict(settings), "device": str(device)}
+    notes = runs.claim(out, "comparison", resume, defined, {})
     pools = _pools(settings, out / "pools", progress)
     train, crowd = pools["train"], _crowd(settings, pools["test"])
     val, test = (_part(settings, pools[name]) for name in ("val", "test"))
@@ -182,7 +184,7 @@ def run(
                 found |= _measured(model, test, settings, device)
                 if hasattr(model, "predict") and "detection" in model.heads:
                     report.overlays(folder / "pictures.png", model, test.scenes, device)
-                write_json(folder / "result.json", found)
+                write_record(folder / "result.json", found)
                 log.info("%s, seed %d: %s", variant, seed, found["metrics"])
             units.append(_numbers(found))
     speed = finished(out / "speed")
@@ -194,7 +196,7 @@ def run(
         }
         right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
         speed = compare_speed(models, right, crowd, test, settings, device, progress)
-        write_json(out / "speed" / "result.json", speed)
+        write_record(out / "speed" / "result.json", speed)
     results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
@@ -205,6 +207,7 @@ def run(
         "differences": list(_differences(units)),
         "cosines": {u["variant"]: u["cosines"] for u in units if u.get("cosines")},
         "speed": speed,
+        "notes": notes,
     })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_joint(out / "report.html", results, out)
@@ -504,7 +507,7 @@ def _search(
             )  # fmt: skip
             metrics = _measured(model, val, settings, device)["metrics"]
             trial = {"weights": weights, "score": metrics["score"], "metrics": metrics}
-            write_json(folder / "result.json", trial)
+            write_record(folder / "result.json", trial)
         given = {task: trial["weights"][task] for task in tasks}
         study.add_trial(
             optuna.trial.create_trial(params=given, distributions=spans, value=trial["score"])
