@@ -16,6 +16,7 @@ from metaface import data, distributed, machine, nets, report, runs
 from metaface._json import plain, read_record, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import none_left, sides
@@ -98,6 +99,9 @@ class Job:
         timed = self.iterations is self.images is self.minutes is None
         job = replace(self, minutes=MINUTES) if timed else self
         Budget(job.iterations, job.images, job.minutes)
+        check_once(learners=job.learners, ways=job.ways, shots=job.shots, augment=job.augment)
+        check_given_counts(1, queries=job.queries, episodes=job.episodes, seeds=job.seeds)
+        check_given_counts(0, seed=job.seed)
         for name in job.learners:
             job.spec(name).build(start=job.start)
         return job

@@ -17,6 +17,7 @@ from metaface import data, machine, nets, report, runs
 from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
+from metaface.arguments import check_once
 from metaface.benchmark import Job, finished, noted, refuse_several_processes
 from metaface.data import FaceSet
 from metaface.domains import (
@@ -276,6 +277,7 @@ def _measure(
 
 def _check(settings: Settings) -> None:
     """Refuse settings that mean nothing, before anything is loaded."""
+    check_once(protocols=settings.protocols)
     for name in settings.domains:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(f"domain {name!r}: a name is of letters, digits and . _ - alone")

@@ -25,6 +25,7 @@ from metaface import benchmark, distributed, machine, report, runs
 from metaface._digest import content_digest
 from metaface._json import write_json
 from metaface._text import given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
 from metaface.fitting import fit_recipe, fit_validation
@@ -95,8 +96,9 @@ def sweep(
             "a sweep shares its storage, not its trials: start it without torchrun, as many times "
             "as you like (--resume)"
         )
-    if trials < 1:
-        raise ValueError(f"trials={trials}: must be at least 1")
+    check_given_counts(1, trials=trials)
+    if parameters is not None:
+        check_once(parameters=parameters)
     settings = settings.checked()
     out = given_path(out, "the results")
     people = _people(settings, progress)

@@ -20,6 +20,7 @@ from metaface._atomic import replacing
 from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.benchmark import finished, refuse_several_processes
 from metaface.intervals import ci95, interval
 from metaface.multitask import identification
@@ -105,6 +106,7 @@ class Settings:
         Raises:
             ValueError: an unknown variant or task, or numbers out of range.
         """
+        check_once(variants=self.variants)
         for name in self.variants:
             if name not in VARIANTS:
                 raise ValueError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
@@ -114,8 +116,7 @@ class Settings:
         least = {"people": 2, "val_people": 10, "test_people": 10, "photos": 6, "seeds": 1,
                  "batch": 1, "episodes": 1, "search": 0}  # fmt: skip
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {value}")
+            check_given_counts(value, **{name: getattr(self, name)})
         job = self if self.iterations or self.minutes else replace(self, minutes=10.0)
         Budget(job.iterations, minutes=job.minutes)
         return job

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from metaface.recognition.scoring import Cohort, prototypes
+from metaface.recognition.scoring import Cohort, prototypes, within
 from metaface.recognition.search import Exact, Search
 
 FOLDS = 5  # photographs of a person that are left out, one by one
@@ -78,7 +78,8 @@ class Prototypes:
         self, probes: Faces, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         cosines, found = self.engine.search(probes.embeddings, 1)
-        return cosines[:, 0] - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
+        best = within(cosines[:, 0])
+        return best - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
     def others(self, faces: Faces, person: np.ndarray) -> np.ndarray:
         """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
@@ -87,7 +88,7 @@ class Prototypes:
         cosines, found = self.engine.search(faces.embeddings, 2)
         first = found[:, 0] == person
         best = np.where(first, cosines[:, 1], cosines[:, 0])
-        return best - self.cohort.baseline(faces.embeddings)
+        return within(best) - self.cohort.baseline(faces.embeddings)
 
 
 def left_out(make: Make, faces: Faces, person: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from metaface._progress import track
 from metaface._text import given_path, printable
+from metaface.arguments import between_0_and_1
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.recognition import adaptation, embed, faces, models, strangers
@@ -30,7 +31,7 @@ from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left
 from metaface.recognition.names import person_name
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
 from metaface.recognition.results import Enrolment, Identified, Match, Verified
-from metaface.recognition.scoring import Cohort
+from metaface.recognition.scoring import Cohort, within
 from metaface.recognition.search import Exact, Search
 
 log = logging.getLogger("metaface.recognition")
@@ -325,6 +326,7 @@ class Recognizer:
         Raises:
             metaface.recognition.Unusable: a photograph without a face, or with several.
         """
+        fmr = between_0_and_1(fmr=fmr)
         pair = []
         for photo in (first, second):
             (seen,) = self._seen([photo], faces.the_one)
@@ -333,7 +335,7 @@ class Recognizer:
             pair.append(seen.embeddings)
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
-        score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
+        score = float(within(a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
         return Verified(score >= threshold, score, threshold, fmr, len(cohort) > 0)
 
     # -- "unknown" ---------------------------------------------------------------------------
@@ -355,8 +357,7 @@ class Recognizer:
         Raises:
             ValueError: a rate out of range, nobody enrolled, or no usable photograph.
         """
-        if not 0 < fpir < 1:
-            raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+        fpir = between_0_and_1(fpir=fpir)
         if not self.people():
             raise ValueError(_NOBODY)
         if people is not None:
