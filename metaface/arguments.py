@@ -43,7 +43,7 @@ def device(text: str) -> str:
     try:
         checked_device(text)
     except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error
+        raise ArgumentTypeError(str(error).removeprefix("device=")) from error
     return text
 
 
