@@ -11,7 +11,6 @@ enrolled: strangers. Each (domain, seed, learner) is a file in --out; run it aga
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface._json import write_json
+from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
 from metaface.episodes import pictures
 from metaface.evaluation import Estimate, rejection
@@ -78,7 +77,7 @@ def main() -> None:
         bar.set_postfix_str(f"{name}, seed {seed}, {learner}")
         if domain is None or domain.name != name:
             domain = Domain(name, load(sources[name], out / f"{name}.npz", o), o)
-        write_json(path, measure_unit(domain, learner, seed, o))
+        write_record(path, measure_unit(domain, learner, seed, o))
     results = {name: summary(out / name, o) for name in sources}
     write_json(out / "results.json", {"settings": vars(o), "domains": results})
     for name, rows in results.items():
@@ -93,9 +92,9 @@ CHANGES_RESULTS = (
 
 def check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
-    if path.exists() and (there := json.loads(path.read_text())) != settings:
+    if path.exists() and (there := read_record(path)) != settings:
         raise SystemExit(f"{out} was made with {there}, now {settings}: use another --out")
-    write_json(path, settings)
+    write_record(path, settings)
 
 
 def count(tasks: int, shots: int) -> int:
@@ -386,9 +385,7 @@ def summary(folder: Path, o: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each shot and learner, and for the safe choice among them."""
     units = {
         name: {
-            seed: json.loads((folder / str(seed) / f"{name.replace(' ', '-')}.json").read_text())[
-                "shots"
-            ]
+            seed: read_record(folder / str(seed) / f"{name.replace(' ', '-')}.json")["shots"]
             for seed in o.seeds
         }
         for name in o.learners

@@ -10,7 +10,6 @@ python benchmarks/defaults.py --out defaults [--seconds 60] [--cells maml-conv4-
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 import metaface as mf
-from metaface._json import write_json
+from metaface._json import read_record, write_record
 from metaface._lock import FolderInUse, locked
 from metaface.learners.base import task_loss
 
@@ -115,7 +114,7 @@ def table(out: Path) -> str:
     for cell in cells():
         path = out / name_of(*cell) / "cell.json"
         if path.is_file():
-            row = (*map(str, cell), verdict(json.loads(path.read_text())))
+            row = (*map(str, cell), verdict(read_record(path)))
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -141,7 +140,7 @@ def main() -> None:
         try:
             with locked(folder):
                 cell = measure(learner, network, size, o.seconds, o.episodes)
-                write_json(folder / "cell.json", cell)
+                write_record(folder / "cell.json", cell)
         except FolderInUse:  # another process does it
             continue
         except ImportError as missing:

@@ -36,7 +36,6 @@ Each unit is a file in --out; run the same again to go on.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
-from metaface._json import write_json
+from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
 from metaface.evaluation import average_precision
 from metaface.intervals import interval
@@ -205,8 +204,8 @@ def real(o: argparse.Namespace) -> None:
                 for seed in range(o.seeds):
                     path = out / name / kind / f"{network}-{seed}.json"
                     if not path.exists():
-                        write_json(path, measured(named(o.files, seed)[network], test, o))
-                    cells.append(json.loads(path.read_text()))
+                        write_record(path, measured(named(o.files, seed)[network], test, o))
+                    cells.append(read_record(path))
                 keys = [k for k in cells[0] if k != "file"]
                 means = {k: mean([cell[k] for cell in cells]) for k in keys}
                 spread = [min(c["ap50"] for c in cells), max(c["ap50"] for c in cells)]
@@ -251,9 +250,9 @@ def check_settings(out: Path, o: argparse.Namespace) -> None:
     free = ("run", "out", "models", "seeds", "device", "files", "sets", "learners")
     mine = {name: value for name, value in vars(o).items() if name not in free}
     path = out / "settings.json"
-    if path.exists() and (there := json.loads(path.read_text())) != mine:
+    if path.exists() and (there := read_record(path)) != mine:
         raise SystemExit(f"{out} was made with {there}, now {mine}: use another --out")
-    write_json(path, mine)
+    write_record(path, mine)
 
 
 def settings(o: argparse.Namespace) -> dict[str, Any]:
@@ -274,15 +273,15 @@ def start(o: argparse.Namespace) -> None:
         path = out / name / f"{learner}-{seed}.json"
         bar.set_postfix_str(f"{name}, {learner}, seed {seed}")
         if not path.exists():
-            write_json(path, meta_trained(name, learner, seed, people, val, tests, o))
+            write_record(path, meta_trained(name, learner, seed, people, val, tests, o))
     rows = []
     for test in tests:
         for shots in map(str, o.shots):
             for learner in o.learners:
                 cells = {
                     name: np.array([
-                        json.loads((out / name / f"{learner}-{s}.json").read_text())
-                        ["tests"][test][shots] for s in range(o.seeds)
+                        read_record(out / name / f"{learner}-{s}.json")["tests"][test][shots]
+                        for s in range(o.seeds)
                     ])
                     for name in names
                 }  # fmt: skip

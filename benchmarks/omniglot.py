@@ -8,7 +8,6 @@ file there. results.json and the table are written after each. docs/omniglot.md 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
-from metaface._json import write_json
+from metaface._json import read_record, write_json, write_record
 from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
 from metaface.training import Interrupted
@@ -253,7 +252,7 @@ def finished(cell: str, path: Path, options: argparse.Namespace) -> bool:
     """Whether the cell was tested already, after as many minutes and on as many tasks."""
     if not path.is_file():
         return False
-    row = json.loads(path.read_text())
+    row = read_record(path)
     tasks = tested_tasks(TRAININGS[training_of(cell)].protocol, options)
     return (row["minutes"], row["tasks"]) == (options.minutes, tasks)
 
@@ -277,7 +276,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def collect(out: Path) -> list[dict[str, Any]]:
     """Write results.json from the cells that are finished; returns their rows."""
-    found = {p.stem: json.loads(p.read_text()) for p in out.glob("*/cell-*.json")}
+    found = {p.stem: read_record(p) for p in out.glob("*/cell-*.json")}
     rows = [found[f"cell-{cell}"] for cell in CELLS if f"cell-{cell}" in found]
     write_json(out / "results.json", {"threads": torch.get_num_threads(), "rows": rows})
     return rows
@@ -301,7 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
         path = options.out / training_of(cell) / f"cell-{cell}.json"
         if not finished(cell, path, options):
             try:
-                write_json(path, run(cell, faces, options))
+                write_record(path, run(cell, faces, options))
             except (Interrupted, CheckpointError) as stopped:
                 sys.exit(str(stopped))
         print(table(collect(options.out)), flush=True)

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
 import math
 import statistics
 import sys
@@ -45,7 +44,7 @@ from sides import REMEDIES, SIDES, Case, Work, missing
 from torch.utils.flop_counter import FlopCounterMode
 
 from metaface import machine
-from metaface._json import write_json
+from metaface._json import read_record, write_record
 from metaface._progress import track
 
 warnings.simplefilter("ignore")
@@ -437,7 +436,7 @@ def main() -> None:
 
     kept: dict[str, dict[str, Any]] = {}
     if options.json and options.json.is_file():
-        kept = {r["case"]: r for r in json.loads(options.json.read_text())["rows"]}
+        kept = {r["case"]: r for r in read_record(options.json)["rows"]}
     again = {name(case) for case in cases} if options.again else set()
     todo = [case for case in cases if name(case) not in kept or name(case) in again]
     if len(todo) < len(cases):
@@ -474,7 +473,7 @@ def main() -> None:
 
 def write(path: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """A run that is stopped goes on from here."""
-    write_json(path, {"machine": about, "rows": rows, "bounded_memory": bounded_memory(rows)})
+    write_record(path, {"machine": about, "rows": rows, "bounded_memory": bounded_memory(rows)})
 
 
 if __name__ == "__main__":

@@ -122,7 +122,10 @@ def given_path(path: str | os.PathLike[str], what: str) -> Path:
 
     Raises:
         ValueError: it is empty.
+        TypeError: it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"the path of {what} must be text or a Path, got {path!r}")
     if not os.fspath(path):
         raise ValueError(f"the path of {what} is empty; write . for the current folder")
     return Path(path)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from metaface import data, distributed, machine, nets, report, runs
-from metaface._json import plain, read_json, write_json
+from metaface._json import plain, read_record, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.domains import SYNTHETIC, none_left, sides
@@ -98,6 +99,9 @@ class Job:
         timed = self.iterations is self.images is self.minutes is None
         job = replace(self, minutes=MINUTES) if timed else self
         Budget(job.iterations, job.images, job.minutes)
+        check_once(learners=job.learners, ways=job.ways, shots=job.shots, augment=job.augment)
+        check_given_counts(1, queries=job.queries, episodes=job.episodes, seeds=job.seeds)
+        check_given_counts(0, seed=job.seed)
         for name in job.learners:
             job.spec(name).build(start=job.start)
         return job
@@ -105,7 +109,10 @@ class Job:
     def definition(self) -> dict[str, Any]:
         """What defines the job, as ``runs.claim`` takes it: settings, and digests of files."""
         files = {name: getattr(self, name, None) for name in ("start", "weights")}
-        return {**asdict(self), "files": {n: runs.digest_of(path) for n, path in files.items()}}
+        return {
+            **asdict(self), "device": str(choose_device(self.device)),
+            "files": {n: runs.digest_of(path) for n, path in files.items()},
+        }  # fmt: skip
 
     def unseen(self, test: FaceSet) -> FaceSet:
         """``test`` without the people whom ``start`` was trained on, where it says so.
@@ -260,12 +267,12 @@ def run(
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``rows`` (one for each
         learner, way and shot), ``differences`` (paired, between learners), ``curves``, and
-        ``notes``, what was changed for want of photographs, a sentence each.
+        ``notes``, what was changed for want of photographs or on resuming, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
         FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
-            settings.
+            settings (``device``, ``task_chunk`` and where photographs and weights lie may change).
     """
     refuse_several_processes("the benchmark")
     out = given_path(out, "the results")
@@ -277,7 +284,7 @@ def run(
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
     parts = {part: getattr(people, part) for part in ("train", "val", "test")}
-    runs.claim(out, "benchmark", resume, settings.definition(), parts)
+    changed = runs.claim(out, "benchmark", resume, settings.definition(), parts)
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
         found = finished(out / unit.name)
@@ -289,7 +296,7 @@ def run(
         "rows": list(_rows(units, settings)),
         "differences": list(_differences(units, settings)),
         "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
-        "notes": noted(people.notes, units),
+        "notes": noted([*people.notes, *changed], units),
         "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
     })  # fmt: skip
     write_json(out / "results.json", results)
@@ -355,7 +362,7 @@ def _measure(
         "transductive": learner.transductive,
         "peak_mb": round(machine.peak_mb(device), 1),
     }
-    write_json(folder / "result.json", found)
+    write_record(folder / "result.json", found)
     return found
 
 
@@ -483,4 +490,4 @@ def noted(notes: Iterable[str], units: Iterable[Mapping[str, Any]]) -> list[str]
 def finished(folder: Path) -> dict[str, Any] | None:
     """What a unit of a job found, where it was finished."""
     path = folder / "result.json"
-    return read_json(path) if path.is_file() else None
+    return read_record(path) if path.is_file() else None

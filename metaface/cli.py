@@ -23,7 +23,7 @@ from metaface import benchmark, checkpoint, cross_domain, data, distributed, net
 from metaface._json import write_json
 from metaface._picture_file import picture_kind, write_picture
 from metaface._text import printable
-from metaface.arguments import count, count_or_none, device, positive, rate, share
+from metaface.arguments import count, count_or_none, device, first_twice, positive, rate, share
 from metaface.augment import Augment
 from metaface.benchmark import Settings
 from metaface.episodes import EpisodeSampler
@@ -59,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="metaface: %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a letter that it cannot write stops nothing
         sys.stdout.reconfigure(errors="backslashreplace")
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        logging.getLogger("metaface").warning(
+            "letters in arguments and names of files are read as %s here: others are garbled "
+            "or refused: set PYTHONUTF8=1, or LC_ALL=C.UTF-8", encoding,
+        )  # fmt: skip
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -190,7 +195,12 @@ def _train(o: argparse.Namespace) -> None:
     if not group.first:
         o.quiet = True
         logging.getLogger("metaface").setLevel(logging.ERROR)
-    settings = _settings(o, shots=(1,), options={o.learner: _options(o.option)})
+    options = _options(o.option)
+    given = {n: getattr(o, n) for n in benchmark.RECIPE if getattr(o, n) is not None}
+    for name in given.keys() & options.keys():
+        flag = f"--{name.replace('_', '-')}"
+        raise ValueError(f"{flag} and --option {name} are one setting: give one of them")
+    settings = _settings(o, shots=(1,), options={o.learner: options})
     people = benchmark.load_people(settings, tested=False, progress=not o.quiet)
     spec = replace(settings.spec(o.learner), start_sha256=runs.digest_of(o.start))
     on_finish = _blend(o, settings, spec, people)
@@ -202,7 +212,6 @@ def _train(o: argparse.Namespace) -> None:
         )
     learner = spec.build(o.seed, start=o.start)
     learner.task_chunk = o.task_chunk
-    given = {n: getattr(o, n) for n in benchmark.RECIPE if getattr(o, n) is not None}
     history = train(
         learner, people.train, people.val, **(settings.given(o.learner) | given),
         augment=Augment.of(o.augment), patience=o.patience, seed=o.seed, device=o.device,
@@ -259,7 +268,7 @@ def _blend(
 
     put.settings = {"keep_loss": loss}  # type: ignore[attr-defined]
     put.faces = {  # type: ignore[attr-defined]
-        f"--keep {source}": faces for source, faces in zip(o.keep, keep, strict=True)
+        f"--keep no. {number}": faces for number, faces in enumerate(keep, 1)
     }
     return put
 
@@ -348,13 +357,18 @@ def _preview(o: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses empty arguments: as a path, an empty text is the current folder."""
+    """Refuses empty arguments (as a path, an empty text is the current folder), and options that
+    name something twice."""
 
     def parse_known_args(self, *given: Any, **named: Any) -> Any:
         found, rest = super().parse_known_args(*given, **named)
         for name, value in vars(found).items():
             if "" in (value if isinstance(value, (list, tuple)) else (value,)):
                 self.error(f"{name.replace('_', '-')} is empty: leave it out, or give a value")
+        for action in self._actions:
+            values = getattr(found, action.dest, None) if action.option_strings else None
+            if isinstance(values, list) and (twice := first_twice(values)) is not None:
+                self.error(f"{action.option_strings[0]} has {twice} twice: give each once")
         return found, rest
 
 
@@ -697,6 +711,8 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--option {text}: write it as name=value")
+        if name in found:
+            raise ValueError(f"--option {name} is given twice: {text} is the second; give one")
         try:
             found[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from metaface import data, machine, nets, report, runs
-from metaface._json import plain, write_json
+from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import file_name, given_path
+from metaface.arguments import check_once
 from metaface.benchmark import Job, finished, noted, refuse_several_processes
 from metaface.data import FaceSet
 from metaface.domains import (
@@ -195,12 +196,12 @@ def run(
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data`` (people of each part, by
         domain), ``rows``, as ``metaface.evaluation.cross_domain`` makes them, and ``notes``, what
-        was changed for want of photographs, a sentence each.
+        was changed for want of photographs or on resuming, a sentence each.
 
     Raises:
         ValueError: settings that cannot be met by the data, or several processes.
         FileExistsError: ``out`` holds a job, and ``resume`` is not set, or it was of other
-            settings.
+            settings (``device``, ``task_chunk`` and where photographs and weights lie may change).
     """
     refuse_several_processes("the domain matrix")
     out = given_path(out, "the results")
@@ -216,7 +217,7 @@ def run(
         domains[name] = replace(parts, test=settings.unseen(parts.test))
     notes = _check_testable(settings, domains)
     faces = {f"{name} {part}": f for name, p in domains.items() for part, f in vars(p).items()}
-    runs.claim(out, "domain matrix", resume, settings.definition(), faces)
+    changed = runs.claim(out, "domain matrix", resume, settings.definition(), faces)
     units = [
         Unit(train, learner, seed)
         for train in settings.trainings()
@@ -237,7 +238,7 @@ def run(
             for name, parts in domains.items()
         },
         "rows": list(rows(measured)),
-        "notes": noted(notes, measured),
+        "notes": noted([*notes, *changed], measured),
     })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_cross_domain(
@@ -270,12 +271,13 @@ def _measure(
         "train": unit.train, "learner": unit.learner, "seed": unit.seed, **trained,
         "trainable_parameters": nets.trainable(learner), "tests": tests,
     }  # fmt: skip
-    write_json(out / unit.name / "result.json", found)
+    write_record(out / unit.name / "result.json", found)
     return found
 
 
 def _check(settings: Settings) -> None:
     """Refuse settings that mean nothing, before anything is loaded."""
+    check_once(protocols=settings.protocols)
     for name in settings.domains:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ValueError(f"domain {name!r}: a name is of letters, digits and . _ - alone")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaface.arguments import check_counts
+from metaface.arguments import check_given_counts
 from metaface.augment import Augment
 from metaface.data import FaceSet
 
@@ -105,7 +105,13 @@ class EpisodeSampler:
             )
         self.ways = check_range("ways", ways, 2)
         self.shots = check_range("shots", shots, 1)
-        check_counts(1, queries=queries)
+        check_given_counts(1, queries=queries)
+        check_given_counts(0, seed=seed)
+        if not (augment is None or (callable(augment) and hasattr(augment, "draws"))):
+            raise ValueError(
+                f"augment={augment!r}: must be a metaface.Augment, such as Augment.of(['flip']), "
+                "or None"
+            )
         self.queries = queries
         self.support_domain, self.query_domain = support_domain, query_domain
         self.augment = augment
@@ -128,7 +134,8 @@ class EpisodeSampler:
             raise ValueError(
                 f"{faces.name}: {self.ways[1]}-way {most_shots}-shot {queries}-query tasks need "
                 f"{self.ways[1]} people with at least {' + '.join(map(str, needs))} photographs "
-                f"each, but only {len(self.people)} of {len(faces.person_ids)} have them: "
+                f"each, but only {len(self.people)} of {len(faces.person_ids)} have them"
+                f"{_most(sides)}: "
                 f"use {_fewer(ways=(self.ways[1], 2), shots=(most_shots, 1), queries=(queries, 1))}"
                 "more people or photographs"
             )
@@ -253,6 +260,12 @@ class _ByPerson:
         """int64 ``[B, N, k]``: k distinct photographs of each chosen person."""
         picks = _distinct(keys, purpose, self.count[chosen], k)
         return self.rows[self.start[chosen][..., None] + picks]
+
+
+def _most(sides: list[FaceSet]) -> str:
+    """The most photographs that anybody has on each side."""
+    most = [str(side.photos().max(initial=0)) for side in sides]
+    return f" (the most that anybody has is {' + '.join(most)})"
 
 
 def _fewer(**numbers: tuple[int, int]) -> str:

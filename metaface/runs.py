@@ -7,7 +7,8 @@ domain matrix, comparison of networks and sweep.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ import numpy as np
 from torch import nn
 
 from metaface._digest import array_digest, content_digest, file_digest
-from metaface._json import read_json, write_json
+from metaface._json import read_record, write_record
 from metaface.data import FaceSet
 
+log = logging.getLogger("metaface.runs")
+
 _NAMED = 5  # differing people that a message names
+_SPEED = ("device", "task_chunk")  # options that change speed, memory and rounding alone
+# options that say where something lies: of what lies there, digests are compared
+_PLACES = ("data", "train_data", "test_data", "start", "weights", "domains")
 _digests: WeakKeyDictionary[FaceSet, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -61,24 +67,31 @@ def _plain(value: Any) -> Any:
 def claim(
     out: Path, what: str, resume: bool, options: Mapping[str, Any],
     faces: Mapping[str, FaceSet] | None = None,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Check that the folder ``out`` holds no job, or this one, to be resumed.
 
-    What defines the job is kept in ``settings.json`` there, the options on its top level.
+    What defines the job is kept in ``settings.json`` there, the options on its top level. Device
+    and ``task_chunk`` may change, and the same photographs and weights may lie elsewhere.
 
     Args:
         what: the job is called, such as ``benchmark``.
         options, faces: see :func:`define`; without ``faces`` nothing is written, and only the
             options are compared: before anything is loaded.
 
+    Returns:
+        What of these has changed since the job began, a sentence each; a new one is also said as
+        a warning, once ``faces`` are given.
+
     Raises:
         FileExistsError: there is one, and ``resume`` is not set, or it is another.
     """
     path = out / "settings.json"
     now = define(options, faces=faces)
+    notes: list[str] = []
     if path.is_file():
-        stored = read_json(path)
+        stored = read_record(path)
         people = stored.pop("people", None)
+        notes = stored.pop("changed", [])
         job = stored.pop("job", None)  # which was not written before MetaFace 0.2
         if job is None and not stored.keys() <= now["options"].keys():
             job = "job of another kind"
@@ -92,18 +105,46 @@ def claim(
                 "folder (--out)"
             )
         there = {"options": stored, **({} if people is None else {"people": people})}
-        if changed := differences(there, now):
+        free = _SPEED if people is None or "files" not in stored else (*_SPEED, *_PLACES)
+        if changed := differences(*(_without(free, each) for each in (there, now))):
             raise FileExistsError(
                 f"{out} holds a {what} of other settings or photographs ({changed}): use those, "
                 "or another folder"
             )
+        if faces is not None:
+            new = list(_changes(stored, now["options"]))
+            for note in new:
+                log.warning("%s: %s", out, note)
+            notes = list(dict.fromkeys([*notes, *new]))
     elif any(out.glob("*/result.json")):  # which may be of any other people
         raise FileExistsError(
             f"{out} holds results, and no settings.json that says of what: choose another folder "
             "(--out)"
         )
     if faces is not None:
-        write_json(path, {"job": what, **now["options"], "people": now["people"]})
+        changed_before = {"changed": notes} if notes else {}
+        record = {"job": what, **now["options"], **changed_before, "people": now["people"]}
+        write_record(path, record)
+    return notes
+
+
+def _without(free: Iterable[str], run: Mapping[str, Any]) -> dict[str, Any]:
+    """``run``, but for the options that may change."""
+    return {**run, "options": {n: v for n, v in run["options"].items() if n not in free}}
+
+
+def _changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What was changed of the options that may, in words."""
+    for names, means in (
+        (_SPEED, "figures may differ in rounding, and speeds and what a time limit allows with it"),
+        (_PLACES, "the content is the same"),
+    ):
+        for name in names:
+            # no device was noted before MetaFace 0.2, but for one that was asked for
+            if name not in there or (name == "device" and there[name] is None):
+                continue
+            if changed := differences({name: there[name]}, {name: now.get(name)}):
+                yield f"gone on with where {changed}: {means}"
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:

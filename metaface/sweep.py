@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import os
 import platform
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 
 from metaface import benchmark, distributed, machine, report, runs
+from metaface._digest import content_digest
 from metaface._json import write_json
 from metaface._text import given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.benchmark import RECIPE, Settings
 from metaface.data import FaceSet
 from metaface.fitting import fit_recipe, fit_validation
@@ -93,8 +96,9 @@ def sweep(
             "a sweep shares its storage, not its trials: start it without torchrun, as many times "
             "as you like (--resume)"
         )
-    if trials < 1:
-        raise ValueError(f"trials={trials}: must be at least 1")
+    check_given_counts(1, trials=trials)
+    if parameters is not None:
+        check_once(parameters=parameters)
     settings = settings.checked()
     out = given_path(out, "the results")
     people = _people(settings, progress)
@@ -306,6 +310,14 @@ def _study(
             f"the storage holds a sweep of {learner} of other settings or photographs ({changed}): "
             "use those, or another folder (--out) or --storage"
         )
+    for trial in study.get_trials(deepcopy=False):
+        kept = trial.user_attrs.get(_CHECKSUM)  # which was not written before MetaFace 0.2
+        if kept is not None and kept != _digest(trial, trial.value):
+            raise ValueError(
+                f"the storage is damaged or was changed: trial {trial.number} of {learner} does "
+                "not fit its checksum: put a copy of yours in its place, or choose another folder "
+                "(--out) or --storage"
+            )
     _bury(optuna, study)
     return study
 
@@ -321,6 +333,21 @@ def _fingerprint(learner: str, space: Space, settings: Settings, people: _People
         "space": {n: list(asdict(v).values()) for n, v in space.items()},
     }  # fmt: skip
     return runs.define(agreed, faces=vars(people))
+
+
+_CHECKSUM = "sha256"
+
+
+def _digest(trial: Any, value: float | None) -> str:
+    """Of a trial as a storage gives it back: parameters, curve and what it was worth.
+
+    Optuna gives a pruned one a value of its own: that of its last report.
+    """
+    said = {n: v for n, v in trial.user_attrs.items() if n != _CHECKSUM}
+    reported = {str(step): value for step, value in trial.intermediate_values.items()}
+    if trial.state.name == "PRUNED":
+        value = None
+    return content_digest(json.loads(json.dumps([trial.params, said, reported, value])))
 
 
 def _worker() -> str:
@@ -420,20 +447,28 @@ class _Search:
         try:
             curve = self.train(trial, parameters)
         except _Pruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._done(trial, None)
         except (FloatingPointError, torch.OutOfMemoryError) as why:
             # for the sampler as bad as pruned before the first validation, which is to be avoided
             log.warning("%s, trial %d: %s", self.learner, trial.number, why)
             trial.set_user_attr("why", str(why))
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._done(trial, None)
         except BaseException:
             self.study.tell(trial, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params)  # to be done again
             raise
         else:
             trial.set_user_attr("seconds", time.monotonic() - began)
-            self.study.tell(trial, max(row["val_accuracy"] for row in curve))
+            self._done(trial, max(row["val_accuracy"] for row in curve))
         return True
+
+    def _done(self, trial: Any, value: float | None) -> None:
+        """Tell what a trial was worth (None: it is pruned), with a checksum of all it has."""
+        from optuna.trial import TrialState
+
+        (there,) = (t for t in self.study.get_trials(deepcopy=False) if t.number == trial.number)
+        trial.set_user_attr(_CHECKSUM, _digest(there, value))
+        self.study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
 
     def train(self, trial: Any, parameters: dict[str, Any]) -> list[dict[str, float]]:
         """Train for one trial; the validated rows of its curve."""

@@ -21,7 +21,13 @@ from metaface import checkpoint, distributed, nets, runs
 from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
-from metaface.arguments import check_counts
+from metaface.arguments import (
+    check_counts,
+    check_flags,
+    check_given_counts,
+    check_rates,
+    checked_device,
+)
 from metaface.augment import Augment
 from metaface.data import FaceSet
 from metaface.data.faceset import together
@@ -195,8 +201,16 @@ def train(
             )
     if val is not None and not isinstance(val, FaceSet):
         raise ValueError(f"val must be a FaceSet or None, got a {type(val).__name__}")
-    check_counts(1, patience=patience, val_ways=val_ways, val_shots=val_shots)
-    check_counts(1, val_episodes=val_episodes)
+    if spec is not None and not isinstance(spec, ModelSpec):
+        raise ValueError(f"spec must be a ModelSpec or None, got a {type(spec).__name__}")
+    for name, called in (("on_validation", on_validation), ("on_finish", on_finish)):
+        if called is not None and not callable(called):
+            raise ValueError(f"{name}={called!r}: must be a function or None")
+    check_counts(1, patience=patience, val_ways=val_ways)
+    check_given_counts(1, val_shots=val_shots, val_episodes=val_episodes)
+    check_given_counts(0, seed=seed)
+    check_flags(resume=resume, across=across)
+    check_rates(checkpoint_seconds=checkpoint_seconds)
     budget = Budget(iterations, images, minutes)
     given: dict[str, Any] = {
         "ways": ways,
@@ -521,8 +535,12 @@ def _former_definition(state: dict[str, Any], now: ModelSpec | None) -> dict[str
 
 
 def choose_device(given: str | torch.device | None) -> torch.device:
-    """What was ``given``; None: a GPU where there is one, else the CPU."""
-    return best_device() if given is None else torch.device(given)
+    """What was ``given``; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no device that this machine has.
+    """
+    return best_device() if given is None else checked_device(given)
 
 
 def best_device() -> torch.device:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from metaface._json import plain, write_json
+from metaface._json import plain, read_record, write_json, write_record
 from metaface.cli import main
 from metaface.multitask import Batch, JointFace, MultiTask, Pool, Trunk, comparison
 from metaface.multitask import identification as ident
@@ -315,7 +315,7 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
     written = json.loads((out / "results.json").read_text())
     assert set(written) == set(results) == {
         "settings", "machine", "data", "weights", "trials", "rows", "differences", "cosines",
-        "speed",
+        "speed", "notes",
     }  # fmt: skip
     rows = {row["variant"]: row for row in written["rows"]}
     assert list(rows) == list(TINY.variants)
@@ -348,11 +348,19 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
         return whole(*args, **options)
 
     monkeypatch.setattr(comparison, "fit", noted)
+    kept = read_record(out / "settings.json")
+    write_record(out / "settings.json", kept | {"device": "cuda"})
     again = comparison.run(TINY, out, resume=True, progress=False)
+    assert "device was 'cuda', is 'cpu'" in again["notes"][0]
+    assert "device was" in (out / "report.html").read_text()
     assert trained == ["fixed-seed0"]
     np.testing.assert_equal(
         [row["metrics"] for row in again["rows"]], [row["metrics"] for row in results["rows"]]
     )
+    unit = out / "fixed-seed0/result.json"
+    unit.write_text(unit.read_text().replace('"iterations": 6', '"iterations": 7'))
+    with pytest.raises(ValueError, match="fixed-seed0/result.json is damaged or was changed"):
+        comparison.run(TINY, out, resume=True, progress=False)
 
 
 def people_of(out: Path, name: str) -> list[str]:

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -645,8 +644,9 @@ def test_every_command_closes_its_gallery(tmp_path, monkeypatch, capsys):
     ):
         status = main(arguments)
         assert status == (2 if "none" in arguments[1] else 0), capsys.readouterr().err
-        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        with pytest.raises(GalleryError, match="was closed: open it again") as refused:
             opened[-1].people()
+        assert refused.value.reason == "gallery_closed"
     assert len(opened) == 6
 
 

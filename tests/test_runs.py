@@ -13,6 +13,7 @@ from helpers import patterns, tiny
 from PIL import Image
 
 from metaface import FaceSet, benchmark, cli, cross_domain, runs, sweep, train
+from metaface._json import read_record
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical
 
@@ -205,7 +206,7 @@ def test_a_benchmark_of_before_is_gone_on_with(photos, tmp_path):
     settings = benchmark.Settings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     kept = tmp_path / "out" / "settings.json"
-    stored = json.loads(kept.read_text())
+    stored = read_record(kept)
     del stored["people"], stored["files"], stored["job"]  # as MetaFace 0.1 wrote it
     kept.write_text(json.dumps(stored))
     benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
@@ -236,7 +237,7 @@ def test_a_folder_of_another_kind_of_job_is_refused(photos, tmp_path):
             benchmark.run(settings, tmp_path / "out", resume=resume, progress=False)
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")} == before
     kept = tmp_path / "out" / "settings.json"
-    stored = json.loads(kept.read_text())
+    stored = read_record(kept)
     del stored["job"]  # as MetaFace 0.1 wrote it
     kept.write_text(json.dumps(stored))
     with pytest.raises(FileExistsError, match="holds a job of another kind, not a benchmark"):

@@ -206,7 +206,7 @@ def test_draw_within():
         ({"group": ["a", "b"]}, "group \\[2\\]: need \\[n, D\\], \\[n\\] and \\[n\\]"),
         ({"embeddings": np.full((300, 4), np.nan)}, "not a number"),
         ({"fmr": 1e-5, "fpir": 1e-5}, "a rate of 1e-05 is not measured on .* ask for "),
-        ({"fmr": 1.5, "fpir": 1.5}, "a rate of 1.5"),
+        ({"fmr": 1.5, "fpir": 1.5}, "=1.5: a rate between 0 and 1"),
     ],
 )
 def test_slices_refuse(measure, change, message):

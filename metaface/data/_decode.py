@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from metaface.arguments import is_number
 from metaface.data._listing import is_heif
 from metaface.data._quiet import quiet
 
@@ -66,14 +67,15 @@ class Geometry:
     channels: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.image_size, int) and self.image_size >= 1):
-            raise ValueError(f"image_size must be an int >= 1 (pixels), got {self.image_size!r}")
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")
-        if self.crop is not None and not (self.crop > 0 and math.isfinite(self.crop)):
+        size, channels, crop = self.image_size, self.channels, self.crop
+        if not (isinstance(size, int) and not isinstance(size, bool) and size >= 1):
+            raise ValueError(f"image_size must be an int >= 1 (pixels), got {size!r}")
+        if isinstance(channels, bool) or channels not in (1, 3):
+            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels!r}")
+        if crop is not None and not (is_number(crop) and crop > 0 and math.isfinite(crop)):
             raise ValueError(
                 "crop must be a share of the shorter side (0 < crop <= 1) or a number of pixels "
-                f"(> 1), got {self.crop!r}"
+                f"(> 1), got {crop!r}"
             )
 
     def share(self, shorter: int) -> float:
@@ -201,6 +203,8 @@ def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
+    if not width * height:
+        raise UnreadableError(f"{width}x{height} pixels: there is nothing in it")
     if width * height > MAX_PIXELS:
         raise TooLargeError(f"{width}x{height}: {_too_large()}")
 
@@ -235,6 +239,8 @@ def from_array(pixels: np.ndarray) -> Image.Image:
         pixels = pixels[..., 0]
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[2] in (3, 4)):
         raise ValueError(f"an image array must be [H, W] or [H, W, 1, 3 or 4], got {pixels.shape}")
+    if not pixels.size:
+        raise ValueError(f"an image array must have pixels, got {pixels.shape}")
     if pixels.dtype == bool or np.issubdtype(pixels.dtype, np.floating):
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= 0 and high <= 1):

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from metaface._text import given_path
+from metaface.arguments import check_given_counts
 from metaface.data import _cache
 from metaface.data._decode import Geometry
 from metaface.data._pictures import Items, assemble, decoded
@@ -89,6 +90,7 @@ def load(
             that is none, that finds nothing or that the source has no paths for, or no usable
             person; says what was found and what was expected.
     """
+    check_given_counts(0, min_photos=min_photos, seed=seed)
     named = (
         isinstance(source, (str, os.PathLike)) and os.fspath(source).split(":")[0] != "synthetic"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from metaface._text import printable, same_name
-from metaface.arguments import check_counts
+from metaface.arguments import check_given_counts
 from metaface.data._content import digests, telling
 from metaface.data._skipped import Skipped as Skipped
 
@@ -406,7 +406,7 @@ class FaceSet:
         Raises:
             ValueError: shares out of range, or a part that would have fewer than two people.
         """
-        check_counts(seed=seed)
+        check_given_counts(seed=seed, test_photos=test_photos)
         numbers = isinstance(val, int | float) and isinstance(test, int | float)
         if not numbers or not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
             raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
-from metaface.arguments import check_counts
+from metaface.arguments import check_given_counts, checked_device
 from metaface.data import FaceSet
 from metaface.episodes import BLOCK, EpisodeSampler
 from metaface.intervals import ci95
@@ -120,11 +120,12 @@ def evaluate(
             f"evaluate takes a learner and then a FaceSet, got {_kind(learner)} first: put a "
             "network into a learner, such as metaface.learners.Prototypical(network)"
         )
-    check_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
+    check_given_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
     if (weight := not_finite(learner)) is not None:
         raise ValueError(f"{weight} of the learner holds infinite numbers or NaN: train it again")
     if device is None:
         device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = checked_device(device)
     sampler = EpisodeSampler(
         faces, ways, shots, queries, seed=seed, stream=stream, device=device,
         support_domain=support_domain, query_domain=query_domain,

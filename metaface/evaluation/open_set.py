@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metaface.arguments import between_0_and_1, check_given_counts
 from metaface.intervals import Estimate, share
 from metaface.recognition import scoring
 from metaface.recognition.calibrate import calibrate
@@ -151,14 +152,11 @@ def open_set(
         ValueError: a setting out of range, too few people (what there is, what was asked), or
             scores of the wrong shape or that are not numbers.
     """
-    if min(enrolled, shots, strangers, cohort, galleries) < 1:
-        raise ValueError(
-            f"enrolled={enrolled}, shots={shots}, strangers={strangers}, cohort={cohort}, "
-            f"galleries={galleries}: each must be at least 1"
-        )
-    for rate in (*fpirs, ask):
-        if not 0 < rate < 1:
-            raise ValueError(f"an FPIR of {rate}: must lie between 0 and 1")
+    check_given_counts(
+        1, enrolled=enrolled, shots=shots, strangers=strangers, cohort=cohort, galleries=galleries
+    )
+    fpirs = tuple(between_0_and_1(fpirs=rate) for rate in fpirs)
+    ask = between_0_and_1(ask=ask)
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(person):
         raise ValueError(
@@ -172,7 +170,8 @@ def open_set(
         raise ValueError(
             f"{len(people)} people, {len(able)} of them with more than {shots} photographs, but "
             f"enrolled={enrolled}, strangers={strangers} and cohort={cohort} need {needed} people, "
-            f"{enrolled} of them with more than shots={shots}: ask for fewer, or add people"
+            f"{enrolled} of them with more than shots={shots} (the most that anybody has is "
+            f"{photos.max(initial=0)}): ask for fewer, or add people"
         )
     found = []
     for i in range(galleries):

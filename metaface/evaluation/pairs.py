@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from metaface._text import given_path
+from metaface.recognition.scoring import within
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Pairs:
 def cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Cosine of pairs ``[n, 2]`` of rows, float64 ``[n]``, from unit embeddings."""
     left, right = rows.T
-    return np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64)
+    return within(np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64))
 
 
 def read_pairs(path: str | Path) -> tuple[tuple[str, ...], Pairs]:

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy.stats import rankdata
 
+from metaface.arguments import between_0_and_1
+
 
 def rejection(
     known: np.ndarray, right: np.ndarray, strangers: np.ndarray, fpir: float = 0.01
@@ -27,8 +29,9 @@ def rejection(
         is the AUROC; and bool ``[n]``, whether it is named rightly, whose mean is DIR.
 
     Raises:
-        ValueError: no stranger, or a score that is not a number.
+        ValueError: a rate out of range, no stranger, or a score that is not a number.
     """
+    fpir = between_0_and_1(fpir=fpir)
     known, strangers = np.asarray(known, np.float64), np.asarray(strangers, np.float64)
     if not len(strangers) or np.isnan(known).any() or np.isnan(strangers).any():
         raise ValueError(

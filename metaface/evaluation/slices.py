@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metaface.arguments import between_0_and_1, check_given_counts
 from metaface.evaluation.pairs import cosines
 from metaface.evaluation.verification import FALSE_MATCHES
 from metaface.intervals import Estimate, bootstrap, clopper_pearson
@@ -162,6 +163,7 @@ def slice_verification(
         ValueError: shapes that differ, an embedding that is not a number, no two groups, or too
             few pairs for ``fmr``.
     """
+    fmr = between_0_and_1(fmr=fmr)
     person, group = _checked(embeddings, person, group, by)
     everyone = np.arange(len(person))
     rows, same = draw_within(person, seed)
@@ -210,9 +212,9 @@ def slice_identification(
     Raises:
         ValueError: as for :func:`slice_verification`; nobody with more than ``shots``.
     """
+    fpir = between_0_and_1(fpir=fpir)
+    check_given_counts(1, shots=shots)
     person, group = _checked(embeddings, person, group, by)
-    if shots < 1:
-        raise ValueError(f"shots={shots}: must be at least 1")
     random = np.random.default_rng(seed)
     people, who = np.unique(person, return_inverse=True)
     half = np.empty(len(people), bool)
@@ -227,8 +229,9 @@ def slice_identification(
         enrolled = np.flatnonzero((half == side) & enough)
         if not len(enrolled):
             raise ValueError(
-                f"{int(enough.sum())} people have more than shots={shots} photographs: too few "
-                "to enrol half of them; give fewer shots, or more photographs"
+                f"{int(enough.sum())} people have more than shots={shots} photographs (the most "
+                f"is {np.bincount(who).max()}): too few to enrol half of them; give fewer "
+                "shots, or more photographs"
             )
         number = np.full(len(people), -1)
         number[enrolled] = np.arange(len(enrolled))
@@ -301,9 +304,11 @@ def binned(values: np.ndarray, bins: int = 3) -> np.ndarray:
         bins: at least 2.
 
     Raises:
-        ValueError: fewer than two bins, or numbers that make no two.
+        ValueError: fewer than two bins, numbers that make no two, or infinite ones.
     """
+    check_given_counts(1, bins=bins)
     values = np.asarray(values, np.float64)
+    _refuse_infinite("values", values)
     known = ~np.isnan(values)
     if bins < 2 or len(np.unique(values[known])) < 2:
         raise ValueError(
@@ -311,8 +316,8 @@ def binned(values: np.ndarray, bins: int = 3) -> np.ndarray:
         )
     edges = np.unique(np.quantile(values[known], np.linspace(0, 1, bins + 1)))
     number = np.searchsorted(edges[1:-1], values, side="right")
-    ranges = enumerate(pairwise(edges), 1)
-    names = np.array([f"{k}: {low:.3g} to {high:.3g}" for k, (low, high) in ranges])
+    ranges = enumerate(pairwise(_shown(edges)), 1)
+    names = np.array([f"{k}: {low} to {high}" for k, (low, high) in ranges])
     return np.where(known, names[number], "")
 
 
@@ -322,7 +327,10 @@ def as_groups(name: str, values: Sequence[Any] | np.ndarray, bins: int = 3) -> n
     Args:
         name: of the attribute: true is ``name``, false ``not name``.
         values: bool, numbers (more than 10 different ones are :func:`binned`) or text, where ""
-            is unknown.
+            is unknown, and so is nan among numbers.
+
+    Raises:
+        ValueError: infinite numbers; or as :func:`binned`.
     """
     array = np.asarray(values)
     if array.dtype == bool:
@@ -332,13 +340,46 @@ def as_groups(name: str, values: Sequence[Any] | np.ndarray, bins: int = 3) -> n
             numbers = np.array([float(v) if v else math.nan for v in array.tolist()])
         except ValueError:
             return array
+        if not np.isfinite(numbers).any():  # words such as Nan
+            return array
     else:
         numbers = array.astype(np.float64)
-    if len(np.unique(numbers[~np.isnan(numbers)])) > 10:
+    _refuse_infinite(name, numbers)
+    known, number = np.unique(numbers[~np.isnan(numbers)], return_inverse=True)
+    if len(known) > 10:
         return binned(numbers, bins)
     if array.dtype.kind in "US":
-        return array
-    return np.array(["" if math.isnan(v) else f"{v:g}" for v in numbers])
+        return np.where(np.isnan(numbers), "", array)
+    found = np.full(len(numbers), "", dtype=object)
+    found[~np.isnan(numbers)] = np.array(_shown(known), dtype=object)[number]
+    return found.astype(str)
+
+
+def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
+    infinite = np.flatnonzero(np.isinf(numbers))
+    if len(infinite):
+        raise ValueError(
+            f"{name}: {len(infinite)} of {len(numbers)} values are infinite (the first is number "
+            f"{infinite[0]}, counted from 0): leave empty, or nan, what is not known"
+        )
+
+
+def _shown(numbers: np.ndarray) -> list[str]:
+    """Different numbers as different texts that people read, no longer than they must be: of
+    three digits or more, and never rounded beyond the point."""
+    texts: list[str] = []
+    for digits in range(3, 18):
+        texts = [_written(number, digits) for number in numbers.tolist()]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def _written(number: float, digits: int) -> str:
+    if number and not 1e-4 <= abs(number) < 1e15:
+        return f"{number:.{digits}g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(number)))) if number else 0
+    return str(np.format_float_positional(round(number, decimals), trim="-"))
 
 
 def _checked(
@@ -360,7 +401,7 @@ def _checked(
 
 def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
     """Halfway between the scores that may just pass (``score >= t``) and may just not."""
-    if not 0 < asked < 1 or len(impostor) * asked < FALSE_MATCHES:
+    if len(impostor) * asked < FALSE_MATCHES:
         least = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
         raise ValueError(
             f"a rate of {asked:g} is not measured on {len(impostor)} {what}: with fewer than "

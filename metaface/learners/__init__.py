@@ -59,6 +59,7 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
 def build(
     name: str,
     embedding: nn.Module,
+    /,
     *,
     tune: str | None = None,
     features: int | None = None,
@@ -95,9 +96,10 @@ def build(
     make = LEARNERS[name]
     known = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    unknown = [n for n in options if n not in known]
-    if unknown and not takes_any:
-        taken = [n for n in known if n not in ("self", "embedding")]
+    own = ("self", "embedding")  # which are given already
+    unknown = [n for n in options if n in own or not (takes_any or n in known)]
+    if unknown:
+        taken = [n for n in known if n not in own]
         raise ValueError(
             f"{name} has no option {', '.join(unknown)}: choose of {', '.join(taken) or 'none'}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,8 @@ def _benchmark(o: argparse.Namespace) -> None:
     for name, said in results["data"].items():
         print(f"{name:>5}: {said}")
     print(f"\n{joint_table(results)}\n")
+    for note in results["notes"]:
+        print(f"note: {note}")
     print("± half of the 95% interval over training seeds (of 1-shot accuracy over episodes, too)")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
 
@@ -139,7 +142,7 @@ def _multitask(o: argparse.Namespace) -> None:
         model.start(o.start)
     defined = {
         "people": o.people, "photos": o.photos, "batch": o.batch, "size": o.size, "seed": o.seed,
-        "crops": [content_digest(vars(pool)) for pool, _ in pools[1:]],
+        "crops": [content_digest(vars(replace(pool, name=""))) for pool, _ in pools[1:]],
         "start": runs.digest_of(o.start),
     }  # fmt: skip
     history = fit(

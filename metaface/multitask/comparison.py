@@ -17,9 +17,10 @@ from torch import nn
 
 from metaface import machine, runs
 from metaface._atomic import replacing
-from metaface._json import plain, write_json
+from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import given_path
+from metaface.arguments import check_given_counts, check_once
 from metaface.benchmark import finished, refuse_several_processes
 from metaface.intervals import ci95, interval
 from metaface.multitask import identification
@@ -105,6 +106,7 @@ class Settings:
         Raises:
             ValueError: an unknown variant or task, or numbers out of range.
         """
+        check_once(variants=self.variants)
         for name in self.variants:
             if name not in VARIANTS:
                 raise ValueError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
@@ -114,8 +116,7 @@ class Settings:
         least = {"people": 2, "val_people": 10, "test_people": 10, "photos": 6, "seeds": 1,
                  "batch": 1, "episodes": 1, "search": 0}  # fmt: skip
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {value}")
+            check_given_counts(value, **{name: getattr(self, name)})
         job = self if self.iterations or self.minutes else replace(self, minutes=10.0)
         Budget(job.iterations, minutes=job.minutes)
         return job
@@ -147,12 +148,13 @@ def run(
     Returns:
         What ``results.json`` holds: ``settings``, ``machine``, ``data``, ``weights``, ``rows`` (a
         variant each, every metric with the half-width of its interval), ``differences`` (paired),
-        ``cosines`` between tasks' gradients, ``speed``, ``trials`` of the search.
+        ``cosines`` between tasks' gradients, ``speed``, ``trials`` of the search, ``notes``,
+        what was changed on resuming, a sentence each.
 
     Raises:
         ValueError: bad settings, or several processes.
         FileExistsError: ``out`` holds a comparison, and ``resume`` is not set, or it was of other
-            settings.
+            settings (``device`` may change).
         metaface.training.Interrupted: Ctrl-C; go on with ``resume``.
     """
     from metaface.report import joint as report
@@ -160,7 +162,8 @@ def run(
     refuse_several_processes("the comparison")
     out, settings = given_path(out, "the results"), settings.checked()
     device = choose_device(settings.device)
-    runs.claim(out, "comparison", resume, asdict(settings), {})
+    defined = {**asdict(settings), "device": str(device)}
+    notes = runs.claim(out, "comparison", resume, defined, {})
     pools = _pools(settings, out / "pools", progress)
     train, crowd = pools["train"], _crowd(settings, pools["test"])
     val, test = (_part(settings, pools[name]) for name in ("val", "test"))
@@ -182,7 +185,7 @@ def run(
                 found |= _measured(model, test, settings, device)
                 if hasattr(model, "predict") and "detection" in model.heads:
                     report.overlays(folder / "pictures.png", model, test.scenes, device)
-                write_json(folder / "result.json", found)
+                write_record(folder / "result.json", found)
                 log.info("%s, seed %d: %s", variant, seed, found["metrics"])
             units.append(_numbers(found))
     speed = finished(out / "speed")
@@ -194,7 +197,7 @@ def run(
         }
         right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
         speed = compare_speed(models, right, crowd, test, settings, device, progress)
-        write_json(out / "speed" / "result.json", speed)
+        write_record(out / "speed" / "result.json", speed)
     results: dict[str, Any] = plain({
         "settings": asdict(settings),
         "machine": machine.describe(device),
@@ -205,6 +208,7 @@ def run(
         "differences": list(_differences(units)),
         "cosines": {u["variant"]: u["cosines"] for u in units if u.get("cosines")},
         "speed": speed,
+        "notes": notes,
     })  # fmt: skip
     write_json(out / "results.json", results)
     report.write_joint(out / "report.html", results, out)
@@ -504,7 +508,7 @@ def _search(
             )  # fmt: skip
             metrics = _measured(model, val, settings, device)["metrics"]
             trial = {"weights": weights, "score": metrics["score"], "metrics": metrics}
-            write_json(folder / "result.json", trial)
+            write_record(folder / "result.json", trial)
         given = {task: trial["weights"][task] for task in tasks}
         study.add_trial(
             optuna.trial.create_trial(params=given, distributions=spans, value=trial["score"])

@@ -82,6 +82,7 @@ class GalleryError(RuntimeError):
     - ``unknown_person``: nobody of that name;
     - ``no_crops``: the gallery keeps no crops;
     - ``gallery_busy``: another process holds the lock;
+    - ``gallery_closed``: it is used after it was closed;
     - ``gallery_gone``: the file was deleted or moved while it was open;
     - ``gallery_full``, ``gallery_io``, ``gallery_read_only``: the disk is full, fails, or must
       not be written; the gallery is as it was before, unless the message says more.
@@ -345,8 +346,12 @@ def _named(path: str) -> Iterator[None]:
             "not_a_gallery", f"gallery {path} is damaged: {error}; take a backup"
         ) from error
     except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+            raise GalleryError(
+                "gallery_closed", f"gallery {path} was closed: open it again"
+            ) from error
         if isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError):
-            raise  # a mistake in our calls, such as using a closed gallery
+            raise  # a mistake in our calls
         said = str(error)
         if type(error) not in (sqlite3.DatabaseError, sqlite3.OperationalError):
             said = f"malformed: {said}"  # rows that cannot be, such as two of one number

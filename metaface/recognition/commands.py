@@ -8,6 +8,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from metaface.recognition import embed, importing, known, models
 from metaface.recognition.detect import Cascade, Detector
 from metaface.recognition.draw import check_free, drawn, save
 from metaface.recognition.embed import Embedder
-from metaface.recognition.gallery import Gallery
+from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.photos import in_folder
 from metaface.recognition.recognizer import (
     DEFAULT,
@@ -57,8 +58,26 @@ Options = Callable[[Sequence[str]], dict[str, Any]]
 
 
 def _enroll(o: argparse.Namespace) -> None:
-    with _recognizer(o, create=True, keep_crops=True if o.keep_crops else None) as people:
-        _learn(people, o)
+    new = not Path(o.gallery).exists()
+    try:
+        with _recognizer(o, create=True, keep_crops=True if o.keep_crops else None) as people:
+            _learn(people, o)
+    except BaseException:
+        if new:
+            _remove_if_empty(Path(o.gallery))
+        raise
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Leave no gallery of nobody behind, where one was made for people who could not be enrolled.
+
+    Nor is one removed that cannot be read: then it is not known whose it is.
+    """
+    with suppress(OSError, GalleryError):
+        with Gallery.open(path) as gallery:
+            nobody = not gallery.people() and not len(gallery.strangers()[0])
+        if nobody:
+            path.unlink()
 
 
 def _learn(people: Recognizer, o: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from metaface.recognition.scoring import Cohort, prototypes
+from metaface.recognition.scoring import Cohort, prototypes, within
 from metaface.recognition.search import Exact, Search
 
 FOLDS = 5  # photographs of a person that are left out, one by one
@@ -89,7 +89,8 @@ class Prototypes:
         self, probes: Faces, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         cosines, found = self._nearest(probes.embeddings, 1)
-        return cosines[:, 0] - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
+        best = within(cosines[:, 0])
+        return best - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
     def others(self, faces: Faces, person: np.ndarray) -> np.ndarray:
         """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
@@ -98,7 +99,7 @@ class Prototypes:
         cosines, found = self._nearest(faces.embeddings, 2)
         first = found[:, 0] == person
         best = np.where(first, cosines[:, 1], cosines[:, 0])
-        return best - self.cohort.baseline(faces.embeddings)
+        return within(best) - self.cohort.baseline(faces.embeddings)
 
     def _nearest(self, probes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines, float32 ``[q, k]``, descending, and people, int64 ``[q, k]`` in 0..N-1."""

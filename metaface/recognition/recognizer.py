@@ -19,6 +19,7 @@ import numpy as np
 
 from metaface._progress import track
 from metaface._text import given_path, printable
+from metaface.arguments import between_0_and_1
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.recognition import adaptation, alike, embed, faces, models, strangers
@@ -33,7 +34,7 @@ from metaface.recognition.names import person_name
 from metaface.recognition.newcomers import Newcomers
 from metaface.recognition.photos import Photo, Unusable, listed, name_of
 from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
-from metaface.recognition.scoring import Cohort, prototypes
+from metaface.recognition.scoring import Cohort, prototypes, within
 from metaface.recognition.search import Exact, Search
 
 log = logging.getLogger("metaface.recognition")
@@ -404,6 +405,7 @@ class Recognizer:
         Raises:
             metaface.recognition.Unusable: a photograph without a face, or with several.
         """
+        fmr = between_0_and_1(fmr=fmr)
         pair: list[np.ndarray] = []
         several: list[Chosen] = []
         for photo in (first, second):
@@ -415,7 +417,7 @@ class Recognizer:
                 several.append(_chosen(name_of(photo) or "an image", seen))
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
-        score = float((a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
+        score = float(within(a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
         same, given = score >= threshold, len(cohort) > 0
         return Verified(same, score, threshold, fmr, given, tuple(several))
 
@@ -441,8 +443,7 @@ class Recognizer:
             ValueError: a rate out of range, nobody enrolled, no usable photograph, or all of them
                 look like somebody enrolled.
         """
-        if not 0 < fpir < 1:
-            raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+        fpir = between_0_and_1(fpir=fpir)
         if not self.people():
             raise ValueError(_NOBODY)
         if people is not None:

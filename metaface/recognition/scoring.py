@@ -30,6 +30,11 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
+def within(cosines: np.ndarray) -> np.ndarray:
+    """Cosines in -1..1, which rounding leaves by a little; -inf, nobody was found, stays."""
+    return np.where(np.isfinite(cosines), np.clip(cosines, -1, 1), cosines)
+
+
 class Cohort:
     """Strangers: what a probe resembles anyway.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
+from metaface.arguments import check_given_counts
 from metaface.data.synthetic import _camera as camera
 from metaface.data.synthetic import _geometry as geometry
 from metaface.data.synthetic._occlude import occlude
@@ -75,6 +76,7 @@ def render(
     """
     ids = _person_ids(people)
     dials = _dials(domains)
+    check_given_counts(0, seed=seed, image_size=image_size, photos=photos)
     if photos < 1:
         raise ValueError(f"photos={photos}: give at least 1 photo a person")
     if image_size < 16:
@@ -132,6 +134,8 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def _person_ids(people: int | Sequence[int]) -> np.ndarray:
+    if isinstance(people, bool):
+        raise ValueError(f"people={people}: give at least 1, or a sequence of ids")
     if isinstance(people, (int, np.integer)):
         if people < 1:
             raise ValueError(f"people={people}: give at least 1, or a sequence of ids")
