@@ -884,3 +884,17 @@ def test_an_open_quote_swallows_no_rows(tmp_path):
     (tmp_path / "people.csv").write_text('path,person\na.png,Ana\nb.png,"Bo\nc.png,Bo\n')
     with pytest.raises(ValueError, match=r"people\.csv is not a CSV"):
         load(tmp_path / "people.csv")
+    (tmp_path / "people.csv").write_text('path,person\na.png,"Ana\nb.png,"Bo\nc.png,Bo\n')
+    with pytest.raises(ValueError, match=r"people\.csv"):
+        load(tmp_path / "people.csv")
+    (tmp_path / "people.csv").write_text('path,person\na.png,"Ana\nb.png,Bo"\nc.png,Bo\n')
+    with pytest.raises(ValueError, match=r"people\.csv: .* ends on line 3 .* stray quote"):
+        load(tmp_path / "people.csv")
+
+
+def test_one_odd_name_in_a_zip_spoils_no_other(tmp_path, caplog):
+    data = save(tmp_path / "x.png").read_bytes()
+    names = [NAMES[0].encode(), "\u5c71\u7530".encode("shift-jis")]
+    faces = load(with_raw_names(tmp_path / "z.zip", names, data), image_size=8)
+    assert set(faces.people) == {NAMES[0], names[1].decode("cp437")}
+    assert "1 of its names" in caplog.text

@@ -220,6 +220,13 @@ def test_strips_are_the_whole(mode, monkeypatch):
     assert np.array_equal(read(image), at_once) and at_once.std() > 20
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_wide_pixels_of_narrow_levels_are_not_black(mode):
+    narrow = scene().convert("L")
+    wide = narrow.point(lambda level: level, "I").convert(mode)
+    assert np.array_equal(read(wide), read(narrow))
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_large_photographs_are_reduced_and_boxes_are_not(recognizer, tmp_path, suffix, truth):
     image = scene().resize((6600, 4800), Image.Resampling.BICUBIC)

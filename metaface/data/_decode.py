@@ -27,6 +27,7 @@ _one_large = Lock()
 _MAX_SCANNED = 3_000_000_000  # pixels that a JPEG's scans go over: cameras' have one, others ten
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of JPEG, where a segment starts
 _STRIP = 1_000_000  # pixels converted at once
+_WIDE = 257  # levels of 16 bits in one of 8; a picture of levels to 255 alone is of 8
 FORMATS = (
     *("JPEG", "MPO", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP", "JPEG2000", "AVIF"),
     "HEIF",  # where pillow-heif is installed
@@ -298,18 +299,19 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
+    wide = _WIDE if image.mode.startswith("I") and image.getextrema()[1] > 255 else 1
     plain = Image.new(mode, image.size)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):  # what it takes on the way is several times as large
         strip = image.crop((0, top, image.width, min(image.height, top + rows)))
-        plain.paste(_plain_strip(strip, mode), (0, top))
+        plain.paste(_plain_strip(strip, mode, wide), (0, top))
     return plain
 
 
-def _plain_strip(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, held as I;16, I;16B or I
-        wide = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((wide // 257).astype(np.uint8))
+def _plain_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, or 8, held as I;16, I;16B or I
+        levels = np.asarray(image).clip(0, 255 * wide)
+        image = Image.fromarray((levels // wide).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

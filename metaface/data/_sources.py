@@ -131,21 +131,23 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def _rename(path: Path, archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     unmarked = [e for e in entries if not e.flag_bits & _UTF8 and not e.filename.isascii()]
-    try:
-        names = [entry.filename.encode("cp437").decode("utf-8") for entry in unmarked]
-    except UnicodeError:
+    others = []
+    for entry in unmarked:
+        try:
+            entry.filename = entry.filename.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            others.append(entry.filename)
+        else:
+            archive.NameToInfo[entry.filename] = entry
+    if others:
         log.warning(
             "%s: %d of its names, such as %r, are not in UTF-8, and it does not say in what: they "
             "are likely to be wrong. Pack the zip again with names in UTF-8, or unpack it and give "
             "the folder",
             path,
-            len(unmarked),
-            unmarked[0].filename,
+            len(others),
+            others[0],
         )
-        return
-    for entry, name in zip(unmarked, names, strict=True):
-        entry.filename = name
-        archive.NameToInfo[name] = entry
 
 
 def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
@@ -232,6 +234,11 @@ def _csv(path: Path) -> Source:
             for row in rows:
                 cells = {n: c.strip() for n, c in zip(header, row, strict=False)}
                 name, person = cells.get("path", ""), cells.get("person", "")
+                if any(end in text for text in (name, person) for end in "\n\r"):
+                    raise ValueError(
+                        f"{path}: a path or person that ends on line {rows.line_num} goes over "
+                        "several lines, as a stray quote makes it: mend it"
+                    )
                 if name and person:
                     domain = cells.get("domain") or "all"
                     place = path.parent / name
