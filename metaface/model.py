@@ -65,7 +65,10 @@ class ModelSpec:
                 )
             if start is not None:
                 _start(embedding, start, self)
-            return learners.build(self.learner, embedding, **self.options)
+            learner = learners.build(self.learner, embedding, **self.options)
+        if start is not None and (seen := seen_by(start)):
+            learner.trained_before = (seen,)
+        return learner
 
 
 def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,6 +135,7 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         spec = replace(spec, options={**former, **spec.options})
         learner = spec.build()
         learner.load_state_dict(weights)
+        learner.trained_before = (state["seen"],) if state.get("seen") else ()
         if (weight := nets.not_finite(learner)) is not None:
             raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:

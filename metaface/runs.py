@@ -188,7 +188,7 @@ def settings_of(learner: nn.Module) -> dict[str, Any]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    apart = {"training", "task_chunk", "frugal"}  # which change no result
+    apart = {"training", "task_chunk", "frugal", "trained_before"}  # which change no result
     own = {n: v for n, v in vars(module).items() if n[0] != "_" and n not in apart}
     return {n: v for n, v in own.items() if _in_json(v)}
 

@@ -260,9 +260,9 @@ def train(
     parts = {"training": faces, **({} if val is None else {"validation": val})}
     parts |= getattr(on_finish, "faces", {})
     definition = runs.define(options, learner=learner, faces=parts)
+    seen = seen_people(faces, val) | {"before": list(learner.trained_before)}
     run = _Run(
-        learner.to(device), recipe, budget, sampler, spec, seen_people(faces, val), group,
-        definition,
+        learner.to(device), recipe, budget, sampler, spec, seen, group, definition
     )  # fmt: skip
     path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
 
@@ -561,7 +561,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def _refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
-    if faces.store is val.store:
+    if faces.store is val.store and faces.people == val.people:
         both = {p: faces.people[p] for p in set(faces.person_ids) & set(val.person_ids)}
     else:
         both = val.known(**faces.seen())

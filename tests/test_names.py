@@ -398,7 +398,7 @@ def test_one_odd_name_is_left_out_and_all_others_go_on(run, tmp_path, odd):
 )  # fmt: skip
 def test_invisible_characters_make_no_twins(run, tmp_path, caplog, one, other):
     album(tmp_path / "in" / one, 0)
-    album(tmp_path / "in" / other, 0)
+    album(tmp_path / "in" / other, 1)
     status, said, _ = run("enroll", "in", "--quiet")
     assert status == 0 and "4 photographs enrolled; 1 person" in said
     assert list(Gallery.open("some.gallery").people()) == [one]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from metaface.data import load
 from metaface.data._content import telling
 from metaface.domains import joined, split_together, two_sided
 from metaface.learners import Prototypical
+from metaface.model import load_model
 from metaface.recognition.photos import in_folder
 from metaface.recognition.protocols import aligned
 from metaface.recognition.strangers import opened
@@ -219,6 +221,85 @@ def test_at_another_size_people_are_known_by_their_source(tmp_path, caplog):
     (tmp_path / "photos").rename(tmp_path / "moved")
     moved = load(tmp_path / "moved", image_size=16)
     assert people_of(moved.unseen(**seen)) == people_of(small.of_people(range(6, 12)))
+
+
+def test_at_another_crop_people_are_known_by_their_source_and_it_is_said(tmp_path, caplog):
+    whole = load(album(tmp_path / "photos"), image_size=16)
+    seen = whole.of_people(range(6)).seen()
+    close = load(tmp_path / "photos", image_size=16, crop=0.6)
+    assert people_of(close.unseen(**seen)) == people_of(whole.of_people(range(6, 12)))
+    assert not caplog.records[:-1]
+    album(tmp_path / "set" / "photos", NAMES, first=5000)
+    (tmp_path / "set" / "photos" / "Ana" / "0.png").unlink()
+    other = load(tmp_path / "set" / "photos", image_size=16, crop=0.6)
+    caplog.clear()
+    assert people_of(other.unseen(**seen)) == people_of(whole.of_people(range(6, 12)))
+    renamed = dataclasses.replace(other, name="others")
+    caplog.clear()
+    assert renamed.unseen(**seen) is renamed
+    assert "another size or crop" in caplog.text and "is not known" in caplog.text
+
+
+def test_people_called_by_numbers_are_warned_of_too(tmp_path, caplog):
+    one = load(album(tmp_path / "one", ["0000045", "0000099"]), image_size=16)
+    other = load(album(tmp_path / "other", ["0000045"], first=5000), image_size=16)
+    assert other.unseen(**one.seen()) is other
+    assert "1 people have names of people of one (0000045)" in caplog.text
+
+
+def test_whom_the_first_weights_have_seen_is_known_for_good(tmp_path, capsys, monkeypatch):
+    """However often training started from what training made."""
+    monkeypatch.chdir(tmp_path)
+    album(tmp_path / "a", [f"a{n}" for n in range(10)])
+    album(tmp_path / "b", [f"b{n}" for n in range(10)], first=9000)
+    words = ["train", "--learner", "prototypical", "--iterations", "1", "--image-size", "16",
+             "--embedding", "conv4-32", "--ways", "2", "--shots", "1", "--queries", "1",
+             "--quiet"]  # fmt: skip
+    assert main([*words, "--data", "a", "--out", "1"]) == 0
+    assert main([*words, "--data", "b", "--out", "2", "--start", "1/checkpoint.pt"]) == 0
+    assert main([*words, "--data", "b", "--out", "3", "--start", "2/checkpoint.pt"]) == 0
+    asked = ["--data", "a", "--ways", "2", "--episodes", "2", "--queries", "1", "--quiet"]
+    left = set()
+    for number in "123":
+        capsys.readouterr()
+        assert main(["evaluate", f"{number}/checkpoint.pt", *asked]) == 0
+        left.add(capsys.readouterr().out.split("\n")[0])
+    (said,) = left  # by each of the three
+    assert said.startswith("test: a: 2 people")
+    learner, _ = load_model("2/checkpoint.pt")
+    faces = load("b", image_size=16)
+    train(learner, faces, iterations=1, ways=2, shots=1, queries=1, out="4", progress=False)
+    seen = checkpoint.load("4/checkpoint.pt")["seen"]
+    assert people_of(load("a", image_size=16).unseen(**seen)) == people_of(
+        load("a", image_size=16).unseen(**checkpoint.load("1/checkpoint.pt")["seen"])
+    )
+
+
+def test_parts_of_one_data_set_share_people_by_name(tmp_path):
+    data = pytest.importorskip("torch.utils.data")
+
+    class Numbered(data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            return picture(i), i % 5
+
+    base = Numbered()
+    one, other = (data.Subset(base, range(*ends)) for ends in ((0, 10), (10, 20)))
+    faces, val = load(one, image_size=16), load(other, image_size=16)
+    with pytest.raises(ValueError, match="5 people are in both training and validation"):
+        train(Prototypical(tiny()), faces, val, iterations=1, ways=2, progress=False)
+    others = load(Numbered(), image_size=16)
+    assert len(others.known(**faces.seen())) == 5  # by their photographs
+
+
+def test_one_array_with_other_numbers_is_of_the_same_people():
+    images = np.stack([np.asarray(picture(n)) for n in range(8)])
+    faces = FaceSet.from_arrays(images, np.arange(8) // 2, people=list("abcd"), name="one")
+    val = FaceSet.from_arrays(images, 3 - np.arange(8) // 2, people=list("wxyz"), name="two")
+    with pytest.raises(ValueError, match="4 people are in both training and validation"):
+        train(Prototypical(tiny()), faces, val, iterations=1, ways=2, progress=False)
 
 
 def test_parts_of_one_source_share_people_by_name(tmp_path):

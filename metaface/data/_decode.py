@@ -299,7 +299,8 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
-    wide = _WIDE if image.mode.startswith("I") and image.getextrema()[1] > 255 else 1
+    most: Any = image.getextrema()[1] if image.mode.startswith("I") else 0
+    wide = _WIDE if most > 255 else 1
     plain = Image.new(mode, image.size)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):  # what it takes on the way is several times as large

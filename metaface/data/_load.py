@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache as once
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 
 from metaface._text import given_path
 from metaface.arguments import check_given_counts
@@ -21,9 +25,11 @@ from metaface.data._decode import Geometry
 from metaface.data._pictures import Items, assemble, decoded
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import EXPECTED, Photo, open_source
-from metaface.data.faceset import FaceSet
+from metaface.data.faceset import FaceSet, together
 
 IMAGE_SIZE = 28  # pixels: the default of every command and function that takes photographs
+
+_tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of data sets
 
 log = logging.getLogger("metaface.data")
 
@@ -138,8 +144,9 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
 
         faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
         return replace(
-            faces, name=source.name, source=listing, skipped=(*source.skipped, *faces.skipped)
-        )
+            faces, name=source.name, source=listing, crop=geometry.crop or 1.0,
+            skipped=(*source.skipped, *faces.skipped),
+        )  # fmt: skip
 
 
 def _matching(photos: list[Photo], only: str, path: Path) -> list[Photo]:
@@ -168,7 +175,29 @@ def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
         return assemble(name, given.outcomes(geometry, progress), geometry, out)
 
     faces = _cache.in_memory(build)
-    return replace(faces, name=name, people=tuple(given.people(faces.people)))
+    return replace(
+        faces, name=name, people=tuple(given.people(faces.people)), crop=geometry.crop or 1.0,
+        source=together(_token(base) for base in _bases(source)),
+    )  # fmt: skip
+
+
+def _bases(dataset: Any) -> Iterator[Any]:
+    """The data sets that a torch ``Subset`` or ``ConcatDataset`` is made of; else itself."""
+    if isinstance(dataset, Subset):
+        yield from _bases(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from _bases(part)
+    else:
+        yield dataset
+
+
+def _token(dataset: Any) -> str:
+    """What is the same for all parts of one data set, in this process."""
+    try:
+        return _tokens.setdefault(dataset, secrets.token_hex(8))
+    except TypeError:  # it has no hash, or cannot be pointed at weakly
+        return ""
 
 
 def _synthetic(

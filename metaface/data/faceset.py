@@ -42,6 +42,7 @@ class FaceSet:
         name: what the set is called in reports.
         source: a digest of what the set was loaded from, all of it: sets of one source have one,
             wherever it lies, and whatever part of it they are. Empty: not known.
+        crop: the centre crop the photographs were given (1.0: the largest square); None: not known.
         skipped: photographs that could not be read.
         truth: ground truth of each photograph of ``store`` (procedural faces only), ``[T, ...]``.
         versions: how many versions of each photograph ``store`` holds: v of the photograph
@@ -60,6 +61,7 @@ class FaceSet:
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     versions: int = 1
     source: str = ""
+    crop: float | None = None
 
     @classmethod
     def from_arrays(
@@ -172,7 +174,7 @@ class FaceSet:
                 "%d photographs are in several of %s: each is in the first of them alone",
                 again, ", ".join(map(printable, parts)),
             )  # fmt: skip
-        return cls.from_arrays(
+        found = cls.from_arrays(
             np.concatenate([part.images for part in kept.values()]),
             np.concatenate(
                 [
@@ -187,6 +189,8 @@ class FaceSet:
             source=together(part.source for part in parts.values()),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
+        crops = {part.crop for part in parts.values()}
+        return replace(found, crop=crops.pop() if len(crops) == 1 else None)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -222,8 +226,8 @@ class FaceSet:
         """The people of this view, as :meth:`known` and :meth:`unseen` of another set take them.
 
         To be kept in a file: ``data``, the set's name; ``source``; ``people``, their names; and
-        ``photos``: the ``shape`` of a photograph, ``digests`` of all of them, int64 ``[M]``, and
-        ``whose`` each is, int64 ``[M]``, an index into ``people``.
+        ``photos``: the ``shape`` and ``crop`` of a photograph, ``digests`` of all of them, int64
+        ``[M]``, and ``whose`` each is, int64 ``[M]``, an index into ``people``.
         """
         number = np.full(len(self.people), -1)
         number[self.person_ids] = np.arange(len(self.person_ids))
@@ -233,6 +237,7 @@ class FaceSet:
             "people": [self.people[p] for p in self.person_ids],
             "photos": {
                 "shape": list(self.image_shape),
+                "crop": self.crop,
                 "digests": torch.from_numpy(self.contents),
                 "whose": torch.from_numpy(number[self.person]),
             },
@@ -240,18 +245,20 @@ class FaceSet:
 
     def known(
         self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
-        source: str = "",
+        source: str = "", before: Sequence[Mapping[str, Any]] = (),
     ) -> dict[int, str]:  # fmt: skip
         """Who of this view is among other people, such as those seen in training.
 
         A person is known by their photographs, whatever the names: one photograph of theirs that is
         one of the others' is enough. By name are known, as well: procedural people; those of
         another part of one source, or of one set (``faces/train`` and ``faces/val``); and those of
-        a set of the same name whose photographs are not known, or only at another size. Other
-        people of equal names are other people, which a warning says.
+        a set of the same name whose photographs are not known, or only at another size or crop.
+        Other people of equal names are other people, which a warning says.
 
         Args:
             data, people, photos, source: see :meth:`seen`.
+            before: others, each as :meth:`seen` has them: those whom the weights that training
+                started from were trained on.
 
         Returns:
             What each is called there, by id.
@@ -259,7 +266,7 @@ class FaceSet:
         pairs = zip(_keys(data, people), people, strict=True)
         names = {key: name for keys, name in pairs for key in keys}
         mine = _keys(self.name, self.people)
-        compared = photos is not None and list(photos["shape"]) == list(self.image_shape)
+        compared = photos is not None and _comparable(photos, self)
         found: dict[int, str] = {}
         if compared:
             assert photos is not None
@@ -274,8 +281,15 @@ class FaceSet:
             for key in keys:
                 if by_name or key.startswith(f"{SYNTHETIC}/"):
                     found.setdefault(person, names[key])
+        for earlier in before:
+            found = self.known(**earlier) | found
         others = [self.people[p] for p, keys in alike.items() if keys and p not in found]
-        if any(not name.isdecimal() for name in others):
+        if not (photos is None or compared or by_name or _is_synthetic(self.name, data)):
+            log.warning(
+                "%s: its photographs have another size or crop than those of %s: nobody is known "
+                "by them, only by name", printable(self.name), printable(data),
+            )  # fmt: skip
+        if others:
             log.warning(
                 "%s: %d people have names of people of %s (%s), and %s: they are taken for other "
                 "people; where they are not, leave them out",
@@ -287,17 +301,18 @@ class FaceSet:
 
     def unseen(
         self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
-        source: str = "",
+        source: str = "", before: Sequence[Mapping[str, Any]] = (),
     ) -> FaceSet:  # fmt: skip
         """The view without the people who are :meth:`known` from training; a warning names them.
 
         Args:
             data, people, photos, source: who was seen in training; see :meth:`seen`.
+            before: see :meth:`known`.
 
         Raises:
             ValueError: nobody is left.
         """
-        known = self.known(data, people, photos, source)
+        known = self.known(data, people, photos, source, before)
         if not known:
             return self
         who = [
@@ -524,6 +539,16 @@ def together(names: Iterable[str]) -> str:
     """The name, or the source, of a set of several."""
     parts = dict.fromkeys(one for name in names for one in name.split(" + "))
     return " + ".join(part for part in parts if part)
+
+
+def _comparable(photos: Mapping[str, Any], faces: FaceSet) -> bool:
+    """Whether equal photographs have equal pixels, as far as is known."""
+    crops = {photos.get("crop"), faces.crop} - {None}
+    return list(photos["shape"]) == list(faces.image_shape) and len(crops) < 2
+
+
+def _is_synthetic(*names: str) -> bool:
+    return all(name.split(":")[0] == SYNTHETIC for name in names)
 
 
 def _shared(one: str, other: str) -> bool:

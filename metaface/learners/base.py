@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -104,6 +104,7 @@ class MetaLearner(nn.Module):
         frugal: whether memory goes before speed: one chunk after the other, on all threads, of one
             task where ``task_chunk`` does not say more.
         pixel_range: of the photographs that :meth:`adapt` and its classifier take.
+        trained_before: whom its first weights were trained on, as ``FaceSet.seen`` has them.
 
     Raises:
         ValueError: an embedding that is no network, or cannot be adapted: it draws random numbers
@@ -117,6 +118,7 @@ class MetaLearner(nn.Module):
         check_embedding(embedding)
         self.embedding = embedding
         self.task_chunk: int | None = None
+        self.trained_before: tuple[Mapping[str, Any], ...] = ()
         self.frugal = False
         self.pixel_range = (0.0, 1.0)
 
