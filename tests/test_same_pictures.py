@@ -489,11 +489,13 @@ def test_half_of_the_enrolled_among_the_strangers_are_listed_and_change_little(r
         listed = [r.getMessage() for r in caplog.records if "looks like" in r.getMessage()]
         given += len(among)
         missing += sum(not any(f"{f} looks like" in line for line in listed) for f in among)
-        moved.append(abs(found.threshold - clean.threshold))
+        moved.append(found.threshold - clean.threshold)
         moved_tpir.append(abs(found.tpir - clean.tpir))
         assert found.verified and 290 <= found.strangers <= 305
     assert given >= 230 and missing <= 0.02 * given
-    assert np.median(moved) <= 0.02 and max(moved) <= 0.06 and max(moved_tpir) <= 0.03
+    assert np.median(np.abs(moved)) <= 0.02 and np.mean(np.abs(moved) <= 0.022) >= 0.8
+    assert -0.03 <= min(moved) and max(moved) <= 0.1  # more cautious, where somebody is not told
+    assert np.median(moved_tpir) <= 0.01 and max(moved_tpir) <= 0.06
 
 
 @pytest.mark.slow
