@@ -30,6 +30,7 @@ def same_name(name: str) -> str:
     Unicode's normal form C ("José" typed in two ways is one), plain spaces and none around it,
     without characters that nobody sees. A name of which nothing would be left stays as it is.
     """
+    name = str.__str__(name)  # numpy's text, or an enumeration's, is no other name
     if name.isascii() and name.isprintable() and name == name.strip():
         return name  # nearly all are
     return unicodedata.normalize("NFC", _SPACE.sub(" ", without_unseen(name)).strip()) or name

@@ -13,6 +13,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -868,3 +869,24 @@ def test_killed_while_forgetting(path: Path) -> None:
         for gone in range(min(left)):
             assert traces(there, faces(5, gone)) == 0
             assert f"person {gone}".encode() + b"\0" not in there
+
+
+@pytest.mark.parametrize("kind", [np.str_, Enum("Who", {"ANA": "Ana"}, type=str)])
+def test_text_of_another_kind_damages_nothing(path: Path, kind: Any) -> None:
+    with Gallery(path, **MODEL) as gallery:
+        gallery.add("Bo", faces(1, 1))
+        gallery.add(kind("Ana"), faces(2, 0))
+        assert gallery.people() == {"Bo": 1, "Ana": 2} and len(gallery.enrolled().names) == 2
+        assert gallery.forget(kind("Ana")) == 2
+        assert gallery.people() == {"Bo": 1}
+    with Gallery.open(path) as gallery:
+        assert gallery.people() == {"Bo": 1}
+
+
+def test_the_journal_of_a_deleted_gallery_is_removed(path: Path) -> None:
+    gallery = Gallery(path, **MODEL)
+    gallery.add("Ana", faces(2, 0))
+    assert Path(f"{path}-journal").exists()
+    path.unlink()
+    gallery.close()
+    assert on_disk(path.parent) == b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,16 @@ from PIL import Image, ImageOps
 
 from metaface.cli import main
 from metaface.data._sources import open_source
-from metaface.recognition import Gallery, Recognizer, alike, embed, faces, strangers
+from metaface.recognition import (
+    Gallery,
+    GalleryError,
+    Recognizer,
+    alike,
+    embed,
+    faces,
+    newcomers,
+    strangers,
+)
 from metaface.recognition.faces import Seen
 from metaface.recognition.names import folded
 from metaface.recognition.scoring import Cohort, unit
@@ -230,6 +240,13 @@ def test_strict_refuses_and_enrols_nothing(tmp_path):
     with pytest.raises(ValueError, match="ana cannot be enrolled.*Ana is enrolled"):
         people.enroll("ana", album(1), strict=True)
     assert people.people() == {"Ana": 3}
+    with pytest.raises(ValueError, match="Bo cannot be enrolled.*enrolled as Ana, too"):
+        people.enroll("Bo", album(0), strict=True)
+    people.enroll("Cy", album(3))
+    with pytest.raises(ValueError, match="Cy cannot be enrolled.*enrolled as Ana, too.*with it"):
+        people.enroll("Cy", [*album(3), *album(0)], strict=True)  # though some are Cy's already
+    assert people.people() == {"Ana": 3, "Cy": 3}
+    people.forget("Cy")
     write(tmp_path / "ana", album(1))
     write(tmp_path / "Bo", album(2))
     bad, good = people.enroll_all(tmp_path, progress=False, strict=True)
@@ -237,6 +254,51 @@ def test_strict_refuses_and_enrols_nothing(tmp_path):
         bad, good = good, bad
     assert (bad.used, len(bad.skipped), good.used) == (0, 3, 3)
     assert people.people() == {"Ana": 3, "Bo": 3}
+
+
+def test_two_who_enrol_the_same_people_double_nobody(tmp_path):
+    """Recognisers of one file, as two processes have them: the other one's are known at once."""
+    path = tmp_path / "a.gallery"
+    new(path).close()
+    albums = {f"person {i}": album(i, 2) for i in range(12)}
+
+    def enrol(order) -> None:
+        with new(path) as people:
+            for name in order:
+                people.enroll(name, albums[name])
+
+    orders = (list(albums), list(albums)[::-1])
+    threads = [threading.Thread(target=enrol, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with new(path) as people:
+        assert people.people() == dict.fromkeys(people.people(), 2) and len(people.people()) == 12
+
+
+def test_who_was_forgotten_meanwhile_can_be_enrolled_again(tmp_path, monkeypatch):
+    path = tmp_path / "a.gallery"
+    people, other = new(path), new(path)
+    people.enroll("Ana", album(0))
+    people.enroll("Bo", album(1))
+    busy = []
+
+    def held(*args):
+        other.gallery._store._db.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(GalleryError) as refused:  # it has to wait
+            other.forget("Ana")
+        busy.append(refused.value.reason)
+        return ()
+
+    monkeypatch.setattr(newcomers.Newcomers, "remarks", held)
+    people.enroll("Cy", album(2))
+    monkeypatch.undo()
+    assert busy == ["gallery_busy"]
+    other.gallery._store._db.execute("PRAGMA busy_timeout = 5000")
+    other.forget("Ana")
+    assert people.enroll("Ana", album(0)).used == 3
+    assert people.people() == {"Bo": 3, "Cy": 3, "Ana": 3}
 
 
 # ---------------------------------------------------------------- strangers
@@ -254,6 +316,36 @@ def test_copies_of_strangers_count_once(caplog):
     assert (one.strangers, one.stranger_photos, one.verified) == (1, 1, False)
     assert "unverified, from 1 different stranger" in str(one)
     assert one.threshold > -0.2
+
+
+def test_many_photographs_of_one_stranger_drop_nobody_else(tmp_path, caplog):
+    """Whoever it is: copies, or hundreds of photographs that look nearly alike."""
+    people = new()
+    for i in range(6):
+        people.enroll(f"person {i}", album(i))
+    clean = people.calibrate(others(), 0.05, progress=False)
+    for one in range(1000, 1120, 8):
+        found = people.calibrate([*others(), *[portrait(one)] * 150], 0.05, progress=False)
+        assert (found.lookalikes, found.threshold) == (clean.lookalikes, clean.threshold)
+    random = rng(0)
+    best, base = random.normal(0.3, 0.05, 300), random.normal(0.2, 0.02, 300)
+    for one in range(300):
+        same = np.full(150, one)
+        noise = random.normal(0, 0.002, 150)
+        does, _ = strangers.look_enrolled(
+            np.concatenate([best, best[same] + noise]), np.concatenate([base, base[same]]),
+            np.concatenate([np.arange(300), same]), 40, 0.45, people.embedder,
+        )  # fmt: skip
+        assert len(np.unique(np.flatnonzero(does[:300]))) <= 3, one
+
+
+def test_only_the_likest_of_those_who_perhaps_look_enrolled_are_listed(caplog):
+    people = new()
+    for i in range(12):
+        people.enroll(f"person {i}", album(i, 1))
+    people.calibrate([*others(), *(portrait(i, 5) for i in range(12))], 0.02, progress=False)
+    lines = [r.getMessage() for r in caplog.records]
+    assert sum("perhaps" in line and "looks like" in line for line in lines) <= 5
 
 
 def test_strangers_who_share_a_picture_are_one(tmp_path, caplog):
@@ -494,7 +586,7 @@ def test_half_of_the_enrolled_among_the_strangers_are_listed_and_change_little(r
         assert found.verified and 290 <= found.strangers <= 305
     assert given >= 230 and missing <= 0.02 * given
     assert np.median(np.abs(moved)) <= 0.02 and np.mean(np.abs(moved) <= 0.022) >= 0.8
-    assert -0.03 <= min(moved) and max(moved) <= 0.1  # more cautious, where somebody is not told
+    assert min(moved) >= -0.03 and max(moved) <= 0.1  # more cautious, where somebody is not told
     assert np.median(moved_tpir) <= 0.01 and max(moved_tpir) <= 0.06
 
 

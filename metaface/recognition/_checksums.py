@@ -40,6 +40,8 @@ class Damaged(ValueError):
 
 def of_row(row: Sequence[Any]) -> int:
     """A hash of one row's values and their types, 0..2^64-1."""
+    # as they come back: text of numpy, or of an enumeration, is stored as text
+    row = tuple(str.__str__(value) if isinstance(value, str) else value for value in row)
     blobs = [value for value in row if isinstance(value, bytes)]
     kept = tuple((len(v),) if isinstance(v, bytes) else v for v in row) if blobs else row
     # ascii, since what repr escapes depends on Python's version

@@ -207,8 +207,12 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk when it ends, or undone where an error ends it."""
+        """A transaction that is on the disk when it ends, or undone where an error ends it; within
+        another, a part of it."""
         with self._lock, _named(self.path):
+            if self._db.in_transaction:
+                yield self._db
+                return
             self._follow()
             with _transaction(self._db, "BEGIN IMMEDIATE"):
                 yield self._db
@@ -267,10 +271,13 @@ class Store:
 
     def _own_journal(self) -> str | None:
         """The journal, unless it is that of another file, which has taken this one's name."""
-        with contextlib.suppress(OSError):
-            if not self.memory and _identity(self._given) == self._file:
-                return self._journal
-        return None
+        try:
+            own = not self.memory and _identity(self._given) == self._file
+        except FileNotFoundError:  # it was deleted or moved, and the journal was left
+            own = True
+        except OSError:
+            own = False
+        return self._journal if own else None
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -285,7 +292,9 @@ def _finish(db: _Connection, journal: str | None) -> None:
         # left to the other process where one is writing
         with contextlib.suppress(sqlite3.Error, OSError):
             db.execute("PRAGMA busy_timeout = 0")
-            with _transaction(db, "BEGIN IMMEDIATE"):
+            # to a file without its name SQLite writes no more, in any process
+            gone = not os.path.exists(journal.removesuffix("-journal"))
+            with contextlib.nullcontext() if gone else _transaction(db, "BEGIN IMMEDIATE"):
                 _zero(journal)
     db.close()
 

@@ -87,6 +87,11 @@ class Calibration:
                 f"unverified, from {different}: too few strangers for {100 * self.fpir:g}%, which "
                 f"needs {needed(self.fpir)}; all of them are below it"
             )
+        elif self.lookalikes:
+            text += (
+                "unverified, all strangers that were given look like somebody enrolled: give "
+                "others (metaface calibrate --strangers DIR)"
+            )
         else:
             text += "unverified, no strangers were given (metaface calibrate --strangers DIR)"
         if self.tpir is not None:
@@ -94,7 +99,7 @@ class Calibration:
                 f"; {100 * self.tpir:.1f}% of {self.tpir_photos} enrolled photographs are named "
                 "when left out"
             )
-        if self.lookalikes:
+        if self.lookalikes and self.strangers:
             text += (
                 f"; {self.lookalikes} photographs of strangers look like somebody enrolled and are "
                 "left out"

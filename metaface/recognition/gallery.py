@@ -425,6 +425,15 @@ class Gallery:
                 self._same(db)
             yield
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """What this thread reads and writes in the block is one change, all of it or nothing; other
+        threads, and other processes that change the gallery, wait for its end."""
+        with self._store.writing() as db:
+            with self._refusing():
+                self._same(db)
+            yield
+
     def close(self) -> None:
         """Close the file; the gallery cannot be used any more. Closing twice is fine."""
         self._store.close()

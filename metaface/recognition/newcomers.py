@@ -45,6 +45,9 @@ class Newcomers:
             self._folded[folded(name)] = name
         self._faces, self._person = enrolled.embeddings, enrolled.person
         self._count = len(self._person)
+        order = np.argsort(self._person, kind="stable")
+        ends = np.cumsum(np.bincount(self._person, minlength=len(self._names)))[:-1]
+        self._rows = dict(enumerate(np.split(order, ends))) if self._names else {}
         self._people = enrolled.embeddings[:0]
         if self._names:
             self._people = prototypes(self._faces, self._person, len(self._names))
@@ -96,6 +99,7 @@ class Newcomers:
             self._person = _longer(self._person, stop)
         self._faces[self._count : stop] = embeddings
         self._person[self._count : stop] = number
+        self._rows[number] = np.concatenate([self._of(name), np.arange(self._count, stop)])
         self._count = stop
         if number >= len(self._people):
             self._people = _longer(self._people, len(self._names))
@@ -104,7 +108,7 @@ class Newcomers:
         np.maximum(self._best, self._strangers.embeddings @ mine, out=self._best)
 
     def _of(self, name: str) -> np.ndarray:
-        return np.flatnonzero(self._person[: self._count] == self._names.get(name, -1))
+        return self._rows.get(self._names.get(name, -1), np.empty(0, np.int64))
 
     def _nearest(self, embeddings: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The largest cosine of each with the faces of some rows, and which that is."""

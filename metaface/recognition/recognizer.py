@@ -223,7 +223,7 @@ class Recognizer:
         name, given = person_name(name), listed(photos)
         seen = self._seen(given, faces.to_enrol)
         outcome = next(iter(self._enrolled(name, given, seen, strict)))
-        if not (outcome.used or outcome.repeated):
+        if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
         return outcome
@@ -289,7 +289,7 @@ class Recognizer:
     ) -> Enrolment:
         """Enrol photographs, by what each is called, of a person; others were ``skipped``."""
         embeddings = np.concatenate([one.embeddings for one in good])
-        with self._enrolling:
+        with self._enrolling, self.gallery.changing():
             newcomers = self._held_against()
             new = np.flatnonzero(~newcomers.repeated(name, embeddings))
             repeated = len(good) - len(new)
@@ -301,7 +301,8 @@ class Recognizer:
             for remark in remarks:
                 log.warning("%s: %s", printable(name), printable(remark))
             if remarks and strict:
-                skipped = skipped + [Skipped(path, "; ".join(remarks)) for path in paths]
+                reasons = ["; ".join(remarks), *["refused with it"] * (len(paths) - 1)]
+                skipped = skipped + list(map(Skipped, paths, reasons))
                 return Enrolment(name, 0, tuple(skipped), repeated, remarks)
             keeps = self.gallery.keep_crops
             crops = np.concatenate([one.crops for one in good]) if keeps else None
@@ -314,12 +315,11 @@ class Recognizer:
 
     def _held_against(self) -> Newcomers:
         """What new photographs are held against; made anew where others changed the gallery."""
-        with self.gallery.moment():
-            version = self._version()
-            if self._newcomers is None or self._newcomers[0] != version:
-                everyone = self.gallery.enrolled()
-                made = Newcomers(everyone, self._cohort(), self._fpir(), self.embedder)
-                self._newcomers = version, made
+        version = self._version()
+        if self._newcomers is None or self._newcomers[0] != version:
+            everyone = self.gallery.enrolled()
+            made = Newcomers(everyone, self._cohort(), self._fpir(), self.embedder)
+            self._newcomers = version, made
         return self._newcomers[1]
 
     def people(self) -> dict[str, int]:
@@ -469,7 +469,8 @@ class Recognizer:
         """Have a meta-learner, rather than prototypes, tell the enrolled people apart.
 
         It is kept only if, on enrolled photographs left out one by one, it names no fewer of them
-        at the same rate of false alarms; see ``metaface.recognition.adaptation``.
+        at the same rate of false alarms; else all stays as it was. See
+        ``metaface.recognition.adaptation``.
 
         Args:
             learner: one of ``metaface.learners.LEARNERS``, adapted from the gallery's own embedding
@@ -508,8 +509,9 @@ class Recognizer:
             near = alike.near_picture(self.embedder)
             known = (held, enrolled.person)
             tried = adaptation.judged(learner, options, make, known, strange, fpir, near)
-        self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
-        self._own.changed = True
+        if tried is None or tried.kept:
+            self.gallery.set_setting("adaptation", None if tried is None else tried.as_dict())
+            self._own.changed = True
         return tried
 
     # -- from one to the other ---------------------------------------------------------------
@@ -706,6 +708,8 @@ class Recognizer:
             log.warning("photographs of strangers skipped: %s", found)
         embeddings = np.concatenate([one.embeddings for one in good])
         enrolled = self.gallery.enrolled()
+        if not enrolled.names:
+            raise ValueError(_NOBODY)
         rows, person = strangers.different(embeddings, photographs, enrolled, self.embedder)
         crops = None
         if self.gallery.keep_crops:

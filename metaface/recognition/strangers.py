@@ -28,9 +28,11 @@ from metaface.recognition.photos import Photo, in_folder, listed, name_of
 from metaface.recognition.scoring import Cohort, prototypes, unit
 
 _PROCEDURAL = 128  # people, enough for a rate of 1%
+_LISTED = 5  # photographs that perhaps show somebody enrolled, of more
 _PAIRED = 2000  # photographs of strangers that are compared with each other
 _AT_ONCE = 2**22  # cosines
 _ENOUGH = 20  # people whose middle and spread mean something
+_NARROWEST = 0.02  # least spread; that of hundreds of strangers is 0.04 to 0.07
 _RARE, _FALLS = 0.02, 1.25  # the share of strangers 3 spreads above their middle; 1 more, e^-1.25
 _MISTAKEN = 0.1  # of those who are found to look enrolled, strangers
 _UNUSUAL = 5.0  # spreads above their middle: 0.15% of strangers lie there
@@ -133,23 +135,29 @@ def different(
             len(given) - len(rows),
         )
     cohort = Cohort(embeddings[rows], person[rows])
-    found = held_against(embeddings, person, cohort, enrolled.embeddings, enrolled.person, embedder)
-    for which, done in (
-        (found.does, "left out of the strangers"),
-        (found.perhaps, "perhaps; not left out"),
+    found = held_against(
+        cohort.embeddings, cohort.person, cohort, enrolled.embeddings, enrolled.person, embedder
+    )
+    for which, done, most in (
+        (found.does, "left out of the strangers", None),
+        (found.perhaps, "perhaps; not left out", _LISTED),
     ):
-        for row in np.flatnonzero(which).tolist():
-            name, score = enrolled.names[found.whose[row]], found.score[row]
+        there = np.flatnonzero(which[picture])
+        there = there[np.argsort(-found.score[picture[there]], kind="stable")]
+        for row in there[:most].tolist():
+            name, score = enrolled.names[found.whose[picture[row]]], found.score[picture[row]]
             log.warning(
                 "%s looks like %s (%.2f), who is enrolled: %s",
                 printable(given[row].path), printable(name), score, done,
             )  # fmt: skip
+        if most is not None and len(there) > most:
+            log.warning("and %d more, less like them: %s", len(there) - most, done)
     if found.does.all():
         raise ValueError(
             f"all {len(given)} photographs of strangers look like somebody enrolled: give some of "
             "people who are not"
         )
-    rows = rows[~found.does[rows]]
+    rows = rows[~found.does]
     return rows, person[rows]
 
 
@@ -172,7 +180,8 @@ def look_enrolled(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Which strangers look like somebody enrolled, with all their photographs.
 
-    Most are taken to be strangers: how far a score lies above their middle says how rare it is
+    Most people are taken to be strangers, however many photographs there are of one: how far a
+    score lies above their middle (of everybody's mean) says how rare it is
     among strangers (by a rate measured on LFW, docs/recognition.md). Of those found, one in ten is
     found by mistake (Benjamini and Hochberg 1995), so of a hundred strangers alone hardly anybody.
     Who is as similar as enrolled photographs are to each other needs less.
@@ -186,11 +195,11 @@ def look_enrolled(
     Returns:
         bool ``[n]``: who does; and who may, where others do.
     """
-    score = best - base
+    score = (best - base).astype(np.float64)
     _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
     if len(photos) >= _ENOUGH and people:
-        low, middle = np.quantile(score, [0.16, 0.5])
-        far = (score - middle) / max(middle - low, 1e-6)
+        low, middle = np.quantile(np.bincount(who, score) / photos, [0.16, 0.5])
+        far = (score - middle) / max(middle - low, _NARROWEST)
         rare = np.ones(len(photos))
         np.minimum.at(rare, who, _RARE * np.exp(_FALLS * (3 - far)) * photos[who])
         order = np.sort(rare)
