@@ -23,7 +23,7 @@ from helpers import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaface.recognition import _store
+from metaface.recognition import _checksums, _store
 from metaface.recognition.gallery import Gallery, GalleryError
 from metaface.recognition.names import person_name
 
@@ -890,3 +890,14 @@ def test_the_journal_of_a_deleted_gallery_is_removed(path: Path) -> None:
     path.unlink()
     gallery.close()
     assert on_disk(path.parent) == b""
+
+
+def test_checksums_are_those_of_galleries_that_exist() -> None:
+    """As MetaFace 0.2 first wrote them: another value would call every gallery damaged."""
+    sums = {table: number for number, table in enumerate(_checksums.TABLES)}
+    meta: dict[str, Any] = {key: key for key in _checksums._META}
+    assert _checksums.of_row((1, "Ana")) == 482704665058016013
+    assert _checksums.of_row((2, b"abc", "\u00e9")) == 6941773835602159601
+    assert _checksums._whole(meta, sums) == "9463bfe132c4abb3"
+    assert _checksums.of_faces([1, 2], [1, 1]) == 14585805200467346595
+    assert _checksums.of_embeddings([1], [b"abcd"]) == 6756090284679613682

@@ -38,17 +38,18 @@ class Damaged(ValueError):
     """Content that nobody wrote; the message says where."""
 
 
-def of_row(row: Sequence[Any]) -> int:
+def of_row(row: list[Any] | tuple[Any, ...]) -> int:
     """A hash of one row's values and their types, 0..2^64-1."""
-    # as they come back: text of numpy, or of an enumeration, is stored as text
-    row = tuple(str.__str__(value) if isinstance(value, str) else value for value in row)
+    if any(isinstance(v, str) and type(v) is not str for v in row):
+        # as it comes back: text of numpy, or of an enumeration, is stored as text
+        row = type(row)(str.__str__(v) if isinstance(v, str) else v for v in row)
     blobs = [value for value in row if isinstance(value, bytes)]
     kept = tuple((len(v),) if isinstance(v, bytes) else v for v in row) if blobs else row
     # ascii, since what repr escapes depends on Python's version
     return _of_bytes(b"".join((ascii(kept).encode(), *blobs)))
 
 
-def of_rows(rows: Iterable[Sequence[Any]]) -> int:
+def of_rows(rows: Iterable[tuple[Any, ...]]) -> int:
     """The checksum of rows, in any order."""
     return sum(map(of_row, rows)) & _ALL
 
