@@ -226,6 +226,16 @@ def test_a_person_may_have_pictures_and_albums(tmp_path, caplog, form, others):
     assert "2 folders inside Ana are taken for one person" in caplog.text
 
 
+def test_a_folder_among_people_is_a_persons_with_fewer_pictures(tmp_path, caplog):
+    source = album(tmp_path / "p", ["Bo", "Cy"])
+    album(source / "Ana", list("abcd"), photos=2, first=5000)
+    stray(source / "Ana" / "1.png")
+    assert people_of(load(source, image_size=16)) == {"Ana", "Bo", "Cy"}
+    assert "4 folders inside Ana are taken for one person" in caplog.text
+    album(source / "Ana", list("efgh"), photos=2, first=7000)
+    assert people_of(load(source, image_size=16)) == {"Bo", "Cy", *(f"Ana/{n}" for n in "abcdefgh")}
+
+
 def test_one_folder_inside_a_persons_is_not_worth_a_word(tmp_path, caplog):
     source = album(tmp_path / "p", ["Ana", "Bo"], photos=2)
     album(source / "Ana", ["cropped"], photos=9, first=5000)

@@ -28,7 +28,8 @@ EXPECTED = (
     "a zip of such folders, or a CSV of path,person[,domain]"
 )
 _BACKSLASHES = "no such file, also with / for its backslashes: a CSV's paths are relative to it"
-_ALBUMS = 3  # a person's own pictures are a third of those in folders of theirs, or more
+_ALBUMS = 3  # a person's own pictures are a third of those in folders of theirs, or more;
+_BESIDE = 10  # where the folders beside theirs are people's, a tenth
 _NAMED = 5  # pairs of names that a message lists
 _TOLD = 64  # files of a source whose content tells it from others
 _LOCKED, _UTF8 = 0x1, 0x800  # flags of an entry in a zip: encrypted; its name is in UTF-8
@@ -332,7 +333,8 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
     """The folders that hold pictures and are no person's all the same, but hold people's folders.
 
     Such are those with several folders of pictures below them, beside which their own are few: a
-    person's are about as many as those of an album. And what is called ``train``, ``val`` or the
+    person's are about as many as those of an album (fewer do where most folders beside it are
+    people's, without folders in them). And what is called ``train``, ``val`` or the
     like, however many lie in it, and the source.
 
     Args:
@@ -345,10 +347,17 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
                 there = below.setdefault(outer, [0, 0])
                 there[0] += 1
                 there[1] += count
+    beside = Counter(f[:-1] for f in {f for holder in holders for f in _from_outermost(holder)})
+    plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
+
+    def few(folder: Parts, count: int) -> bool:
+        people = 2 * plain[folder[:-1]] > beside[folder[:-1]] - 1  # without the folder itself
+        return holders[folder] * (_BESIDE if people else _ALBUMS) < count
+
     return {()} | {
         folder
         for folder, (several, count) in below.items()
-        if folder[-1].casefold() in SPLITS or (several > 1 and holders[folder] * _ALBUMS < count)
+        if folder[-1].casefold() in SPLITS or (several > 1 and few(folder, count))
     }
 
 
