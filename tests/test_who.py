@@ -236,6 +236,15 @@ def test_a_folder_among_people_is_a_persons_with_fewer_pictures(tmp_path, caplog
     assert people_of(load(source, image_size=16)) == {"Bo", "Cy", *(f"Ana/{n}" for n in "abcdefgh")}
 
 
+def test_smaller_copies_of_everybodys_pictures_are_the_same_people(tmp_path, caplog):
+    names = ["Ana", "Bo", "Cy"]
+    source = album(tmp_path / "p", names, photos=3)
+    for at, name in enumerate(names):
+        album(source / name, ["aligned", "cropped", "small", "thumb"], 3, 5000 + 500 * at)
+    assert people_of(load(source, image_size=16)) == set(names)
+    assert "4 folders inside Ana" in caplog.text and "(and so in 2 more)" in caplog.text
+
+
 def test_one_folder_inside_a_persons_is_not_worth_a_word(tmp_path, caplog):
     source = album(tmp_path / "p", ["Ana", "Bo"], photos=2)
     album(source / "Ana", ["cropped"], photos=9, first=5000)

@@ -29,7 +29,8 @@ EXPECTED = (
 )
 _BACKSLASHES = "no such file, also with / for its backslashes: a CSV's paths are relative to it"
 _ALBUMS = 3  # a person's own pictures are a third of those in folders of theirs, or more;
-_BESIDE = 10  # where the folders beside theirs are people's, a tenth
+_BESIDE = 10  # where the folders beside theirs are people's, a tenth;
+_FEW = 3  # or so many, where those folders hold no more on average
 _NAMED = 5  # pairs of names that a message lists
 _TOLD = 64  # files of a source whose content tells it from others
 _LOCKED, _UTF8 = 0x1, 0x800  # flags of an entry in a zip: encrypted; its name is in UTF-8
@@ -350,14 +351,16 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
     beside = Counter(f[:-1] for f in {f for holder in holders for f in _from_outermost(holder)})
     plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
 
-    def few(folder: Parts, count: int) -> bool:
+    def few(folder: Parts, several: int, count: int) -> bool:
+        if _FEW <= holders[folder] and several * holders[folder] >= count:
+            return False
         people = 2 * plain[folder[:-1]] > beside[folder[:-1]] - 1  # without the folder itself
         return holders[folder] * (_BESIDE if people else _ALBUMS) < count
 
     return {()} | {
         folder
         for folder, (several, count) in below.items()
-        if folder[-1].casefold() in SPLITS or (several > 1 and few(folder, count))
+        if folder[-1].casefold() in SPLITS or (several > 1 and few(folder, several, count))
     }
 
 
