@@ -352,7 +352,7 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
     plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
 
     def few(folder: Parts, several: int, count: int) -> bool:
-        if _FEW <= holders[folder] and several * holders[folder] >= count:
+        if holders[folder] >= _FEW and several * holders[folder] >= count:
             return False
         people = 2 * plain[folder[:-1]] > beside[folder[:-1]] - 1  # without the folder itself
         return holders[folder] * (_BESIDE if people else _ALBUMS) < count
