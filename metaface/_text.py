@@ -48,6 +48,15 @@ def _unseen(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or any(a <= code <= b for a, b in _UNSEEN)
 
 
+def folded(name: str) -> str:
+    """What is left of a name without case, width and accents: equal of names easily mixed up."""
+    if name.isascii():
+        return " ".join(name.casefold().split()) or name
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
+    plain = "".join(character for character in apart if not unicodedata.combining(character))
+    return " ".join(plain.split()) or name
+
+
 def printable(text: object, keep: str = "") -> str:
     """``text`` as it can be shown anywhere: what no terminal prints (controls, half characters,
     marks that nobody sees) as escapes, such as ``\\x1b``.

@@ -15,6 +15,7 @@ import pytest
 from helpers import Row, portrait, squares
 from PIL import Image, ImageOps
 
+from metaface._text import folded
 from metaface.cli import main
 from metaface.data._sources import open_source
 from metaface.recognition import (
@@ -28,7 +29,6 @@ from metaface.recognition import (
     strangers,
 )
 from metaface.recognition.faces import Seen
-from metaface.recognition.names import folded
 from metaface.recognition.scoring import Cohort, unit
 
 rng = np.random.default_rng

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from metaface.benchmark import Settings
 from metaface.cli import main
 from metaface.data import load
 from metaface.data._content import telling
+from metaface.data._sources import open_source
 from metaface.domains import joined, split_together, two_sided
 from metaface.learners import Prototypical
 from metaface.model import load_model
@@ -175,6 +177,145 @@ def test_groups_of_other_people_stay_groups(tmp_path):
     assert len(people_of(load(tmp_path / "y", image_size=16))) == 3
 
 
+def stray(path: Path, number: int = 90000) -> None:
+    picture(number).save(path)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_stray_picture_makes_no_person_of_a_group(tmp_path, caplog, form):
+    album(tmp_path / "p" / "a", NAMES[:3])
+    album(tmp_path / "p" / "b", NAMES[3:6], first=5000)
+    stray(tmp_path / "p" / "a" / "cover.png")
+    stray(tmp_path / "p" / "a" / "more.png", 90001)
+    source = zipped(tmp_path / "p") if form == "zip" else tmp_path / "p"
+    faces = load(source, image_size=16)
+    assert people_of(faces) == {f"a/{n}" for n in NAMES[:3]} | {f"b/{n}" for n in NAMES[3:6]}
+    left = {s.path.removeprefix("p/"): s.reason for s in faces.skipped}
+    assert set(left) == {"a/cover.png", "a/more.png"}
+    assert all("beside the identity folders" in reason for reason in left.values())
+    assert "taken for one person" not in caplog.text
+
+
+def test_a_stray_picture_deeper_changes_no_name(tmp_path):
+    album(tmp_path / "p" / "wrapper" / "faces", NAMES[:3])
+    stray(tmp_path / "p" / "wrapper" / "cover.png")
+    faces = load(tmp_path / "p", image_size=16)
+    assert people_of(faces) == set(NAMES[:3])
+    assert [s.path for s in faces.skipped] == ["wrapper/cover.png"]
+
+
+@pytest.mark.parametrize("people", [1, 3])
+def test_a_part_of_a_set_is_never_a_person(tmp_path, caplog, people):
+    """However many pictures lie beside the people in it."""
+    album(tmp_path / "p" / "train", NAMES[:people])
+    album(tmp_path / "p" / "val", NAMES[:people], first=5000)
+    for n in range(20):
+        stray(tmp_path / "p" / "train" / f"{n}.png", 90000 + n)
+    faces = load(tmp_path / "p", image_size=16)
+    assert people_of(faces) == set(NAMES[:people]) and (faces.photos() == 8).all()
+    assert len(faces.skipped) == 20
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_person_may_have_pictures_and_albums(tmp_path, caplog, form, others):
+    """Pictures of their own, not few beside those of the albums, are what tells so."""
+    source = album(tmp_path / "p", ["Ana", *NAMES[4 : 4 + others]])
+    album(source / "Ana", ["2020", "2021"], photos=5, first=5000)
+    faces = load(zipped(source) if form == "zip" else source, image_size=16)
+    assert people_of(faces) == {"Ana", *NAMES[4 : 4 + others]} and not faces.skipped
+    assert faces.photos()[faces.people.index("Ana")] == 14
+    assert "2 folders inside Ana are taken for one person" in caplog.text
+
+
+def test_a_folder_among_people_is_a_persons_with_fewer_pictures(tmp_path, caplog):
+    source = album(tmp_path / "p", ["Bo", "Cy"])
+    album(source / "Ana", list("abcd"), photos=2, first=5000)
+    stray(source / "Ana" / "1.png")
+    assert people_of(load(source, image_size=16)) == {"Ana", "Bo", "Cy"}
+    assert "4 folders inside Ana are taken for one person" in caplog.text
+    album(source / "Ana", list("efgh"), photos=2, first=7000)
+    assert people_of(load(source, image_size=16)) == {"Bo", "Cy", *(f"Ana/{n}" for n in "abcdefgh")}
+
+
+def test_smaller_copies_of_everybodys_pictures_are_the_same_people(tmp_path, caplog):
+    names = ["Ana", "Bo", "Cy"]
+    source = album(tmp_path / "p", names, photos=3)
+    for at, name in enumerate(names):
+        album(source / name, ["aligned", "cropped", "small", "thumb"], 3, 5000 + 500 * at)
+    assert people_of(load(source, image_size=16)) == set(names)
+    assert "4 folders inside Ana" in caplog.text and "(and so in 2 more)" in caplog.text
+
+
+def test_one_folder_inside_a_persons_is_not_worth_a_word(tmp_path, caplog):
+    source = album(tmp_path / "p", ["Ana", "Bo"], photos=2)
+    album(source / "Ana", ["cropped"], photos=9, first=5000)
+    assert people_of(load(source, image_size=16)) == {"Ana", "Bo"} and not caplog.text
+
+
+def test_characters_stay_characters_beside_a_preview(tmp_path):
+    names = [f"character{n:02}" for n in range(4)]
+    for at, alphabet in enumerate(("Greek", "Latin")):
+        album(tmp_path / "omni" / alphabet, names, photos=5, first=5000 * at)
+    stray(tmp_path / "omni" / "Greek" / "preview.png")
+    faces = load(zipped(tmp_path / "omni"), image_size=16)
+    assert people_of(faces) == {f"{a}/{n}" for a in ("Greek", "Latin") for n in names}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    ["gallery probe", "enrol query", "Enroll Probe", "support query", "train_set test-set",
+     "trainset testset", "train val query", "train val extra"],
+)  # fmt: skip
+def test_parts_by_their_names_hold_the_same_people(tmp_path, caplog, parts):
+    names = parts.split()
+    for at, part in enumerate(names):
+        album(tmp_path / "set" / part, NAMES[:3] if part != "extra" else ["x", "y"],
+              first=5000 * at)  # fmt: skip
+    faces = load(tmp_path / "set", image_size=16)
+    others = {"extra/x", "extra/y"} if "extra" in names else set()
+    assert people_of(faces) == {*NAMES[:3], *others}
+    assert "parts of one set" in caplog.text and "extra and" not in caplog.text
+    first, second = (load(tmp_path / "set" / part, image_size=16) for part in names[:2])
+    with pytest.raises(ValueError, match="everybody in it was seen"):
+        second.unseen(**first.seen())
+
+
+@pytest.mark.parametrize("rename", [str, str.upper])
+def test_groups_of_people_of_equal_names_are_said_once(tmp_path, caplog, rename):
+    for at in range(4):
+        folder = tmp_path / "p" / f"session{at}"
+        album(folder, [rename(n) if at else n for n in ("a", "b", "c")], first=5000 * at)
+    faces = load(tmp_path / "p", image_size=16)
+    assert len(people_of(faces)) == 12
+    (said,) = [r.message for r in caplog.records if "taken for other people" in r.message]
+    assert "session0/a" in said and f"session1/{rename('a')}" in said
+
+
+def test_groups_of_other_people_are_not_worth_a_word(tmp_path, caplog):
+    album(tmp_path / "p" / "x", ["a", "b", "c"])
+    album(tmp_path / "p" / "y", ["c", "d", "e"], first=5000)
+    for at, person in enumerate(("Ana", "Bo", "Cy")):
+        album(tmp_path / "q" / person, ["faces"], first=5000 * at)
+    assert len(people_of(load(tmp_path / "p", image_size=16))) == 6
+    assert len(people_of(load(tmp_path / "q", image_size=16))) == 3
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "csv"])
+def test_names_easily_mixed_up_are_said(tmp_path, caplog, form):
+    source = album(tmp_path / "p", ["Jose", "José", "s01", "S01", "Bo"], photos=1)
+    if form == "csv":
+        rows = [f"p/{f.parent.name}/{f.name},{f.parent.name}" for f in source.rglob("*.png")]
+        source = tmp_path / "p.csv"
+        source.write_text("\n".join(["path,person", *rows]))
+    faces = load(zipped(source) if form == "zip" else source, image_size=16)
+    assert len(faces.people) == 5
+    (said,) = [r.message for r in caplog.records]
+    assert "2 names differ from others in case, width or accents only" in said
+    assert "Jose" in said and "José" in said and "S01" in said and "Bo" not in said
+
+
 def test_training_refuses_validation_people_by_their_photographs(tmp_path):
     images = np.stack([np.asarray(picture(n)) for n in range(24)])
     who = np.arange(24) // 3
@@ -312,6 +453,50 @@ def test_parts_of_one_source_share_people_by_name(tmp_path):
     )
 
 
+def raw_album(folder: Path, names, first: int) -> Path:
+    """Pictures of one size in bytes each."""
+    return album(folder, names, first=first, suffix=".ppm")
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "csv"])
+def test_equal_names_and_sizes_are_no_one_source(tmp_path, caplog, form):
+    names = [f"p{n:02}" for n in range(12)]
+    sets = []
+    for at in range(3):  # the third is a copy of the first
+        folder = raw_album(tmp_path / str(at) / "faces", names, 5000 * (at % 2))
+        source = zipped(folder) if form == "zip" else folder
+        if form == "csv":
+            rows = [f"faces/{f.parent.name}/{f.name},{f.parent.name}"
+                    for f in sorted(folder.rglob("*.ppm"))]  # fmt: skip
+            source = tmp_path / str(at) / "list.csv"
+            source.write_text("\n".join(["path,person", *rows]))
+        sets.append(load(source, image_size=16))
+    one, other, copy = sets
+    assert one.source == copy.source != other.source
+    assert other.unseen(**one.seen()) is other
+    assert "taken for other people" in caplog.text
+
+
+def test_a_source_and_a_part_of_it_packed_are_one(tmp_path):
+    folder = raw_album(tmp_path / "faces", NAMES, 0)
+    packed = tmp_path / "x.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in folder.rglob("*.ppm"):
+            archive.write(file, str(file.relative_to(folder)))
+    one = load(folder, image_size=16, only="0.ppm")
+    assert len(one) == 12 and one.source == load(packed, image_size=16).source
+
+
+def test_any_of_the_photographs_may_tell_two_sources_apart(tmp_path):
+    """Whoever is another in a copy of a set is not known by name."""
+    names = [f"p{n:02}" for n in range(30)]
+    one, other = (raw_album(tmp_path / n / "faces", names, 0) for n in "ab")
+    shutil.rmtree(other / "p17")
+    raw_album(other, ["p17"], 70000)
+    seen = load(one, image_size=16).seen()
+    assert people_of(load(other, image_size=16).unseen(**seen)) == {"p17"}
+
+
 def test_black_pictures_make_nobody_known(tmp_path):
     black = np.zeros((1, 16, 16, 3), np.uint8)
     images = np.concatenate([black, np.asarray(picture(1).resize((16, 16)))[None]])
@@ -415,7 +600,7 @@ def test_protocols_count_a_photograph_once(tmp_path, caplog):
 
 JUNK = ("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "@Recycle", "@Recently-Snapshot",
         "System Volume Information", "lost+found", "__MACOSX", ".AppleDouble", "@EADIR",
-        ".thumbnails")  # fmt: skip
+        ".thumbnails", "@Transcode", "#Trash", "Previews.lrdata", "iPod Photo Cache")  # fmt: skip
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -479,6 +664,130 @@ def test_what_is_not_read_is_listed(tmp_path, caplog):
     caplog.clear()
     assert len(in_folder(source)) == 4
     assert "4 skipped, 4 pictures used" in caplog.text and "c.mp4 (a video" in caplog.text
+
+
+def jpeg(number: int) -> bytes:
+    out = io.BytesIO()
+    picture(number).save(out, "JPEG")
+    return out.getvalue()
+
+
+ODD = (
+    ".hif", ".j2k", ".jpx", ".jpf", ".jps", ".apng", ".heics", ".pcx", ".kdc", ".dcr",
+    ".erf", ".mef", ".mrw", ".rwl", ".gpr", ".raw", ".hdp", ".wdp", ".vob", ".ogv", ".ts",
+    ".m2v", ".insv", ".lrv", ".jpg1", ".jpeg2", ".jpg.bak", ".jpg.part", ".img", ".thm",
+    ".fff", ".ptx", ".jpg_original", ".new",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_what_is_a_picture_is_read_or_listed_whatever_its_suffix(tmp_path, form):
+    source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
+    for number, suffix in enumerate(ODD):
+        (source / "Ana" / f"x{suffix}").write_bytes(jpeg(5000 + number))
+    for suffix in (".txt", ".csv", ".json", ".xml", ".mat", ".npy", ".py", ".html", ".md"):
+        (source / "Ana" / f"x{suffix}").write_text("P5 no picture")
+    with open_source(zipped(source) if form == "zip" else source) as found:
+        read = {Path(photo.path).name for photo in found.photos}
+        listed = {Path(s.path).name: s.reason for s in found.skipped}
+    assert read | set(listed) == {"0.png", *(f"x{suffix}" for suffix in ODD)}
+    assert not read & set(listed)
+    assert {f"x{s}" for s in (".jpg1", ".jpeg2", ".jpg.bak", ".img", ".new")} <= read
+    assert "raw" in listed["x.gpr"] and "video" in listed["x.vob"] and "x.jps" in listed
+
+
+STARTS = {
+    b"\0\0\0\x18ftypisom\0\0\0\0": "video", b"\x1a\x45\xdf\xa3" + bytes(12): "video",
+    b"RIFF\0\0\0\0AVI LIST": "video", b"OggS" + bytes(12): "video",
+    b"\0\0\x01\xba" + bytes(12): "video", b"G@\0\x10" + bytes(12): "video",
+    b"8BPS" + bytes(12): "not read", b"\xff\x0a" + bytes(14): "not read",
+    b"FUJIFILMCCD-RAW ": "raw", b"\0\0\0\x18ftypcrx \0\0\0\0": "raw",
+    b"II*\0" + bytes(12): "TIFF",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", ["x.xyz", "x.ts"])
+def test_pictures_and_videos_of_no_known_suffix_are_listed(tmp_path, start, name):
+    source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
+    (source / "Ana" / name).write_bytes(start)
+    (source / "Ana" / "y.ts").write_text("Greeting: string")
+    (left,) = load(source, image_size=16).skipped
+    assert left.path == f"Ana/{name}" and STARTS[start] in left.reason
+
+
+@pytest.mark.parametrize(
+    "kind, format", [("xyz", "PPM"), ("xyz", "BMP"), ("img", "PNG"), ("j2k", "JPEG2000")]
+)
+def test_every_kind_that_is_read_is_known_by_its_start(tmp_path, kind, format):
+    source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
+    out = io.BytesIO()
+    picture(5).save(out, format, **({"no_jp2": True} if format == "JPEG2000" else {}))
+    (source / "Ana" / f"x.{kind}").write_bytes(out.getvalue())
+    (source / "Ana" / "x").write_bytes(out.getvalue())
+    with open_source(source) as found:
+        assert [photo.path for photo in found.photos][1:3] == ["Ana/x", f"Ana/x.{kind}"]
+    faces = load(source, image_size=16)
+    assert faces.photos().tolist() == [2, 1] and len(faces.skipped) == 1
+
+
+def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
+    """Known by its suffix to be no picture, it is not even looked at."""
+    from metaface.data import _listing
+
+    opened = []
+    head = _listing.file_head
+    monkeypatch.setattr(
+        "metaface.data._sources.file_head", lambda path: opened.append(path.name) or head(path)
+    )
+    files = [(("a", "x.txt"), tmp_path / "x.txt"), (("a", "1.png"), tmp_path / "1.png"),
+             (("a", "x.odd"), tmp_path / "x.odd")]  # fmt: skip
+    found, left = _listing.pictures(files, lambda path: opened.append(path.name) or head(path))
+    assert opened == ["x.odd"] and len(found) == 1
+    assert [s.path for s in left] == ["a/x.odd"]  # gone meanwhile
+
+
+def test_links_that_lead_nowhere_are_listed(tmp_path):
+    source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
+    (source / "gone").symlink_to("/nowhere")
+    (source / "Ana" / "gone").symlink_to("/nowhere/1.png")
+    (source / "Bo" / "loop").symlink_to("loop")
+    left = {s.path: s.reason for s in load(source, image_size=16).skipped}
+    assert set(left) == {"gone", "Ana/gone", "Bo/loop"}
+    assert "leads nowhere" in left["gone"] and "cannot be read" in left["Bo/loop"]
+
+
+def test_a_folder_keeps_its_name_beside_links_to_it(tmp_path, caplog):
+    source = album(tmp_path / "p", ["s04", "s05", "s06"], photos=2)
+    (source / "aaa").symlink_to("s05")
+    (source / "zzz").symlink_to("s06")
+    (source / "s04" / "0").symlink_to(source / "s06")
+    faces = load(source, image_size=16)
+    assert faces.people == ("s04", "s05", "s06") and faces.photos().tolist() == [2, 2, 2]
+    assert {s.path: s.reason for s in faces.skipped} == {
+        "aaa": "the same folder as s05, which is read",
+        "zzz": "the same folder as s06, which is read",
+        "s04/0": "the same folder as s06, which is read",
+    }
+    album(tmp_path / "pool", ["1"], photos=2, first=5000)
+    for name in ("Bo", "Ana"):
+        (source / name).symlink_to(tmp_path / "pool" / "1")
+    faces = load(source, image_size=16)
+    assert people_of(faces) == {"Ana", "s04", "s05", "s06"}
+    assert ("Bo", "the same folder as Ana, which is read") in [
+        (s.path, s.reason) for s in faces.skipped
+    ]
+
+
+@pytest.mark.parametrize("name", ["path", "person", "domain"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    album(tmp_path / "p", ["Ana"], photos=1)
+    listed = tmp_path / "s.csv"
+    listed.write_text(f"path,person,domain, {name.upper()}\np/Ana/0.png,Ana,x,p/Ana/0.png\n")
+    with pytest.raises(ValueError, match=f"2 columns {name}"):
+        load(listed, image_size=16)
+    listed.write_text("path,person,note,note\np/Ana/0.png,Ana,x,y\n")
+    assert len(load(listed, image_size=16)) == 1
 
 
 def test_mpo_is_read(tmp_path):
@@ -600,6 +909,33 @@ def test_parts_and_sums_of_data_sets_keep_names(tmp_path):
     both = load(ConcatDataset([Subset(first, [0, 2, 3]), second]), image_size=16)
     photos = dict(zip(both.people, both.photos(), strict=True))
     assert photos == {"Ana": 1, "Bo": 4, "Cy": 2}  # Ana and the other's Bo both have the label 0
+
+
+class Numbered(list):
+    """Items whose people have numbers alone."""
+
+    def __init__(self, labels, first: int) -> None:
+        super().__init__((picture(first + n), label) for n, label in enumerate(labels))
+
+
+def test_people_by_number_in_two_data_sets_are_said_to_be_one(caplog):
+    both = ConcatDataset([Numbered([0, 0, 1], 0), Numbered([1, 1, 2], 5000)])
+    faces = load(both, image_size=16)
+    assert faces.people == ("0", "1", "2") and faces.photos().tolist() == [2, 3, 1]
+    assert "1 of them (1)" in caplog.text and "taken for one person" in caplog.text
+    caplog.clear()
+    load(ConcatDataset([Numbered([0, 1], 0), Numbered([2, 3], 5000)]), image_size=16)
+    whole = Numbered([0, 0, 1, 1], 0)
+    load(ConcatDataset([Subset(whole, [0, 2]), Subset(whole, [1, 3])]), image_size=16)
+    assert not caplog.text
+
+
+def test_people_by_name_and_by_number_are_said_to_be_others(tmp_path, caplog):
+    datasets = pytest.importorskip("torchvision.datasets")
+    named = datasets.ImageFolder(album(tmp_path / "a", ["Ana", "Bo"], photos=2))
+    faces = load(ConcatDataset([named, Numbered([0, 1], 5000)]), image_size=16)
+    assert people_of(faces) == {"Ana", "Bo", "0", "1"}
+    assert "2 people by number (0, 1)" in caplog.text and "for other people" in caplog.text
 
 
 class CelebA(list):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
@@ -22,7 +24,10 @@ from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet, Skipped
 
 _BATCH = 256  # pictures in flight at once
+_LISTED = 5  # labels that a message names
 _NONE = np.empty(0, np.uint8)
+
+log = logging.getLogger("metaface.data")
 
 
 class Outcome(NamedTuple):
@@ -164,7 +169,8 @@ class Items:
 
     def people(self, found: Sequence[str]) -> list[str]:
         """What the people ``found`` in the items are called: by the labels, where the names that
-        the data set has are not of its labels.
+        the data set has are not of its labels. Who is known by number beside other data sets is
+        said in a warning.
 
         Raises:
             ValueError: so it is in one of several data sets.
@@ -180,7 +186,28 @@ class Items:
                 )
             number = {name: str(label) for label, name in labels.items() if name is not None}
             return [number.get(name, name) for name in found]
+        self._say_numbers()
         return list(found)
+
+    def _say_numbers(self) -> None:
+        """Say whom data sets without names make one person, and whom they cannot."""
+        if len(self.labels) < 2:
+            return
+        sets = [list(labels) for labels in self.labels.values() if None in labels.values()]
+        times = Counter(label for labels in sets for label in labels)
+        if twice := sorted(label for label, n in times.items() if n > 1):
+            log.warning(
+                "%s: people by number, without names, are in several of its data sets, and %d of "
+                "them (%s) are taken for one person in all of those; where they are not, give the "
+                "data sets classes",
+                type(self.dataset).__name__, len(twice), _first(twice),
+            )  # fmt: skip
+        if times and len(sets) < len(self.labels):
+            log.warning(
+                "%s: %d people by number (%s) are taken for other people than those whom other "
+                "data sets of it name; where they are not, give all of them classes",
+                type(self.dataset).__name__, len(times), _first(sorted(times)),
+            )  # fmt: skip
 
     def _person(self, part: Any, label: int) -> str:
         key = id(part)
@@ -189,6 +216,10 @@ class Items:
         name = self._names[key].get(label)
         self.labels.setdefault(key, {})[label] = name
         return str(label) if name is None else name
+
+
+def _first(labels: Sequence[int]) -> str:
+    return ", ".join(map(str, labels[:_LISTED])) + ", ..." * (len(labels) > _LISTED)
 
 
 def _part_of(dataset: Any, i: int) -> Any:

@@ -8,15 +8,16 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from zlib import crc32
 
-from metaface._text import printable, same_name, without_unseen
+from metaface._text import folded, printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
 from metaface.data._listing import Parts, file_head, is_junk, pictures, walk
 from metaface.data.faceset import SPLITS, Skipped
@@ -27,6 +28,11 @@ EXPECTED = (
     "a zip of such folders, or a CSV of path,person[,domain]"
 )
 _BACKSLASHES = "no such file, also with / for its backslashes: a CSV's paths are relative to it"
+_ALBUMS = 3  # a person's own pictures are a third of those in folders of theirs, or more;
+_BESIDE = 10  # where the folders beside theirs are people's, a tenth;
+_FEW = 3  # or so many, where those folders hold no more on average
+_NAMED = 5  # pairs of names that a message lists
+_TOLD = 64  # files of a source whose content tells it from others
 _LOCKED, _UTF8 = 0x1, 0x800  # flags of an entry in a zip: encrypted; its name is in UTF-8
 
 log = logging.getLogger("metaface.data")
@@ -76,15 +82,22 @@ class Source:
         return digest.hexdigest()
 
     def listing(self) -> str:
-        """Hex digest over the paths and sizes of all photos, without reading them."""
+        """Hex digest over the paths and sizes of all photos and the content of a few, evenly spread
+        ones: equal for copies, packed or not."""
         digest = blake2b(digest_size=16)
-        for photo in self.photos:
+        step = -(-len(self.photos) // _TOLD)
+        for number, photo in enumerate(self.photos):
+            size, check = -1, 0
             try:
-                file = isinstance(photo.handle, Path)
-                size = os.path.getsize(photo.handle) if file else photo.handle.file_size
-            except OSError:
-                size = -1
-            digest.update(f"{photo.path}\0{size}\0".encode("utf-8", "surrogatepass"))
+                if isinstance(photo.handle, Path):
+                    size = os.path.getsize(photo.handle)
+                    check = 0 if number % step else crc32(self.read(photo))
+                else:
+                    size = photo.handle.file_size
+                    check = 0 if number % step else photo.handle.CRC
+            except (OSError, TooLargeError):
+                pass
+            digest.update(f"{photo.path}\0{size}\0{check}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -231,10 +244,15 @@ def _csv(path: Path) -> Source:
                     f"{path}: no column {' or '.join(missing)} in its header {header}: the first "
                     "line must be path,person or path,person,domain"
                 )
+            for name in ("path", "person", "domain"):
+                if (times := header.count(name)) > 1:
+                    raise ValueError(
+                        f"{path}: {times} columns {name} in its header {header}: leave one of them"
+                    )
             for row in rows:
                 cells = {n: c.strip() for n, c in zip(header, row, strict=False)}
                 name, person = cells.get("path", ""), cells.get("person", "")
-                if any(end in text for text in (name, person) for end in "\n\r"):
+                if any("," in line for text in (name, person) for line in text.splitlines()[1:]):
                     raise ValueError(
                         f"{path}: a path or person that ends on line {rows.line_num} goes over "
                         "several lines, as a stray quote makes it: mend it"
@@ -255,7 +273,7 @@ def _csv(path: Path) -> Source:
     if not photos:
         first = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise ValueError(f"{path}: no row has a path and a person{first}; {EXPECTED}")
-    photos = _with_same_names(photos)
+    photos = _with_same_names(photos, path)
     return Source(_name(path), photos, skipped, _read_file, _read_file)
 
 
@@ -263,13 +281,13 @@ def _people(
     files: list[tuple[Parts, Any]], folders: Iterable[Parts], top: Path,
     head: Callable[[Any], bytes] = file_head,
 ) -> tuple[list[Photo], list[Skipped]]:  # fmt: skip
-    """Whose each picture is: the outermost folder that itself holds pictures is the person.
+    """Whose each picture is: the outermost folder that itself holds pictures, and is no group (see
+    :func:`_groups`), is the person.
 
     A person's name is that folder's path below the deepest folder common to all of them, so
-    wrapper folders vanish and Omniglot's characters are ``alphabet/character``. Pictures directly
-    in that common folder are nobody's, unless there is one folder below it alone: that is a person
-    who has a folder. Where ``train``, ``val`` and the like hold the same people, they are no part
-    of the names.
+    wrapper folders vanish and Omniglot's characters are ``alphabet/character``; of one person
+    alone, the folder's name. Pictures directly in a group, or in the source, are nobody's. Where
+    ``train``, ``val`` and the like hold the same people, they are no part of the names.
 
     Args:
         files, folders: by the parts of their paths; without junk.
@@ -277,59 +295,140 @@ def _people(
         head: see :func:`metaface.data._listing.pictures`.
     """
     found, skipped = pictures(files, head)
-    holders = {parts[:-1] for parts, _ in found}
-    if not holders or holders == {()}:
+    holders = Counter(parts[:-1] for parts, _ in found)
+    if not holders or set(holders) == {()}:
         kinds = Counter(os.path.splitext(parts[-1])[1].lower() or "no suffix" for parts, _ in files)
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
         where = "only directly in it, in no person's folder" if holders else "none of them pictures"
         raise ValueError(f"no usable person in {top}: found {there} ({where}); {EXPECTED}")
-    common = tuple(os.path.commonprefix(list(holders)))  # type: ignore[type-var]  # noqa: RUF071
-    depth = len(common)
-    if common and common in holders and len({h[: depth + 1] for h in holders}) <= 2:
-        depth -= 1  # one person: the name is the last folder's
+    groups = _groups(holders)
+    person_of = {
+        holder: next((h for h in _from_outermost(holder) if h in holders and h not in groups), None)
+        for holder in holders
+    }
+    persons = {person for person in person_of.values() if person is not None}
+    common = os.path.commonprefix(list(persons))  # type: ignore[type-var]  # noqa: RUF071
+    depth = len(common) - (len(persons) == 1)
     whose: list[tuple[Parts, Parts, Any]] = []
     for parts, handle in found:
-        ends = (n for n in range(depth + 1, len(parts)) if parts[:n] in holders)
-        end = next(ends, None)
-        if end is None:
+        person = person_of[parts[:-1]]
+        if person is None:
             skipped.append(Skipped("/".join(parts), "beside the identity folders, not in one"))
         else:
-            whose.append((parts[depth:end], parts, handle))
+            whose.append((person[depth:], parts, handle))
+    _say_albums(person_of, depth, top)
     apart = _without_splits([person for person, *_ in whose], top)
     photos = _with_same_names(
-        Photo("/".join(parts), "/".join(person), handle)
-        for person, (_, parts, handle) in zip(apart, whose, strict=True)
+        (
+            Photo("/".join(parts), "/".join(person), handle)
+            for person, (_, parts, handle) in zip(apart, whose, strict=True)
+        ),
+        top,
     )
     photos.sort(key=lambda photo: photo.person.split("/"))  # stable
-    return photos, skipped + _empty(folders, [parts for parts, _ in files], found, depth, skipped)
+    return photos, skipped + _empty(folders, [parts for parts, _ in files], found, persons, depth,
+                                    skipped)  # fmt: skip
+
+
+def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
+    """The folders that hold pictures and are no person's all the same, but hold people's folders.
+
+    Such are those with several folders of pictures below them, beside which their own are few: a
+    person's are about as many as those of an album (fewer do where most folders beside it are
+    people's, without folders in them). And what is called ``train``, ``val`` or the
+    like, however many lie in it, and the source.
+
+    Args:
+        holders: how many pictures each folder holds itself.
+    """
+    below: dict[Parts, list[int]] = {}  # folders of pictures below each, and pictures in them
+    for holder, count in holders.items():
+        for outer in _from_outermost(holder[:-1]):
+            if outer in holders:
+                there = below.setdefault(outer, [0, 0])
+                there[0] += 1
+                there[1] += count
+    beside = Counter(f[:-1] for f in {f for holder in holders for f in _from_outermost(holder)})
+    plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
+
+    def few(folder: Parts, several: int, count: int) -> bool:
+        if holders[folder] >= _FEW and several * holders[folder] >= count:
+            return False
+        people = 2 * plain[folder[:-1]] > beside[folder[:-1]] - 1  # without the folder itself
+        return holders[folder] * (_BESIDE if people else _ALBUMS) < count
+
+    return {()} | {
+        folder
+        for folder, (several, count) in below.items()
+        if folder[-1].casefold() in SPLITS or (several > 1 and few(folder, several, count))
+    }
+
+
+def _from_outermost(folder: Parts) -> Iterator[Parts]:
+    """The folders that a folder lies in, from the outermost one below the source, and itself."""
+    return (folder[:n] for n in range(1, len(folder) + 1))
+
+
+def _say_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) -> None:
+    """Say which people's folders hold several others with pictures."""
+    inside = Counter(person for holder, person in person_of.items() if person not in (None, holder))
+    several = {person: n for person, n in inside.items() if person is not None and n > 1}
+    if several:
+        person, number = next(iter(several.items()))
+        log.warning(
+            "%s: %d folders inside %s are taken for one person, beside pictures there%s; where "
+            "they are people, put those pictures elsewhere",
+            top, number, printable("/".join(person[depth:])),
+            f" (and so in {len(several) - 1} more)" if len(several) > 1 else "",
+        )  # fmt: skip
 
 
 def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
     """``people`` without the folders ``train``, ``val``, ... where those hold the same people, said
-    in a warning."""
+    in a warning; so are people of equal names in other folders beside each other."""
     for place in (0, -1):
-        splits = {person[place].casefold() for person in people}
-        if len(splits) < 2 or not splits <= SPLITS or min(map(len, people)) < 2:
-            continue
-        bare = [person[1:] if place == 0 else person[:-1] for person in people]
+        parted = {p for p in people if len(p) > 1 and p[place].casefold() in SPLITS}
+        bare = {p: p[1:] if place == 0 else p[:-1] for p in parted}
         split_of: dict[str, set[str]] = {}
-        for person, left in zip(people, bare, strict=True):
+        for person, left in bare.items():
             split_of.setdefault(same_name("/".join(left)), set()).add(person[place])
-        both = [name for name, found in split_of.items() if len(found) > 1]
+        both = sorted(name for name, found in split_of.items() if len(found) > 1)
         if both:
             log.warning(
                 "%s: %s are taken for parts of one set, and people of equal names in them for one "
                 "person (%d, such as %s)",
-                top, " and ".join(sorted({p[place] for p in people})), len(both),
+                top, " and ".join(sorted({p[place] for p in parted})), len(both),
                 printable(both[0]),
             )  # fmt: skip
-            return bare
+            people = [bare.get(person, person) for person in people]
+            break
+    _say_namesakes(set(people), top)
     return people
 
 
-def _with_same_names(photos: Iterable[Photo]) -> list[Photo]:
+def _say_namesakes(people: set[Parts], top: Path) -> None:
+    """Say where folders beside each other hold people of equal names, half of a folder's or more,
+    who are taken for different ones."""
+    named: dict[tuple[Parts, str], list[Parts]] = {}  # beside each other, of one name
+    size = Counter(person[:-1] for person in people)
+    for person in sorted(people):
+        if size[person[:-1]] > 1:  # one is no group, but a person with a folder in theirs
+            named.setdefault((person[:-2], folded(person[-1])), []).append(person)
+    alike = [found for found in named.values() if len({p[:-1] for p in found}) > 1]
+    shared = Counter(group for found in alike for group in {p[:-1] for p in found})
+    if any(2 * n >= size[group] for group, n in shared.items()):
+        shown = " and ".join("/".join(person) for person in alike[0][:2])
+        log.warning(
+            "%s: people of equal names in folders beside each other, such as %s, are taken for "
+            "other people (%d names); where they are not, put a person's photographs into one "
+            "folder",
+            top, printable(shown), len(alike),
+        )  # fmt: skip
+
+
+def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
     """``photos`` with the names of their people as :func:`same_name` has them; what nobody sees in
-    a name is taken out with a warning."""
+    a name is taken out, and names easily mixed up stay apart, with a warning."""
     names: dict[str, str] = {}
     found = []
     for photo in photos:
@@ -343,24 +442,33 @@ def _with_same_names(photos: Iterable[Photo]) -> list[Photo]:
                 )  # fmt: skip
         same = names[person]
         found.append(photo if same == person else replace(photo, person=same))
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(folded(n), n), n) for n in dict.fromkeys(names.values())]
+    mixed = [f"{other} and {name}" for other, name in pairs if other != name]
+    if mixed:
+        log.warning(
+            "%s: %d names differ from others in case, width or accents only, and are taken for "
+            "other people (%s): where they are not, give them one name",
+            top, len(mixed), printable("; ".join(mixed[:_NAMED])) + ", ..." * (len(mixed) > _NAMED),
+        )  # fmt: skip
     return found
 
 
 def _empty(
-    folders: Iterable[Parts], files: Iterable[Parts], found: list[tuple[Parts, Any]], depth: int,
-    skipped: list[Skipped],
+    folders: Iterable[Parts], files: Iterable[Parts], found: list[tuple[Parts, Any]],
+    persons: set[Parts], depth: int, skipped: list[Skipped],
 ) -> list[Skipped]:  # fmt: skip
     """The folders where a person's could be, without anything that was used or skipped in them."""
-    there = [parts for parts, _ in found] + [tuple(one.path.split("/")) for one in skipped]
+    left = [tuple(one.path.split("/")) for one in skipped]
+    there = [parts for parts, _ in found] + left
     full = {parts[:n] for parts in there for n in range(1, len(parts))}
     everywhere = {*folders, *(parts[:n] for parts in files for n in range(1, len(parts)))}
     beside = {parts[:-1] for parts in full if len(parts) > depth}  # folders that people lie in
-    holders = {parts[:-1] for parts, _ in found}
+    beside |= {parts[:-1] for parts in left}
     return [
         Skipped("/".join(parts), "a folder without a picture")
         for parts in sorted(everywhere - full)
-        if parts[:-1] in beside
-        and not any(parts[:n] in holders for n in range(depth + 1, len(parts)))
+        if parts[:-1] in beside and not any(outer in persons for outer in _from_outermost(parts))
     ]
 
 

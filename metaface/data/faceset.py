@@ -18,7 +18,12 @@ from metaface.data._skipped import Skipped as Skipped
 
 SYNTHETIC = "synthetic"
 SPLITS = frozenset(
-    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval")
+    part + end
+    for part in (
+        *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"),
+        *("gallery", "probe", "query", "enrol", "enroll", "support"),
+    )
+    for end in ("", "set", "_set", "-set", " set")
 )
 """names, in small letters, of folders that are parts of one set, not people or groups of them"""
 _NAMED = 5  # people that a message names

@@ -54,7 +54,7 @@ class Adaptation:
     def __str__(self) -> str:
         if self.adapted is None or self.prototypes is None:
             return f"{self.learner}: not used, for there are no photographs to judge it by"
-        verdict = "kept" if self.kept else "not kept"
+        verdict = "kept" if self.kept else "not kept, prototypes are used"
         return (
             f"{self.learner}: {verdict}, names {100 * self.adapted:.1f}% of {self.photographs} "
             f"left-out photographs of {self.judged_on} (prototypes {100 * self.prototypes:.1f}%)"

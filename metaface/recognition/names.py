@@ -43,10 +43,3 @@ def person_name(text: str) -> str:
     if without_unseen(text) != text:
         log.warning("the name %r holds characters that nobody sees: it is taken as %r", text, name)
     return name
-
-
-def folded(name: str) -> str:
-    """What is left of a name without case, width and accents: equal of names easily mixed up."""
-    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold())
-    plain = "".join(character for character in apart if not unicodedata.combining(character))
-    return " ".join(plain.split()) or name

@@ -469,7 +469,7 @@ class Recognizer:
         """Have a meta-learner, rather than prototypes, tell the enrolled people apart.
 
         It is kept only if, on enrolled photographs left out one by one, it names no fewer of them
-        at the same rate of false alarms; else all stays as it was. See
+        at the same rate of false alarms; else prototypes are used. See
         ``metaface.recognition.adaptation``.
 
         Args:
@@ -509,9 +509,8 @@ class Recognizer:
             near = alike.near_picture(self.embedder)
             known = (held, enrolled.person)
             tried = adaptation.judged(learner, options, make, known, strange, fpir, near)
-        if tried is None or tried.kept:
-            self.gallery.set_setting("adaptation", None if tried is None else tried.as_dict())
-            self._own.changed = True
+        self.gallery.set_setting("adaptation", tried.as_dict() if tried and tried.kept else None)
+        self._own.changed = True
         return tried
 
     # -- from one to the other ---------------------------------------------------------------
