@@ -56,8 +56,8 @@ def load(
             - a folder or a zip (read in place) of identity folders, such as LFW's: the folder
               that holds the pictures is the person, however deep it lies; two levels, such as
               Omniglot's, give names like ``Greek/character01``. (Folders *inside* a person's
-              folder that holds pictures itself are that person's too., unless
-              there are several, with most of the pictures: that folder is a group of people.)
+              folder that holds pictures itself are that person's too, unless
+              they are several, with most of the pictures: that folder is a group of people.)
             - a CSV with the columns path (relative to the CSV), person and, optionally, domain;
             - a data set as torchvision has them: ``len(d)`` and ``d[i] -> (image, label)``, the
               image a Pillow image, an array ``[H, W]`` or ``[H, W, C]`` or a tensor ``[C, H, W]``,
