@@ -18,6 +18,7 @@ from metaface.intervals import bootstrap, over_seeds, share
 from metaface.recognition.calibrate import calibrate
 from metaface.recognition.detect import overlaps
 from metaface.recognition.protocols import Aligned, pairs_of
+from metaface.recognition.scoring import unit
 from metaface.report import recognition, write_recognition
 
 # ---------------------------------------------------------------- intervals
@@ -256,7 +257,7 @@ def test_seeds_draw_different_pairs():
 
 
 def test_scores_of_pairs():
-    e = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    e = unit(np.random.default_rng(0).normal(size=(9, 4)))
     pairs = ev.draw_pairs(np.repeat(np.arange(3), 3), 5, 5, 1)
     want = [float(np.dot(e[a].astype(float), e[b].astype(float))) for a, b in pairs.rows]
     np.testing.assert_allclose(pairs.scores(e), want, rtol=1e-6)
@@ -555,8 +556,8 @@ def test_rates_without_strangers_enough_are_left_out():
         ),
         ({"enrolled": 0}, "enrolled=0"),
         ({"galleries": 0}, "galleries=0"),
-        ({"ask": 0.0}, "an FPIR of 0.0"),
-        ({"fpirs": (1,)}, "an FPIR of 1"),
+        ({"ask": 0.0}, "ask=0.0: a rate between"),
+        ({"fpirs": (1,)}, "fpirs=1: a rate between"),
         ({"scorer": lambda *given: lambda probes, _: probes}, "the scorer gave .* of 10 people"),
         (
             {"scorer": lambda *given: lambda probes, _: np.full((len(probes), 10), np.nan)},

@@ -299,14 +299,20 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
         return image
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
-    most: Any = image.getextrema()[1] if image.mode.startswith("I") else 0
-    wide = _WIDE if most > 255 else 1
+    wide = 1
+    if image.mode.startswith("I") and any(np.asarray(s).max() > 255 for _, s in _strips(image)):
+        wide = _WIDE
     plain = Image.new(mode, image.size)
-    rows = max(1, _STRIP // image.width)
-    for top in range(0, image.height, rows):  # what it takes on the way is several times as large
-        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+    for top, strip in _strips(image):  # what it takes on the way is several times as large
         plain.paste(_plain_strip(strip, mode, wide), (0, top))
     return plain
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """An image in parts, one below the other, and where each begins."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
 def _plain_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:

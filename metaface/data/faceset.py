@@ -294,7 +294,8 @@ class FaceSet:
                 "%s: its photographs have another size or crop than those of %s: nobody is known "
                 "by them, only by name", printable(self.name), printable(data),
             )  # fmt: skip
-        if others:
+        numbered = self.people == tuple(map(str, range(len(self.people))))  # nobody has a name
+        if others and not numbered:
             log.warning(
                 "%s: %d people have names of people of %s (%s), and %s: they are taken for other "
                 "people; where they are not, leave them out",

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.stats import rankdata
 
-from metaface.arguments import between_0_and_1
+from metaface.arguments import is_number
 
 
 def rejection(
@@ -31,7 +31,8 @@ def rejection(
     Raises:
         ValueError: a rate out of range, no stranger, or a score that is not a number.
     """
-    fpir = between_0_and_1(fpir=fpir)
+    if not (is_number(fpir) and 0 <= fpir <= 1):
+        raise ValueError(f"fpir={fpir!r}: a rate from 0 to 1, such as 0.01 for 1%")
     known, strangers = np.asarray(known, np.float64), np.asarray(strangers, np.float64)
     if not len(strangers) or np.isnan(known).any() or np.isnan(strangers).any():
         raise ValueError(
