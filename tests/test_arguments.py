@@ -132,13 +132,12 @@ def test_a_picture_without_pixels_is_unreadable(size):
 
 @pytest.mark.parametrize("value", [None, "0.01", True, 0, 1, math.nan])
 def test_a_rate_that_is_none_is_named(value):
-    scores, whose = np.linspace(0, 1, 400), np.arange(400)
+    whose = np.arange(400)
     vectors = unit(np.random.default_rng(0).normal(size=(400, 8)))
     with Recognizer(Found(), Described()) as people:
         calls = {
             "fpir": [
                 lambda: people.calibrate(None, value),
-                lambda: ev.rejection(scores, scores > 0, scores, value),
                 lambda: ev.slice_identification(vectors, whose // 2, whose % 2, fpir=value),
             ],
             "fmr": [
@@ -152,6 +151,13 @@ def test_a_rate_that_is_none_is_named(value):
             for call in listed:
                 with pytest.raises(ValueError, match=f"{name}={value!r}: a rate between 0 and 1"):
                     call()
+
+
+@pytest.mark.parametrize("value", [None, "0.01", True, -0.1, 1.1, math.nan])
+def test_a_rate_that_may_be_0_or_1_is_named(value):
+    scores = np.linspace(0, 1, 400)
+    with pytest.raises(ValueError, match=f"fpir={value!r}: a rate from 0 to 1"):
+        ev.rejection(scores, scores > 0, scores, value)
 
 
 def test_a_rate_of_numpy_is_kept_as_a_number():
