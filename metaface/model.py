@@ -63,11 +63,9 @@ class ModelSpec:
                     self.image_size,
                     self.norm,  # type: ignore[arg-type]
                 )
-            if start is not None:
-                _start(embedding, start, self)
+            seen = None if start is None else _start(embedding, start, self)
             learner = learners.build(self.learner, embedding, **self.options)
-        if start is not None and (seen := seen_by(start)):
-            learner.trained_before = (seen,)
+        learner.trained_before = () if seen is None else (seen,)
         return learner
 
 
@@ -77,9 +75,10 @@ def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     return {"inner_lr": 0.1} if before and learner.startswith("l2l-") else {}
 
 
-def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> None:
-    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
-    if isinstance(loaded, dict) and loaded.get("spec"):
+def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dict[str, Any] | None:
+    """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
+    trained = _trained(path)
+    if trained is not None:
         state = nets.merged(load_model(path)[0].embedding).state_dict()
     else:
         state = read_weights(path)[0]
@@ -89,6 +88,13 @@ def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> Non
         embedding.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
+    return trained and trained.get("seen")
+
+
+def _trained(path: str | Path) -> dict[str, Any] | None:
+    """A checkpoint of training; None: weights of another kind."""
+    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
+    return loaded if isinstance(loaded, dict) and loaded.get("spec") else None
 
 
 def seen_by(start: str | Path) -> dict[str, Any] | None:
@@ -96,10 +102,8 @@ def seen_by(start: str | Path) -> dict[str, Any] | None:
 
     None where the file does not say: published weights, or a checkpoint of older times.
     """
-    if Path(start).suffix == ".safetensors":
-        return None
-    loaded = read_checkpoint(start)
-    return loaded.get("seen") if isinstance(loaded, dict) and loaded.get("spec") else None
+    trained = _trained(start)
+    return trained and trained.get("seen")
 
 
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache as once
 from hashlib import blake2b
@@ -16,13 +15,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import ConcatDataset, Subset
 
 from metaface._text import given_path
 from metaface.arguments import check_given_counts
 from metaface.data import _cache
 from metaface.data._decode import Geometry
-from metaface.data._pictures import Items, assemble, decoded
+from metaface.data._pictures import Items, assemble, bases, decoded
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import EXPECTED, Photo, open_source
 from metaface.data.faceset import FaceSet, together
@@ -178,19 +176,8 @@ def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
     faces = _cache.in_memory(build)
     return replace(
         faces, name=name, people=tuple(given.people(faces.people)), crop=geometry.crop or 1.0,
-        source=together(_token(base) for base in _bases(source)),
+        source=together(_token(base) for base in bases(source)),
     )  # fmt: skip
-
-
-def _bases(dataset: Any) -> Iterator[Any]:
-    """The data sets that a torch ``Subset`` or ``ConcatDataset`` is made of; else itself."""
-    if isinstance(dataset, Subset):
-        yield from _bases(dataset.dataset)
-    elif isinstance(dataset, ConcatDataset):
-        for part in dataset.datasets:
-            yield from _bases(part)
-    else:
-        yield dataset
 
 
 def _token(dataset: Any) -> str:

@@ -222,6 +222,17 @@ def _first(labels: Sequence[int]) -> str:
     return ", ".join(map(str, labels[:_LISTED])) + ", ..." * (len(labels) > _LISTED)
 
 
+def bases(dataset: Any) -> Iterator[Any]:
+    """The data sets that a torch ``Subset`` or ``ConcatDataset`` is made of; else itself."""
+    if isinstance(dataset, Subset):
+        yield from bases(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from bases(part)
+    else:
+        yield dataset
+
+
 def _part_of(dataset: Any, i: int) -> Any:
     """The data set that item ``i`` of a ``Subset`` or ``ConcatDataset`` is from."""
     while True:

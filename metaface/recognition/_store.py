@@ -191,13 +191,8 @@ class Store:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees one state of the database; within another, a part of it."""
-        with self._lock, _named(self.path):
-            if self._db.in_transaction:
-                yield self._db
-                return
-            self._follow()
-            with _transaction(self._db, "BEGIN"):
-                yield self._db
+        with self._within("BEGIN") as db:
+            yield db
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -209,12 +204,17 @@ class Store:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk when it ends, or undone where an error ends it; within
         another, a part of it."""
+        with self._within("BEGIN IMMEDIATE") as db:
+            yield db
+
+    @contextlib.contextmanager
+    def _within(self, begin: str) -> Iterator[sqlite3.Connection]:
         with self._lock, _named(self.path):
             if self._db.in_transaction:
                 yield self._db
                 return
             self._follow()
-            with _transaction(self._db, "BEGIN IMMEDIATE"):
+            with _transaction(self._db, begin):
                 yield self._db
 
     def wipe(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv, expit
 
+from metaface.arguments import between_0_and_1
 from metaface.intervals import clopper_pearson
 
 _SHOWN = 5  # pairs of enrolled people in a text
@@ -134,8 +135,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
     Raises:
         ValueError: a rate out of range, or no stranger.
     """
-    if not 0 < fpir < 1:
-        raise ValueError(f"fpir={fpir}: a rate between 0 and 1, such as 0.01 for 1%")
+    fpir = between_0_and_1(fpir=fpir)
     if not len(maxima):
         raise ValueError("no strangers to calibrate with")
     maxima = np.asarray(maxima, np.float64)  # the threshold is: rounded, it might let a tie pass

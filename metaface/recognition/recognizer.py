@@ -222,7 +222,7 @@ class Recognizer:
         """
         name, given = person_name(name), listed(photos)
         seen = self._seen(given, faces.to_enrol)
-        outcome = next(iter(self._enrolled(name, given, seen, strict)))
+        outcome = self._enrolled(name, given, seen, strict)
         if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
@@ -263,7 +263,7 @@ class Recognizer:
             )  # fmt: skip
             seen = iter(bar)
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
-                yield from self._enrolled(name, [photo.path for photo in group], seen, strict)
+                yield self._enrolled(name, [photo.path for photo in group], seen, strict)
 
     def _enrolled(
         self,
@@ -271,7 +271,7 @@ class Recognizer:
         photos: Sequence[Photo],
         seen: Iterator[Seen | Unusable],
         strict: bool,
-    ) -> Iterator[Enrolment]:
+    ) -> Enrolment:
         good, paths, skipped = [], [], []
         for number, (photo, one) in enumerate(zip(photos, seen, strict=False), 1):
             if isinstance(one, Unusable):
@@ -279,10 +279,9 @@ class Recognizer:
             else:
                 good.append(one)
                 paths.append(name_of(photo) or f"photograph {number}")
-        if good:
-            yield self._added(name, good, paths, skipped, strict)
-        else:
-            yield Enrolment(name, 0, tuple(skipped))
+        if not good:
+            return Enrolment(name, 0, tuple(skipped))
+        return self._added(name, good, paths, skipped, strict)
 
     def _added(
         self, name: str, good: list[Seen], paths: list[str], skipped: list[Skipped], strict: bool
