@@ -1,6 +1,6 @@
 # make benchmark   set up, then compare the learners on the embedded faces; writes results/
 #                  (interrupted, it goes on where it was; remove results/ to start afresh)
-# make test        set up for development, then lint, types and tests (needs a C compiler once)
+# make test        set up for development, then lint, layers, types and tests (needs a C compiler once)
 # make suite       the tests alone
 # make test-slow   the tests that take minutes
 # make clean       remove the environments and what the tools left behind; results/ stays
@@ -27,6 +27,7 @@ benchmark: $(VENV)/.installed
 test: $(VENV)/.development $(VENV)/.learn2learn
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 	$(TYPES)
 	$(SUITE)
 

@@ -26,13 +26,14 @@ from tqdm import tqdm
 import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
-from metaface.episodes import pictures
-from metaface.evaluation import Estimate, rejection
-from metaface.evaluation.open_set import FALSE_POSITIVES
-from metaface.intervals import over_seeds
+from metaface.episodes.sampler import pictures
+from metaface.experiments.protocols import aligned
+from metaface.faces.detect import YuNet
 from metaface.learners import FeatureLearner, MetaLearner
-from metaface.recognition import Network, Preprocessing, YuNet, models
-from metaface.recognition.protocols import aligned
+from metaface.metrics.intervals import Estimate, over_seeds
+from metaface.metrics.one_to_many import FALSE_POSITIVES
+from metaface.metrics.rejection import rejection
+from metaface.recognition import Network, Preprocessing, models
 
 FINETUNE = (("full", 1e-4), ("full", 1e-3), ("norm", 1e-3))
 PASSES = 30  # photographs through the network and back, an iteration of --iterations
@@ -48,8 +49,13 @@ def main() -> None:
     parser.add_argument("--models", help="folder of the model files")
     parser.add_argument("--least", type=float, default=0.6, help="score of a face; default: 0.6")
     parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2],
-                        help="of splits and trainings; default: 0 1 2")  # fmt: skip
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="of splits and trainings; default: 0 1 2",
+    )
     parser.add_argument("--ways", type=int, default=5, help="default: 5")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 5, 10, 20])
     parser.add_argument("--tasks", type=int, default=12, help="1-shot; fewer of more; default: 12")
@@ -58,8 +64,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="of fine-tuning; default: 4")
     parser.add_argument("--people", type=int, default=60, help="most, of a domain; default: 60")
     parser.add_argument("--photos", type=int, default=30, help="most, of a person; default: 30")
-    parser.add_argument("--device", default="cpu", help="default: cpu; where there is a GPU, "
-                        "give more --tasks and --val-tasks, too")  # fmt: skip
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="default: cpu; where there is a GPU, give more --tasks and --val-tasks, too",
+    )
     o = parser.parse_args()
     o.shots = sorted(set(o.shots))
     out = Path(o.out)
@@ -86,8 +95,16 @@ def main() -> None:
 
 
 CHANGES_RESULTS = (
-    "ways", "tasks", "val_tasks", "iterations", "steps", "people", "photos", "shots", "least"
-)  # fmt: skip
+    "ways",
+    "tasks",
+    "val_tasks",
+    "iterations",
+    "steps",
+    "people",
+    "photos",
+    "shots",
+    "least",
+)
 
 
 def check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -179,9 +196,14 @@ class Tasks:
 
     @classmethod
     def draw(
-        cls, faces: mf.FaceSet, others: mf.FaceSet | None, ways: int, shots: int, count: int,
+        cls,
+        faces: mf.FaceSet,
+        others: mf.FaceSet | None,
+        ways: int,
+        shots: int,
+        count: int,
         seed: int,
-    ) -> "Tasks | None":  # fmt: skip
+    ) -> "Tasks | None":
         """None: too few people have the photographs."""
         photos = faces.photos()[faces.person_ids]
         ways = min(ways, len(photos))
@@ -219,8 +241,9 @@ class Domain:
 
 
 @torch.no_grad()
-def logits(learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+def logits(
+    learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Each task's logits of its queries and of the strangers."""
     ways = tasks.people.shape[1]
     labels = torch.arange(ways).repeat_interleave(tasks.support.shape[1] // ways)[None]
@@ -244,8 +267,9 @@ def truth(tasks: Tasks) -> Tensor:
     return torch.arange(ways).repeat_interleave(tasks.query.shape[1] // ways)
 
 
-def accuracy(learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
-) -> float:  # fmt: skip
+def accuracy(
+    learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
+) -> float:
     own = truth(tasks)
     found = [
         (q.argmax(1) == own).float().mean() for q, _ in logits(learner, tasks, features, store)
@@ -253,8 +277,9 @@ def accuracy(learner: MetaLearner, tasks: Tasks, features: Features | None, stor
     return float(torch.stack(found).mean())
 
 
-def tested(learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
-) -> dict[str, Any]:  # fmt: skip
+def tested(
+    learner: MetaLearner, tasks: Tasks, features: Features | None, store: np.ndarray
+) -> dict[str, Any]:
     """Sums by person: of queries, those named rightly, shares of strangers that score less, and
     those named rightly at the threshold."""
     answers = list(logits(learner, tasks, features, store))
@@ -295,9 +320,13 @@ def finetune(unit: Unit) -> list[Candidate]:
 
 
 def meta(
-    name: str, options: dict[str, Any], steps: tuple[str, tuple[int, ...]] | None,
-    recipe: dict[str, Any], passes: int, unit: Unit,
-) -> list[Candidate]:  # fmt: skip
+    name: str,
+    options: dict[str, Any],
+    steps: tuple[str, tuple[int, ...]] | None,
+    recipe: dict[str, Any],
+    passes: int,
+    unit: Unit,
+) -> list[Candidate]:
     """Meta-trained on the domain's people, as far from the pretrained weights as pays, adapting
     by so many steps; ``passes`` of photographs a step of training."""
     domain, seed, train, val = unit
@@ -306,18 +335,29 @@ def meta(
     queries = 2 if np.sort(train.photos())[-min(most, recipe["ways"])] > 2 else 1
     budget = max(1, round(domain.o.iterations * PASSES / passes))
     mf.train(
-        learner, train, **{**recipe, "ways": min(most, recipe["ways"])}, shots=1, queries=queries,
-        iterations=budget, seed=seed, device=domain.o.device, progress=False,
-    )  # fmt: skip
+        learner,
+        train,
+        **{**recipe, "ways": min(most, recipe["ways"])},
+        shots=1,
+        queries=queries,
+        iterations=budget,
+        seed=seed,
+        device=domain.o.device,
+        progress=False,
+    )
     heads_alone = isinstance(learner, FeatureLearner)
 
     def judged(net: nn.Module) -> float:
-        judge = mf.learners.build(*((name, net) if heads_alone else ("imprinting", net)),
-                                  **(options if heads_alone else {}))  # fmt: skip
+        judge = mf.learners.build(
+            *((name, net) if heads_alone else ("imprinting", net)),
+            **(options if heads_alone else {}),
+        )
         features = Features(net, domain.store)
         return float(np.mean([accuracy(judge, tasks, features, domain.store) for tasks in val]))
 
-    net, choice = mf.safe.blend(domain.start, learner.embedding, judged)
+    net, choice = mf.training.weight_interpolation.interpolate(
+        domain.start, learner.embedding, judged
+    )
     tries = [{steps[0]: n} for n in steps[1]] if steps else [{}]
     features = Features(net, domain.store) if heads_alone else None
     return [
@@ -331,21 +371,31 @@ LEARNERS: dict[str, Callable[[Unit], list[Candidate]]] = {
     "linear-probe": partial(heads, "linear-probe", [{"strength": 10.0**k} for k in range(4)]),
     "cosine-classifier": partial(heads, "cosine-classifier", [{"steps": n} for n in (10, 100)]),
     "prototypical": partial(
-        meta, "prototypical", {"distance": "cosine", "scale": 20.0}, None,
-        {"ways": 10, "meta_batch": 1, "lr": 3e-4}, 30,
+        meta,
+        "prototypical",
+        {"distance": "cosine", "scale": 20.0},
+        None,
+        {"ways": 10, "meta_batch": 1, "lr": 3e-4},
+        30,
     ),
     "anil": partial(
-        meta, "anil", {}, ("inner_steps", (3, 10, 30)),
-        {"ways": 5, "meta_batch": 2, "lr": 1e-4}, 30,
+        meta,
+        "anil",
+        {},
+        ("inner_steps", (3, 10, 30)),
+        {"ways": 5, "meta_batch": 2, "lr": 1e-4},
+        30,
     ),
     PLAIN: finetune,
     "reptile": partial(
-        meta, "reptile",
+        meta,
+        "reptile",
         {"inner_optimizer": "sgd", "inner_lr": 0.01, "inner_batch": None, "inner_steps": 4},
         ("test_steps", (1, 3)),
-        {"ways": 5}, 60,
+        {"ways": 5},
+        60,
     ),
-}  # fmt: skip
+}
 
 
 def measure_unit(domain: Domain, name: str, seed: int, o: argparse.Namespace) -> dict[str, Any]:
@@ -372,9 +422,10 @@ def measure_unit(domain: Domain, name: str, seed: int, o: argparse.Namespace) ->
         at = max((k for k in chosen if k <= shots), default=min(chosen))
         validation, (settings, learner, features) = chosen[at]
         rows[str(shots)] = {
-            "validation": validation, "settings": settings,
+            "validation": validation,
+            "settings": settings,
             **tested(learner, tests, features, domain.store),
-        }  # fmt: skip
+        }
     return {"seconds": time.monotonic() - began, "shots": rows}
 
 
@@ -443,16 +494,20 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
         return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
     lines = [
-        f"{name}, % [95% interval over people and seeds]", "",
+        f"{name}, % [95% interval over people and seeds]",
+        "",
         f"| shots | learner | accuracy | less {PLAIN} | less {FIRST} | AUROC | DIR at FPIR 1% |",
         "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for row in rows:
         cells = [
-            str(row["shots"]), row["learner"], text(row["accuracy"]),
+            str(row["shots"]),
+            row["learner"],
+            text(row["accuracy"]),
             *(text(row.get(f"less {other}"), "+") for other in (PLAIN, FIRST)),
-            text(row["auroc"]), text(row["dir"]),
-        ]  # fmt: skip
+            text(row["auroc"]),
+            text(row["dir"]),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -5,7 +5,8 @@ python benchmarks/cross_domain.py att=att_faces.zip frontal=synthetic:frontal [-
 
 import argparse
 
-from metaface import cross_domain, report
+from metaface import report
+from metaface.experiments import cross_domain
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument(

@@ -43,7 +43,7 @@ def measure(learner: str, network: str, size: int, seconds: float, episodes: int
     train, val, test = faces.split(seed=0, test_photos=6)
     spec = mf.ModelSpec(learner, embedding=network, image_size=size)
     model = spec.build(seed=0)
-    recipe, _ = mf.fitting.fit_recipe(model.recipe, train)
+    recipe, _ = mf.training.fitting.fit_recipe(model.recipe, train)
     sampler = mf.EpisodeSampler(train, recipe.ways, recipe.shots, recipe.queries)
     found: dict[str, Any] = {"learner": learner, "network": network, "size": size}
     before, after, took = stepped(spec, sampler, recipe)
@@ -58,10 +58,13 @@ def measure(learner: str, network: str, size: int, seconds: float, episodes: int
     trained = mf.evaluate(model, test, **given)  # type: ignore[arg-type]
     paired = trained.accuracies - untrained.accuracies
     return found | {
-        "steps": steps, "train_seconds": history.seconds, "untrained": untrained.accuracy,
-        "trained": trained.accuracy, "gain": float(paired.mean()),
+        "steps": steps,
+        "train_seconds": history.seconds,
+        "untrained": untrained.accuracy,
+        "trained": trained.accuracy,
+        "gain": float(paired.mean()),
         "ci95": mf.evaluation.ci95(paired),
-    }  # fmt: skip
+    }
 
 
 def stepped(
@@ -129,9 +132,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of training a cell")
     parser.add_argument("--episodes", type=int, default=300, help="of each test")
     parser.add_argument(
-        "--cells", nargs="+", metavar="NAME", default=tuple(name_of(*cell) for cell in cells()),
+        "--cells",
+        nargs="+",
+        metavar="NAME",
+        default=tuple(name_of(*cell) for cell in cells()),
         help="such as maml-conv4-28; default: all",
-    )  # fmt: skip
+    )
     o = parser.parse_args()
     for learner, network, size in cells():
         folder = o.out / name_of(learner, network, size)

@@ -23,11 +23,14 @@ import torch
 import metaface as mf
 from metaface import nets
 from metaface.data._sources import open_source
-from metaface.recognition import Network, Preprocessing, YuNet, faces, models
-from metaface.recognition.align import align
-from metaface.recognition.exposure import exposed
-from metaface.recognition.photos import read
-from metaface.recognition.protocols import Aligned, AsNetwork, aligned
+from metaface.experiments.protocols import Aligned, AsNetwork, aligned
+from metaface.faces import choose
+from metaface.faces.alignment import align
+from metaface.faces.detect import YuNet
+from metaface.faces.exposure import exposed
+from metaface.faces.photos import read
+from metaface.recognition import Network, Preprocessing, models
+from metaface.training.weight_interpolation import Measure, interpolate
 
 
 def main() -> None:
@@ -36,11 +39,15 @@ def main() -> None:
     parser.add_argument("data", nargs="+", help="photographs and sketches; or lights")
     parser.add_argument("--keep", required=True, help="photographs that must not get worse")
     parser.add_argument(
-        "--given", action="store_true", help="all photographs, aligned alike: of a set that was "
+        "--given",
+        action="store_true",
+        help="all photographs, aligned alike: of a set that was "
         "cropped by hand, and in which faces are too dark to be found",
-    )  # fmt: skip
+    )
     parser.add_argument("--models", help="folder of the model files")
-    parser.add_argument("--tune", default="full", help="see metaface.nets.tune; default: full")
+    parser.add_argument(
+        "--tune", default="full", help="see metaface.nets.set_trainable; default: full"
+    )
     parser.add_argument("--iterations", type=int, default=60, help="default: 60")
     parser.add_argument("--lr", type=float, default=3e-4, help="default: 3e-4")
     parser.add_argument("--splits", type=int, default=5, help="random halves; default: 5")
@@ -49,9 +56,12 @@ def main() -> None:
     detector = YuNet(models.find("yunet", options.models))
     weights = models.find("mobilefacenet_casia", options.models)
     spec = mf.ModelSpec(
-        "prototypical", {"distance": "cosine", "scale": 20.0, "tune": options.tune},
-        embedding="mobilefacenet-112x96", norm="pinned", image_size=112,
-    )  # fmt: skip
+        "prototypical",
+        {"distance": "cosine", "scale": 20.0, "tune": options.tune},
+        embedding="mobilefacenet-112x96",
+        norm="pinned",
+        image_size=112,
+    )
     pretrained = spec.build(start=weights).embedding
     before = embedder(pretrained)
     sets = [
@@ -69,19 +79,32 @@ def main() -> None:
         learner = spec.build(split, start=weights)
         parts = {name: train.of_domains(name) for name in train.domains} | {"kept": others}
         mf.train(
-            learner, mf.FaceSet.join(parts), ways=32, shots=1,
-            queries=1 if len(sets) > 1 else 2, lr=options.lr, meta_batch=1,
-            iterations=options.iterations, seed=split, across=True,
-        )  # fmt: skip
+            learner,
+            mf.FaceSet.join(parts),
+            ways=32,
+            shots=1,
+            queries=1 if len(sets) > 1 else 2,
+            lr=options.lr,
+            meta_batch=1,
+            iterations=options.iterations,
+            seed=split,
+            across=True,
+        )
         new = rank1 if len(sets) > 1 else few_shot
-        net, choice = mf.safe.blend(
-            pretrained, learner.embedding, on(new, val), [on(few_shot, keep_val)],
-        )  # fmt: skip
+        net, choice = interpolate(
+            pretrained,
+            learner.embedding,
+            on(new, val),
+            [on(few_shot, keep_val)],
+        )
         row = {
-            "split": split, "before": new(before, test), "after": on(new, test)(net),
-            "keep": on(few_shot, keep_test)(net), "blend": choice.as_dict(),
-            "trainable": nets.trainable(learner),
-        }  # fmt: skip
+            "split": split,
+            "before": new(before, test),
+            "after": on(new, test)(net),
+            "keep": on(few_shot, keep_test)(net),
+            "blend": choice.as_dict(),
+            "trainable": nets.count_trainable(learner),
+        }
         rows.append(row)
         print(json.dumps(row), flush=True)
         Path(options.out).write_text(json.dumps(rows, indent=1) + "\n")
@@ -96,7 +119,7 @@ def embedder(net: torch.nn.Module) -> Network:
     return Network(net, Preprocessing(mirror=True), name="domains", architecture="112x96")
 
 
-def on(how: Callable[[Network, mf.FaceSet], float], faces: mf.FaceSet) -> mf.safe.Measure:
+def on(how: Callable[[Network, mf.FaceSet], float], faces: mf.FaceSet) -> Measure:
     return lambda net: how(embedder(net), faces)
 
 
@@ -107,7 +130,7 @@ def in_place(source: str, detector: YuNet) -> Aligned:
         named = [photo.person for photo in found.photos]
         paths = tuple(photo.path for photo in found.photos)
     seen = [(picture, detector(picture)) for picture in pictures]
-    points = [detector.closer(p, faces.most_prominent(p, f)).points for p, f in seen if len(f)]
+    points = [detector.closer(p, choose.most_prominent(p, f)).landmarks for p, f in seen if len(f)]
     place = np.median(np.concatenate(points), 0, keepdims=True)
     crops = exposed(np.concatenate([align(picture, place) for picture in pictures]))
     people, person = np.unique(named, return_inverse=True)

@@ -5,11 +5,11 @@ python benchmarks/joint.py [--minutes 10] [--seeds 3] [--search 12] [--out joint
 
 import argparse
 
-from metaface.multitask import comparison
+from metaface.experiments import joint
 from metaface.report.joint import joint_table
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--variants", nargs="+", default=comparison.VARIANTS)
+parser.add_argument("--variants", nargs="+", default=joint.VARIANTS)
 parser.add_argument("--minutes", type=float, default=10.0, help="training time of each network")
 parser.add_argument("--people", type=int, default=600, help="to train on")
 parser.add_argument("--seeds", type=int, default=1, help="training seeds")
@@ -18,14 +18,14 @@ parser.add_argument("--out", default="joint", help="folder of the results")
 parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
 options = parser.parse_args()
 
-settings = comparison.Settings(
+settings = joint.Settings(
     variants=tuple(options.variants),
     minutes=options.minutes,
     people=options.people,
     seeds=options.seeds,
     search=options.search,
 )
-results = comparison.run(settings, options.out, resume=options.resume)
+results = joint.run(settings, options.out, resume=options.resume)
 print(joint_table(results))
 for ratio in results["speed"]["ratios"]:
     print(f"{ratio['what']}: {ratio['median']:.2f} times the time of {ratio['reference']}")

@@ -49,15 +49,17 @@ from tqdm import tqdm
 import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
-from metaface.evaluation import average_precision
-from metaface.intervals import interval
+from metaface.experiments.joint import fresh
+from metaface.faces.detect import YuNet
+from metaface.metrics.detection import average_precision
+from metaface.metrics.intervals import interval
 from metaface.multitask import (
     ATTRIBUTES,
     EXPRESSIONS,
     HEADS,
-    Labelled,
+    FaceAnnotations,
+    FaceSprites,
     MultiTask,
-    Pool,
     Portraits,
     compose,
     constant_box,
@@ -65,11 +67,10 @@ from metaface.multitask import (
     measure,
     pictures,
     portraits,
-    sheet,
-)  # fmt: skip
-from metaface.multitask.comparison import fresh
+)
 from metaface.multitask.portraits import aligned_faces
-from metaface.recognition import YuNet, models
+from metaface.recognition import models
+from metaface.report.annotated import sheet
 
 SIZE, SIDE = 128, (30.0, 100.0)  # pixels of a scene; of a face in it
 LEAST = 0.02  # score from which boxes count in average precision
@@ -152,11 +153,11 @@ def load_set(text: str, o: argparse.Namespace, limit: int | None = None) -> Port
 
 
 def train(o: argparse.Namespace) -> None:
-    pools = [Pool.procedural(range(TRAIN, TRAIN + o.people), o.photos, progress=True)]
+    pools = [FaceSprites.procedural(range(TRAIN, TRAIN + o.people), o.photos, progress=True)]
     counts = [o.batch]
     if o.real:
         found = [portraits(source, detector(o), photos=REAL_PHOTOS) for source in o.real]
-        pools.append(Pool.join(one.take(one.alone).pool(SIZE) for one in found))
+        pools.append(FaceSprites.join(one.take(one.alone).pool(SIZE) for one in found))
         counts = [o.batch - round(o.share * o.batch), round(o.share * o.batch)]
     tqdm.write(" and ".join(f"{len(p)} photographs of {p.name}" for p in pools))
     units = [(tasks, seed) for tasks in o.tasks for seed in range(o.seeds)]
@@ -175,8 +176,17 @@ def train(o: argparse.Namespace) -> None:
             {name: options.get(name, {}) for name in heads}, trunk=o.trunk, norm="frozen"
         )
         scenes = fresh(list(zip(pools, counts, strict=True)), SIZE, (24, 96), seed)
-        fit(model, scenes, lr=4e-3, iterations=o.iterations, seed=seed, device=o.device, out=folder,
-            resume=True, label=folder.parent.name)  # fmt: skip
+        fit(
+            model,
+            scenes,
+            lr=4e-3,
+            iterations=o.iterations,
+            seed=seed,
+            device=o.device,
+            out=folder,
+            resume=True,
+            label=folder.parent.name,
+        )
 
 
 # -- detection on real faces -----------------------------------------------------------------
@@ -190,15 +200,30 @@ def real(o: argparse.Namespace) -> None:
         found = load_set(text, o, o.limit)
         found = found.take(found.alone)
         tests = {
-            kind: compose(found.pool(2 * int(SIDE[1]), sharp=kind == "sharp"), o.scenes, size=SIZE,
-                          faces=(1, 1), side=SIDE, turn=0, seed=1)
+            kind: compose(
+                found.pool(2 * int(SIDE[1]), sharp=kind == "sharp"),
+                o.scenes,
+                size=SIZE,
+                faces=(1, 1),
+                side=SIDE,
+                turn=0,
+                seed=1,
+            )
             for kind in ("soft", "sharp")
-        }  # fmt: skip
+        }
         for kind, test in tests.items():
             some = test.take(np.arange(min(32, len(test))))
             cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(some)[..., ::-1])
-            rows.append({"set": name, "kind": kind, "network": "constant box", "seeds": 0,
-                         "pictures": len(test), "ap50": constant_box(test)[1]})  # fmt: skip
+            rows.append(
+                {
+                    "set": name,
+                    "kind": kind,
+                    "network": "constant box",
+                    "seeds": 0,
+                    "pictures": len(test),
+                    "ap50": constant_box(test)[1],
+                }
+            )
             for network in named(o.files, 0):
                 cells = []
                 for seed in range(o.seeds):
@@ -209,8 +234,17 @@ def real(o: argparse.Namespace) -> None:
                 keys = [k for k in cells[0] if k != "file"]
                 means = {k: mean([cell[k] for cell in cells]) for k in keys}
                 spread = [min(c["ap50"] for c in cells), max(c["ap50"] for c in cells)]
-                rows.append({"set": name, "kind": kind, "network": network, "seeds": o.seeds,
-                             "pictures": len(test), "spread": spread, **means})  # fmt: skip
+                rows.append(
+                    {
+                        "set": name,
+                        "kind": kind,
+                        "network": network,
+                        "seeds": o.seeds,
+                        "pictures": len(test),
+                        "spread": spread,
+                        **means,
+                    }
+                )
     write_json(Path(o.out) / "real.json", {"settings": settings(o), "rows": rows})
     print("\n| set | pictures | network | AP50 [95%] | found at 0.3 | NME, eyes | NME, box |")
     print("|---|---|---|---|---|---|---|")
@@ -230,7 +264,7 @@ def mean(values: list[float | None]) -> float:
     return float(np.mean([np.nan if value is None else value for value in values]))
 
 
-def measured(path: Path, test: Labelled, o: argparse.Namespace) -> dict[str, Any]:
+def measured(path: Path, test: FaceAnnotations, o: argparse.Namespace) -> dict[str, Any]:
     """AP50 with its interval over pictures, and what :func:`metaface.multitask.measure` says of
     faces found and of landmarks."""
     model = MultiTask.load(path).to(o.device)
@@ -279,15 +313,23 @@ def start(o: argparse.Namespace) -> None:
         for shots in map(str, o.shots):
             for learner in o.learners:
                 cells = {
-                    name: np.array([
-                        read_record(out / name / f"{learner}-{s}.json")["tests"][test][shots]
-                        for s in range(o.seeds)
-                    ])
+                    name: np.array(
+                        [
+                            read_record(out / name / f"{learner}-{s}.json")["tests"][test][shots]
+                            for s in range(o.seeds)
+                        ]
+                    )
                     for name in names
-                }  # fmt: skip
+                }
                 for name, found in cells.items():
-                    row = {"set": test, "shots": int(shots), "learner": learner, "start": name,
-                           "accuracy": float(found.mean()), "ci95": interval(found)}  # fmt: skip
+                    row = {
+                        "set": test,
+                        "shots": int(shots),
+                        "learner": learner,
+                        "start": name,
+                        "accuracy": float(found.mean()),
+                        "ci95": interval(found),
+                    }
                     for other in names[:2]:
                         if other != name:
                             away = found - cells[other]
@@ -300,8 +342,10 @@ def start(o: argparse.Namespace) -> None:
     for row in rows:
         less = [
             "{:+.1f} ± {:.1f}".format(*(100 * v for v in row[f"less {n}"]))
-            if f"less {n}" in row else "" for n in names[:2]
-        ]  # fmt: skip
+            if f"less {n}" in row
+            else ""
+            for n in names[:2]
+        ]
         print(
             f"| {row['set']} | {row['shots']} | {row['learner']} | {row['start']} | "
             f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f} | {' | '.join(less)} |"
@@ -312,9 +356,9 @@ def crops_of(o: argparse.Namespace) -> tuple[mf.FaceSet, mf.FaceSet, dict[str, m
     """Aligned: people to meta-train on, to validate on, and the tests."""
 
     def drawn(first: int, people: int) -> mf.FaceSet:
-        pool = Pool.procedural(range(first, first + people), o.photos, 192, progress=True)
+        pool = FaceSprites.procedural(range(first, first + people), o.photos, 192, progress=True)
         return aligned_faces(
-            list(pool.images), pool.points, pool.person, pool.people, "synthetic", o.image_size
+            list(pool.images), pool.landmarks, pool.person, pool.people, "synthetic", o.image_size
         )
 
     tests = {"procedural": drawn(TEST, max(50, o.people // 2))}
@@ -326,9 +370,14 @@ def crops_of(o: argparse.Namespace) -> tuple[mf.FaceSet, mf.FaceSet, dict[str, m
 
 
 def meta_trained(
-    name: str, learner: str, seed: int, people: mf.FaceSet, val: mf.FaceSet,
-    tests: dict[str, mf.FaceSet], o: argparse.Namespace,
-) -> dict[str, Any]:  # fmt: skip
+    name: str,
+    learner: str,
+    seed: int,
+    people: mf.FaceSet,
+    val: mf.FaceSet,
+    tests: dict[str, mf.FaceSet],
+    o: argparse.Namespace,
+) -> dict[str, Any]:
     """Accuracies of the episodes of each test, at the rate that is best on validation people."""
     kind, options = LEARNERS[learner]
     best: tuple[float, float, Any] = (-1.0, 0.0, None)
@@ -341,25 +390,33 @@ def meta_trained(
         if rate:
             lr = made.recipe.lr
             mf.train(
-                made, people, lr=lr if learner == "reptile" else rate * lr,
-                iterations=o.iterations, seed=seed, device=o.device, progress=False,
-            )  # fmt: skip
+                made,
+                people,
+                lr=lr if learner == "reptile" else rate * lr,
+                iterations=o.iterations,
+                seed=seed,
+                device=o.device,
+                progress=False,
+            )
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)
         found[str(rate)] = judged.accuracy
         best = max(best, (judged.accuracy, rate, made), key=lambda one: one[0])
     return {
-        "rate": best[1], "validation": found,
+        "rate": best[1],
+        "validation": found,
         "tests": {
             test: {
                 str(shots): np.round(
-                    mf.evaluate(best[2], faces, shots=shots, episodes=o.episodes, seed=seed,
-                                progress=False).accuracies, 6,
+                    mf.evaluate(
+                        best[2], faces, shots=shots, episodes=o.episodes, seed=seed, progress=False
+                    ).accuracies,
+                    6,
                 ).tolist()
                 for shots in o.shots
             }
             for test, faces in tests.items()
         },
-    }  # fmt: skip
+    }
 
 
 def embedding(name: str, seed: int, people: mf.FaceSet, o: argparse.Namespace) -> nn.Module:

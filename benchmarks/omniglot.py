@@ -21,7 +21,7 @@ import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
-from metaface.training import Interrupted
+from metaface.training.loop import Interrupted
 
 # -- the protocols ---------------------------------------------------------------------------
 
@@ -205,9 +205,15 @@ def build(name: str) -> MetaLearner:
     learner = training.learner(training.ways, **training.inner)
     protocol = training.protocol
     learner.recipe = mf.learners.Recipe(  # type: ignore[misc]
-        training.ways, training.shots, training.queries, training.meta_batch,
-        protocol.optimizer, protocol.lr, protocol.schedule, clip=None,
-    )  # fmt: skip
+        training.ways,
+        training.shots,
+        training.queries,
+        training.meta_batch,
+        protocol.optimizer,
+        protocol.lr,
+        protocol.schedule,
+        clip=None,
+    )
     return learner
 
 
@@ -219,9 +225,16 @@ def run(cell: str, faces: mf.FaceSet, options: argparse.Namespace) -> dict[str, 
     train, test = parts(faces, protocol)
     learner = build(name)
     history = mf.train(
-        learner, train, iterations=training.iterations, minutes=options.minutes, augment=None,
-        out=options.out / name, resume=True, label=name, progress=not options.quiet,
-    )  # fmt: skip
+        learner,
+        train,
+        iterations=training.iterations,
+        minutes=options.minutes,
+        augment=None,
+        out=options.out / name,
+        resume=True,
+        label=name,
+        progress=not options.quiet,
+    )
 
     ways, shots = (int(n) for n in cell.rsplit("-", 1)[1].rstrip("s").split("w"))
     tested = learner
@@ -230,18 +243,31 @@ def run(cell: str, faces: mf.FaceSet, options: argparse.Namespace) -> dict[str, 
         if "transductive" not in cell:
             tested = OneQueryAtATime(learner)
     result = mf.evaluate(
-        tested, test, ways=ways, shots=shots, queries=protocol.queries or shots,
-        episodes=tested_tasks(protocol, options), progress=not options.quiet,
-    )  # fmt: skip
+        tested,
+        test,
+        ways=ways,
+        shots=shots,
+        queries=protocol.queries or shots,
+        episodes=tested_tasks(protocol, options),
+        progress=not options.quiet,
+    )
     return {
-        "cell": cell, "training": name, "published": CELLS[cell],
-        "accuracy": 100 * result.accuracy, "ci95": 100 * result.ci95,
-        "iterations": history.iterations, "of": training.iterations, "minutes": options.minutes,
+        "cell": cell,
+        "training": name,
+        "published": CELLS[cell],
+        "accuracy": 100 * result.accuracy,
+        "ci95": 100 * result.ci95,
+        "iterations": history.iterations,
+        "of": training.iterations,
+        "minutes": options.minutes,
         "hours": history.seconds / 3600,
         "hours_for_all": history.seconds / history.iterations * training.iterations / 3600,
-        "tasks": len(result.accuracies), "of_tasks": protocol.tasks, "queries": result.queries,
-        "norm": result.norm, "transductive": result.transductive,
-    }  # fmt: skip
+        "tasks": len(result.accuracies),
+        "of_tasks": protocol.tasks,
+        "queries": result.queries,
+        "norm": result.norm,
+        "transductive": result.transductive,
+    }
 
 
 def tested_tasks(protocol: Protocol, options: argparse.Namespace) -> int:
@@ -287,8 +313,14 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--zip", action="append", required=True, help="both Omniglot zips")
-    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=MAIN_CELLS, metavar="C",
-                        help="of " + ", ".join(CELLS))  # fmt: skip
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        choices=list(CELLS),
+        default=MAIN_CELLS,
+        metavar="C",
+        help="of " + ", ".join(CELLS),
+    )
     parser.add_argument("--minutes", type=float, help="of each training; default: all iterations")
     parser.add_argument("--tasks", type=int, help="at most so many test tasks")
     parser.add_argument("--out", type=Path, default=Path("omniglot"))

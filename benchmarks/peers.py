@@ -457,8 +457,10 @@ def main() -> None:
 
     rows = [kept[name(case)] for case in cases if name(case) in kept]
     print(table(rows))
-    print(f"{about['device']}, {about['threads']} threads, torch {about['torch']}, "
-          f"matrix product {about['matmul_gflops']:.0f} GFLOP/s")  # fmt: skip
+    print(
+        f"{about['device']}, {about['threads']} threads, torch {about['torch']}, "
+        f"matrix product {about['matmul_gflops']:.0f} GFLOP/s"
+    )
     if together := bounded_memory(rows):
         growth, share, speed = together.values()
         print(

@@ -20,9 +20,9 @@ import torch
 
 from metaface import nets
 from metaface.data._sources import open_source
+from metaface.faces.choose import crops_of
+from metaface.faces.photos import read
 from metaface.recognition import Recognizer, models
-from metaface.recognition.faces import crops_of
-from metaface.recognition.photos import read
 
 
 def main() -> None:

@@ -82,8 +82,10 @@ def main() -> None:
             draw(batches)
             rates[name].append(batches * BATCH / (time.perf_counter() - began))
     for name, values in rates.items():
-        print(f"{name:>12}: {statistics.median(values):8.0f} tasks/s "
-              f"({min(values):.0f} to {max(values):.0f})")  # fmt: skip
+        print(
+            f"{name:>12}: {statistics.median(values):8.0f} tasks/s "
+            f"({min(values):.0f} to {max(values):.0f})"
+        )
     ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
     print(f"{'ratio':>12}: {ratio:8.1f}")
     if options.json:

@@ -24,10 +24,18 @@ def train(steps: int) -> None:
     faces = mf.data.load("synthetic", people=60, photos=10, image_size=28, channels=1)
     learner = mf.ModelSpec("maml", {"inner_steps": 5}, channels=1).build()
     history = mf.train(
-        learner, faces, ways=5, shots=1, queries=5, meta_batch=TASKS, iterations=steps + 1,
-        augment=None, device="cpu", progress=False,
-    )  # fmt: skip
-    if mf.distributed.join().first:
+        learner,
+        faces,
+        ways=5,
+        shots=1,
+        queries=5,
+        meta_batch=TASKS,
+        iterations=steps + 1,
+        augment=None,
+        device="cpu",
+        progress=False,
+    )
+    if mf.training.distributed.join().first:
         seconds = history.rows[-1]["seconds"] - history.rows[0]["seconds"]
         print(TASKS * steps / seconds)
 
@@ -37,8 +45,11 @@ def measure(processes: int, steps: int) -> float:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     run = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), __file__, "--train", str(steps)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, check=True, text=True,
-    )  # fmt: skip
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
     return float(run.stdout)
 
 
@@ -58,8 +69,10 @@ def main() -> None:
         for processes, measured in enumerate(rates.values(), start=1):
             measured.append(measure(processes, options.steps))
     for name, values in rates.items():
-        print(f"{name:>13}: {statistics.median(values):6.2f} tasks/s "
-              f"({min(values):.2f} to {max(values):.2f})")  # fmt: skip
+        print(
+            f"{name:>13}: {statistics.median(values):6.2f} tasks/s "
+            f"({min(values):.2f} to {max(values):.2f})"
+        )
     ratios = [two / one for one, two in zip(*rates.values(), strict=True)]
     ratio = statistics.median(ratios)
     print(f"{'ratio':>13}: {ratio:6.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

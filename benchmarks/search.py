@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaface.recognition.gallery import Gallery
-from metaface.recognition.search import Exact, Faiss, Qdrant, Search, recall
+from metaface.recognition.gallery.gallery import Gallery
+from metaface.recognition.gallery.search import Exact, Faiss, Qdrant, Search, recall
 
 DIM, PHOTOS, NEAREST, RECALLS = 128, 3, 5, 200
 

@@ -220,9 +220,15 @@ def metaface_evaluation(case: Case, device: torch.device) -> Work:
 
     def step() -> int:
         result = mf.evaluate(
-            learner, faces, ways=case.ways, shots=case.shots, queries=case.queries,
-            episodes=EPISODES, device=device, progress=False,
-        )  # fmt: skip
+            learner,
+            faces,
+            ways=case.ways,
+            shots=case.shots,
+            queries=case.queries,
+            episodes=EPISODES,
+            device=device,
+            progress=False,
+        )
         accuracy[0] = result.accuracy
         return EPISODES
 

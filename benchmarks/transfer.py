@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 import metaface as mf
-from metaface.data import synthetic
-from metaface.recognition import YuNet, embed, models
-from metaface.recognition.align import shrunk
-from metaface.recognition.protocols import aligned
-from metaface.recognition.weak_spots import upright
+from metaface import synthetic
+from metaface.experiments.protocols import aligned
+from metaface.experiments.robustness import upright
+from metaface.faces.alignment import shrunk
+from metaface.faces.detect import YuNet
+from metaface.recognition import models
+from metaface.recognition.embedders import loading
 
 
 def procedural(people: int, photos: int, size: int) -> mf.FaceSet:
@@ -48,11 +50,12 @@ def main() -> None:
         train, val, _ = people.split(test=0)
         mf.train(trained, train, val, minutes=options.minutes, spec=spec, out=options.out)
     learners = {
-        "trained": trained, "untrained": spec.build(),
+        "trained": trained,
+        "untrained": spec.build(),
         "pixels": mf.ModelSpec("prototypical", embedding="pixels").build(),
-    }  # fmt: skip
+    }
     detector = YuNet(models.find("yunet", options.models))
-    embedder = embed.load("mobilefacenet_casia", options.models)
+    embedder = loading.load("mobilefacenet_casia", options.models)
     for source in options.data:
         faces = aligned(source, detector, embedder).faces(spec.image_size)
         faces = faces.of_people(np.flatnonzero(faces.photos() >= 6))

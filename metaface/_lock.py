@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar
 
-from metaface import distributed
+from metaface._processes import launched
 
 try:
     import fcntl
@@ -108,7 +108,7 @@ def alone_in(
         @functools.wraps(job)
         def run(*given: Any, **named: Any) -> R:
             # what torchrun starts several times says itself whether it may be
-            with locked(None if distributed.launched() else folder(*given, **named)):
+            with locked(None if launched() else folder(*given, **named)):
                 return job(*given, **named)
 
         return run

@@ -29,8 +29,13 @@ _END = b"PK\x05\x06"  # of a zip archive: this, 16 bytes, the comment's length, 
 _STRETCHED = 1 << 30  # bytes that tensors may take, where a stride of 0 repeats few values
 
 # torch's words where a pickle asks for something that is no tensor, number or string
-_CODE = ("Unsupported global", "Unsupported class", "unrecognized function", "unsupported GLOBAL",
-         "TorchScript")  # fmt: skip
+_CODE = (
+    "Unsupported global",
+    "Unsupported class",
+    "unrecognized function",
+    "unsupported GLOBAL",
+    "TorchScript",
+)
 _ADVICE = re.compile(r"weights_only|safe_globals|trust|Please |documentation|two options")
 
 

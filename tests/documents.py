@@ -16,13 +16,16 @@ import numpy as np
 from PIL import Image
 
 import metaface as mf
-from metaface.data import synthetic
-from metaface.multitask import comparison
-from metaface.recognition.importing import import_weights
+from metaface import synthetic
+from metaface.experiments import joint
+from metaface.recognition.embedders.importing import import_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in
-                                                     (ROOT / "docs").glob("*.md"))]  # fmt: skip
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _PROGRAM = re.compile(
     r"([A-Z_]+=\S+ )*(metaface|torchrun|make|cd|git|pip|pytest|(\S*/)?python)\s+\S"
@@ -136,8 +139,9 @@ Real = Callable[[str], Path]
 """``real("att_faces.zip")``: a real file; skips the test where it is missing"""
 
 
-def renders(people: Sequence[int], photos: int, domain: str = "frontal", size: int = 112
-) -> np.ndarray:  # fmt: skip
+def renders(
+    people: Sequence[int], photos: int, domain: str = "frontal", size: int = 112
+) -> np.ndarray:
     """uint8 ``[people, photos, size, size, 3]``: people who do not exist."""
     made = synthetic.render(list(people), photos, size, domains=domain, seed=5)
     return made.images.reshape(len(people), photos, size, size, 3)
@@ -193,8 +197,9 @@ def wider(source: Path, path: Path) -> None:
 LFW = {8: 24, 5: 8, 4: 34}  # people by photographs
 
 
-def pictures_of(people: Sequence[int], photos: int, word: str, *, domain: str = "frontal",
-                size: int = 112) -> Callable[[Path, Real], None]:  # fmt: skip
+def pictures_of(
+    people: Sequence[int], photos: int, word: str, *, domain: str = "frontal", size: int = 112
+) -> Callable[[Path, Real], None]:
     names = [f"{word}{i:02d}" for i in range(len(people))]
     return lambda path, real: folder(path, renders(people, photos, domain, size), names)
 
@@ -247,7 +252,7 @@ def imported(path: Path, real: Real) -> None:
 
 
 def shared_network(tasks: Sequence[str]) -> Callable[[Path, Real], None]:
-    return lambda path, real: comparison.network(tasks, 40).save(path)
+    return lambda path, real: joint.network(tasks, 40).save(path)
 
 
 def cut(name: str, chosen: dict[int, int]) -> Callable[[Path, Real], None]:
@@ -292,35 +297,55 @@ def photos(path: Path, real: Real) -> None:
 others = pictures_of(range(70, 110), 1, "stranger", size=160)
 
 SOURCES: dict[str, Callable[[Path, Real], None]] = {
-    "photos": photos, "photographs": photos, "path/to/photos": photos,
+    "photos": photos,
+    "photographs": photos,
+    "path/to/photos": photos,
     "sketches": pictures_of(range(30), 6, "drawn", domain="sketch"),
-    "other_photos.zip": zipped, "people": known, "others": others, "strangers": others,
-    "shots": days_and_nights, "party.jpg": party, "people.csv": attributes, "example": example,
+    "other_photos.zip": zipped,
+    "people": known,
+    "others": others,
+    "strangers": others,
+    "shots": days_and_nights,
+    "party.jpg": party,
+    "people.csv": attributes,
+    "example": example,
     **{name: single(4 + i) for i, name in enumerate(("a1.jpg", "a2.jpg", "a.jpg", "b.jpg"))},
-    "lfw.zip": lfw, "lfw_deepfunneled.zip": lfw, "al/lfw": unpacked(lfw),
+    "lfw.zip": lfw,
+    "lfw_deepfunneled.zip": lfw,
+    "al/lfw": unpacked(lfw),
     "lfw100": unpacked(cut("lfw_deepfunneled.zip", {8: 24})),
-    "att_faces.zip": att, "al/att": unpacked(att),
-    "yaleb.zip": yale, "yaleb_112.zip": yale, "al/yale": unpacked(yale),
+    "att_faces.zip": att,
+    "al/att": unpacked(att),
+    "yaleb.zip": yale,
+    "yaleb_112.zip": yale,
+    "al/yale": unpacked(yale),
     **{name: cut(name, {1: 110}) for name in ("cufs_photos.zip", "cufs_sketches.zip")},
-    **{name: lambda path, real: wider(real("wider_val_sample.zip"), path)
-       for name in ("wider.zip", "wider_val_sample.zip")},
-    **{name: itself(name) for name in ("omniglot_images_background.zip",
-                                       "omniglot_images_evaluation.zip")},
-    **{name: itself("weights/mobilefacenet_casia.ckpt")
-       for name in ("FILE", "mobilefacenet_casia.ckpt")},
+    **{
+        name: lambda path, real: wider(real("wider_val_sample.zip"), path)
+        for name in ("wider.zip", "wider_val_sample.zip")
+    },
+    **{
+        name: itself(name)
+        for name in ("omniglot_images_background.zip", "omniglot_images_evaluation.zip")
+    },
+    **{
+        name: itself("weights/mobilefacenet_casia.ckpt")
+        for name in ("FILE", "mobilefacenet_casia.ckpt")
+    },
     "mobilefacenet.safetensors": imported,
     **{f"{name}checkpoint.pt": trained for name in ("", "trained/", "maml/")},
-    "multitask/model.safetensors": shared_network(comparison.TASKS),
-    "more/model.safetensors": shared_network(comparison.TASKS),
+    "multitask/model.safetensors": shared_network(joint.TASKS),
+    "more/model.safetensors": shared_network(joint.TASKS),
     "recognition/model.safetensors": shared_network(["recognition"]),
-}  # fmt: skip
+}
 
 
 def named(text: str) -> list[str]:
     """The sources that commands or examples name, but for those they write."""
     made = tuple(name.rstrip("/") + "/" for name in re.findall(r"--out (\S+)", text))
     return [
-        name for name in SOURCES
+        name
+        for name in SOURCES
         if not f"{name}/".startswith(made)
         and re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w.-])", text)
-    ]  # fmt: skip
+    ]

@@ -20,7 +20,7 @@ for name in ("metaface", "metaface.recognition"):  # without torch, which takes 
 
 import numpy as np  # noqa: E402
 
-from metaface.recognition.gallery import Gallery, GalleryError  # noqa: E402
+from metaface.recognition.gallery.gallery import Gallery, GalleryError  # noqa: E402
 
 
 def faces(count: int, seed: int) -> np.ndarray:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from metaface import Episodes, EpisodeSampler, FaceSet, nets
+from metaface.faces.alignment import TEMPLATE
+from metaface.faces.detections import Detections
 from metaface.learners import LEARNERS
-from metaface.recognition import DetectedFaces, Network, Preprocessing
-from metaface.recognition.align import TEMPLATE
+from metaface.recognition import Network, Preprocessing
 
 # where learn2learn is required, tests do not skip for want of it: they fail
 REQUIRED = os.environ.get("CI") or os.environ.get("METAFACE_REQUIRE_LEARN2LEARN")
@@ -70,9 +71,11 @@ def one(episodes: Episodes, task: int) -> Episodes:
 def flat_gradient(module: nn.Module) -> Tensor:
     """The gradients of all parameters, as one vector; zeros where there is none."""
     return torch.cat(
-        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
-         for p in module.parameters()]
-    )  # fmt: skip
+        [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+            for p in module.parameters()
+        ]
+    )
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -100,14 +103,14 @@ class Row:
 
     name = "row"
 
-    def __call__(self, picture: np.ndarray) -> DetectedFaces:
+    def __call__(self, picture: np.ndarray) -> Detections:
         side = picture.shape[0]
         starts = np.arange(picture.shape[1] // side) * side
         starts = np.array([s for s in starts if picture[:, s : s + side].std() > 2], np.float32)
         rest = np.zeros_like(starts)
         boxes = np.stack([starts, rest, rest + side, rest + side], 1)
         points = TEMPLATE * side / 112 + np.stack([starts, rest], 1)[:, None]
-        return DetectedFaces(boxes, points.astype(np.float32), rest + np.float32(0.99))
+        return Detections(boxes, points.astype(np.float32), rest + np.float32(0.99))
 
 
 class Squares(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from helpers import Row, portrait, squares
 
 from metaface.recognition import Gallery, Recognizer
-from metaface.recognition._store import Store
+from metaface.recognition.gallery._store import Store
 
 
 def opened(path: str) -> Recognizer:

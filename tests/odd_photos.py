@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, features
 
-from metaface.data.synthetic import render
+from metaface.synthetic import render
 
 FACE, UNREADABLE, TOO_LARGE, NO_FACE = ({n} for n in ("face", "unreadable", "too_large", "no_face"))
 TOO_SMALL = {"face_too_small", "no_face"}  # where it is too small to be found at all
@@ -146,18 +146,30 @@ def misnamed(folder: Path) -> Iterator[Odd]:
     yield _put(folder / "and more.jpg", jpeg + noise, FACE)
     yield _put(folder / "and a zip.png", png + archive.getvalue(), FACE)
     bad = {
-        "text.jpg": b"not a picture\n", "page.jpg": html, "page.webp": html, "zip.png": b"",
-        "elf.jpg": elf, "pdf.jpg": b"%PDF-1.4\n%%EOF\n", "eps.jpg": postscript, "noise.jpg": noise,
+        "text.jpg": b"not a picture\n",
+        "page.jpg": html,
+        "page.webp": html,
+        "zip.png": b"",
+        "elf.jpg": elf,
+        "pdf.jpg": b"%PDF-1.4\n%%EOF\n",
+        "eps.jpg": postscript,
+        "noise.jpg": noise,
         "svg.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
-        "gzip.jpg": gzip.compress(jpeg), "before.jpg": b"\r\n" + jpeg,
+        "gzip.jpg": gzip.compress(jpeg),
+        "before.jpg": b"\r\n" + jpeg,
         "magic.jpg": jpeg[:3] + noise,
-        "magic.png": png[:8] + noise, "magic.gif": b"GIF89a" + noise, "magic.tif": b"II*\0" + noise,
-        "magic.bmp": b"BM" + noise, "magic.webp": b"RIFF\xff\0\0\0WEBPVP8 " + noise,
-        "magic.ppm": b"P6\n" + noise, "text.ppm": b"P3\n9 9\n255\n1 2 3 x",
-        "newlines.png": png.replace(b"\r\n", b"\n"), "heic.heic": b"\0\0\0\x18ftypheic" + noise,
+        "magic.png": png[:8] + noise,
+        "magic.gif": b"GIF89a" + noise,
+        "magic.tif": b"II*\0" + noise,
+        "magic.bmp": b"BM" + noise,
+        "magic.webp": b"RIFF\xff\0\0\0WEBPVP8 " + noise,
+        "magic.ppm": b"P6\n" + noise,
+        "text.ppm": b"P3\n9 9\n255\n1 2 3 x",
+        "newlines.png": png.replace(b"\r\n", b"\n"),
+        "heic.heic": b"\0\0\0\x18ftypheic" + noise,
         "magic.avif": b"\0\0\0\x1cftypavif" + noise,
         "magic.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + noise,
-    }  # fmt: skip
+    }
     bad["zip.png"] = archive.getvalue()
     for name, data in bad.items():
         yield _put(folder / name, data, UNREADABLE)
@@ -271,9 +283,14 @@ def bombs(folder: Path) -> Iterator[Odd]:
     yield _put(folder / "no scan.jpg", jpeg[:scan] + b"\xff\xd9", UNREADABLE)
     yield _put(folder / "loop.tif", _tiff({}, loop=True), FACE | UNREADABLE)
     for name, change in {
-        "offset": {273: 2**31}, "count": {279: 2**32 - 1}, "rows": {278: 0}, "depth": {258: 9999},
-        "samples": {277: 60_000}, "kind": {259: 34_712}, "photometric": {262: 999},
-    }.items():  # fmt: skip
+        "offset": {273: 2**31},
+        "count": {279: 2**32 - 1},
+        "rows": {278: 0},
+        "depth": {258: 9999},
+        "samples": {277: 60_000},
+        "kind": {259: 34_712},
+        "photometric": {262: 999},
+    }.items():
         yield _put(folder / f"{name}.tif", _tiff(change), FACE | UNREADABLE | TOO_LARGE)
     if features.check("jpg_2000"):
         tiles = bytearray(encoded(kind="JPEG2000"))
@@ -311,14 +328,24 @@ def pixels(folder: Path) -> Iterator[Odd]:
     faces = [image, blank, blank]
     film: dict[str, Any] = {"save_all": True, "append_images": faces[1:]}
     for name, one in {
-        "grey": image.convert("L"), "16": Image.fromarray(wide), "alpha": alpha, "holed": holed,
-        "la": image.convert("LA"), "palette": palette, "grey and hole": holed.convert("LA"),
-    }.items():  # fmt: skip
+        "grey": image.convert("L"),
+        "16": Image.fromarray(wide),
+        "alpha": alpha,
+        "holed": holed,
+        "la": image.convert("LA"),
+        "palette": palette,
+        "grey and hole": holed.convert("LA"),
+    }.items():
         yield _put(folder / f"{name}.png", encoded(one, "PNG"), FACE)
     for name, one in {
-        "grey": image.convert("L"), "16": Image.fromarray(wide), "cmyk": image.convert("CMYK"),
-        "ycbcr": image.convert("YCbCr"), "alpha": alpha, "palette": palette, "holed": holed,
-    }.items():  # fmt: skip
+        "grey": image.convert("L"),
+        "16": Image.fromarray(wide),
+        "cmyk": image.convert("CMYK"),
+        "ycbcr": image.convert("YCbCr"),
+        "alpha": alpha,
+        "palette": palette,
+        "holed": holed,
+    }.items():
         yield _put(folder / f"{name}.tif", encoded(one, "TIFF"), FACE)
     yield _put(folder / "16 big.tif", encoded(Image.fromarray(wide.astype(">u2")), "TIFF"), FACE)
     yield _put(folder / "32.tif", encoded(Image.fromarray(wide.astype(np.int32)), "TIFF"), FACE)
@@ -349,10 +376,14 @@ def pixels(folder: Path) -> Iterator[Odd]:
     # a face, perhaps, of nobody's colours
     yield _put(folder / "lab.tif", encoded(lab, "TIFF"), UNREADABLE | HARD, scale=0)
     for name, options in {
-        "rgb": {"keep_rgb": True}, "444": {"subsampling": 0}, "411": {"subsampling": 2},
-        "comment": {"comment": b"x" * 60_000}, "dpi": {"dpi": (1, 9999)}, "worst": {"quality": 5},
+        "rgb": {"keep_rgb": True},
+        "444": {"subsampling": 0},
+        "411": {"subsampling": 2},
+        "comment": {"comment": b"x" * 60_000},
+        "dpi": {"dpi": (1, 9999)},
+        "worst": {"quality": 5},
         "icc": {"icc_profile": b"\0" * 200_000},
-    }.items():  # fmt: skip
+    }.items():
         yield _put(folder / f"{name}.jpg", encoded(**options), FACE if name != "worst" else HARD)
     yield _put(folder / "grey.jpg", encoded(image.convert("L")), FACE)
     yield _put(folder / "cmyk.jpg", encoded(image.convert("CMYK"), quality=90), FACE)
@@ -388,9 +419,11 @@ def turned(folder: Path) -> Iterator[Odd]:
         image = scene() if undo is None else scene().transpose(undo)
         exif = orientation(number)
         for suffix, kind, options in (
-            ("jpg", "JPEG", {"quality": 95}), ("png", "PNG", {}), ("webp", "WEBP", {"quality": 95}),
+            ("jpg", "JPEG", {"quality": 95}),
+            ("png", "PNG", {}),
+            ("webp", "WEBP", {"quality": 95}),
             ("tif", "TIFF", {}),
-        ):  # fmt: skip
+        ):
             data = encoded(image, kind, exif=exif, **options)
             yield _put(folder / f"orientation {number}.{suffix}", data, FACE)
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
@@ -401,10 +434,14 @@ def turned(folder: Path) -> Iterator[Odd]:
         yield _put(folder / f"orientation {number}.jpg", encoded(exif=orientation(number)), FACE)
     good = orientation(6).tobytes()
     for name, exif in {
-        "noise": b"Exif\0\0" + np.random.default_rng(1).bytes(3000), "cut": good[:15], "empty": b"",
-        "only the name": b"Exif\0\0", "text": b"orientation: 6", "far": _far(good),
+        "noise": b"Exif\0\0" + np.random.default_rng(1).bytes(3000),
+        "cut": good[:15],
+        "empty": b"",
+        "only the name": b"Exif\0\0",
+        "text": b"orientation: 6",
+        "far": _far(good),
         "loop": b"Exif\0\0II*\0\x08\0\0\0\1\0\x69\x87\4\0\1\0\0\0\x08\0\0\0\x08\0\0\0",
-    }.items():  # fmt: skip
+    }.items():
         yield _put(folder / f"exif {name}.jpg", encoded(exif=exif), FACE)
         yield _put(folder / f"exif {name}.png", encoded(kind="PNG", exif=exif), FACE)
     text = TiffImagePlugin.ImageFileDirectory_v2()
@@ -424,11 +461,27 @@ def _far(exif: bytes) -> bytes:
 def named(folder: Path) -> Iterator[Odd]:
     data = encoded(quality=90)
     names = [
-        "two\nlines.jpg", " spaces  in .jpg", "two.dots.jpg", "it's \"quoted\".jpg", "-rf.jpg",
-        "--help.jpg", "\U0001f600.jpg", "Zoë é.jpg", "Zoe\u0308.jpg", "日本語.jpg", "\u202egpj.jpg",
-        "100% %s {0} $HOME `id`.jpg", "a;b|c&d<e>f*g?.jpg", "back\\slash.jpg", "tab\there.jpg",
-        "x" * 246 + ".jpg", "CAPITALS.JPG", "bell\a escape\x1b[31m.jpg", "a,b.jpg", "con.jpg",
-    ]  # fmt: skip
+        "two\nlines.jpg",
+        " spaces  in .jpg",
+        "two.dots.jpg",
+        'it\'s "quoted".jpg',
+        "-rf.jpg",
+        "--help.jpg",
+        "\U0001f600.jpg",
+        "Zoë é.jpg",
+        "Zoe\u0308.jpg",
+        "日本語.jpg",
+        "\u202egpj.jpg",
+        "100% %s {0} $HOME `id`.jpg",
+        "a;b|c&d<e>f*g?.jpg",
+        "back\\slash.jpg",
+        "tab\there.jpg",
+        "x" * 246 + ".jpg",
+        "CAPITALS.JPG",
+        "bell\a escape\x1b[31m.jpg",
+        "a,b.jpg",
+        "con.jpg",
+    ]
     for name in names:
         try:
             yield _put(folder / name, data, FACE)

@@ -29,21 +29,41 @@ from typing import Any
 from metaface import cli
 from metaface.data import _load
 from metaface.evaluation import evaluate
-from metaface.evaluation.robustness import dial_robustness
-from metaface.multitask.joint import JointFace
-from metaface.recognition import YuNet, models
-from metaface.recognition.detect import Faces
-from metaface.recognition.faces import crops_of
-from metaface.sweep import sweep
-from metaface.training import Budget
+from metaface.evaluation.degradation import dial_robustness
+from metaface.experiments import sweep
+from metaface.faces.choose import crops_of
+from metaface.faces.detect import YuNet
+from metaface.faces.detections import Detections
+from metaface.recognition import models
+from metaface.recognition.embedders.shared import JointFace
+from metaface.training.loop import Budget
 
 STEPS = 2  # of any training, whatever its budget
 MOST: dict[str, float] = {
-    "people": 40, "photos": 8, "val_people": 10, "test_people": 10, "episodes": 10,
-    "val_episodes": 10, "trials": 2, "search": 1, "seeds": 2, "splits": 1, "rounds": 1,
-    "drawn": 50, "enrolled": 5, "strangers": 15, "cohort": 25, "galleries": 2, "tasks": 2,
-    "val_tasks": 2, "cells": 3, "scenes": 10, "limit": 20, "faces": 3000, "batch": 4,
-}  # fmt: skip
+    "people": 40,
+    "photos": 8,
+    "val_people": 10,
+    "test_people": 10,
+    "episodes": 10,
+    "val_episodes": 10,
+    "trials": 2,
+    "search": 1,
+    "seeds": 2,
+    "splits": 1,
+    "rounds": 1,
+    "drawn": 50,
+    "enrolled": 5,
+    "strangers": 15,
+    "cohort": 25,
+    "galleries": 2,
+    "tasks": 2,
+    "val_tasks": 2,
+    "cells": 3,
+    "scenes": 10,
+    "limit": 20,
+    "faces": 3000,
+    "batch": 4,
+}
 SECONDS = 1200  # of one command, before it is called hung
 
 
@@ -99,7 +119,7 @@ def cut_budgets(steps: int) -> None:
 
     argparse.ArgumentParser.parse_args = parse_less  # type: ignore[method-assign, assignment]
     cut(evaluate, episodes=10 if steps == STEPS else 25)
-    cut(sweep, trials=2)
+    cut(sweep.run, trials=2)
     cut(dial_robustness, people=22, photos=6, nuisances=3)
     cut(_load._synthetic, people=60, photos=12)
     if address := os.environ.get("DOCUMENTS_SERVER"):
@@ -108,12 +128,12 @@ def cut_budgets(steps: int) -> None:
     JointFace._faces = faces_as_yunet_has_them  # type: ignore[method-assign]
 
 
-def faces_as_yunet_has_them(self: JointFace, picture: Any) -> Faces:
+def faces_as_yunet_has_them(self: JointFace, picture: Any) -> Detections:
     """A shared network of two steps finds no face: it describes those that YuNet finds."""
     detector = YuNet(models.find("yunet"))
     found = detector(picture)
     embeddings = self._crops(crops_of(picture, found, detector))
-    return Faces(found.boxes, found.points, found.scores, embeddings)
+    return Detections(found.boxes, found.landmarks, found.scores, embeddings)
 
 
 def run(words: list[str]) -> int:

@@ -22,10 +22,30 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(adaptation, "load", lambda source, cache, o: faces)
 
     def call(*options: str) -> str:
-        monkeypatch.setattr(sys, "argv", [
-            "adaptation.py", "squares=x", "--out", str(tmp_path), "--seeds", "0", "1", "--ways",
-            "4", "--tasks", "5", "--val-tasks", "4", "--iterations", "3", "--steps", "2", *options,
-        ])  # fmt: skip
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "adaptation.py",
+                "squares=x",
+                "--out",
+                str(tmp_path),
+                "--seeds",
+                "0",
+                "1",
+                "--ways",
+                "4",
+                "--tasks",
+                "5",
+                "--val-tasks",
+                "4",
+                "--iterations",
+                "3",
+                "--steps",
+                "2",
+                *options,
+            ],
+        )
         adaptation.main()
         return capsys.readouterr().out
 
@@ -40,8 +60,9 @@ def test_every_learner_and_the_safe_choice(run, tmp_path):
     assert said.count("| safe |") == 4 and "safe against finetune" in said
     units = {
         (seed, name): json.loads((tmp_path / "squares" / str(seed) / f"{name}.json").read_text())
-        for seed in range(2) for name in (n.replace(" ", "-") for n in adaptation.LEARNERS)
-    }  # fmt: skip
+        for seed in range(2)
+        for name in (n.replace(" ", "-") for n in adaptation.LEARNERS)
+    }
     for row in found:
         low, value, high = row["accuracy"][1], row["accuracy"][0], row["accuracy"][2]
         assert 0 <= low <= value <= high <= 1

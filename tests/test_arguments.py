@@ -18,15 +18,15 @@ from PIL import Image
 
 import metaface as mf
 import metaface.evaluation as ev
-from metaface import benchmark, cli, cross_domain, data, sweep
-from metaface.benchmark import Settings
-from metaface.evaluation.pairs import cosines
-from metaface.evaluation.slices import as_groups, binned
+from metaface import cli, data
+from metaface.experiments import benchmark, cross_domain, joint, sweep
+from metaface.experiments.benchmark import Settings
 from metaface.learners import LEARNERS, Prototypical, build
-from metaface.multitask import comparison
+from metaface.metrics.cohort import Cohort, unit, within
+from metaface.metrics.groups import as_groups, binned
+from metaface.metrics.pairs import cosines
 from metaface.recognition import Gallery, Recognizer
-from metaface.recognition.matching import Faces, Prototypes
-from metaface.recognition.scoring import Cohort, unit, within
+from metaface.recognition.matching import Embeddings, Prototypes
 
 FACES = patterns(16, 8, 28)
 TASKS = {"ways": 3, "shots": 1, "queries": 1, "progress": False}
@@ -41,28 +41,49 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights at 
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("augment", "flip"), ("augment", True), ("augment", ("flip",)), ("seed", "a"),
-        ("seed", -1), ("device", "gpu0"), ("device", 3), ("device", "cuda:77"), ("resume", "yes"),
-        ("across", "yes"), ("checkpoint_seconds", "soon"), ("spec", "maml"), ("val_shots", None),
-        ("val_episodes", None), ("on_validation", 3), ("on_finish", 3),
+        ("augment", "flip"),
+        ("augment", True),
+        ("augment", ("flip",)),
+        ("seed", "a"),
+        ("seed", -1),
+        ("device", "gpu0"),
+        ("device", 3),
+        ("device", "cuda:77"),
+        ("resume", "yes"),
+        ("across", "yes"),
+        ("checkpoint_seconds", "soon"),
+        ("spec", "maml"),
+        ("val_shots", None),
+        ("val_episodes", None),
+        ("on_validation", 3),
+        ("on_finish", 3),
     ],
-)  # fmt: skip
+)
 def test_train_names_the_argument_and_its_value(name, value):
     given = {**TASKS, "iterations": 1, name: value}
     with pytest.raises(ValueError, match=name) as refused:
         mf.train(
-            Prototypical(tiny()), FACES.of_people(range(10)), FACES.of_people(range(10, 16)),
+            Prototypical(tiny()),
+            FACES.of_people(range(10)),
+            FACES.of_people(range(10, 16)),
             **given,
-        )  # fmt: skip
+        )
     shown = type(value).__name__ if name == "spec" else repr(value)
     assert shown in str(refused.value)
 
 
 @pytest.mark.parametrize(
     "name, value",
-    [("ways", None), ("shots", None), ("queries", None), ("episodes", None), ("seed", "a"),
-     ("seed", None), ("device", "gpu0")],
-)  # fmt: skip
+    [
+        ("ways", None),
+        ("shots", None),
+        ("queries", None),
+        ("episodes", None),
+        ("seed", "a"),
+        ("seed", None),
+        ("device", "gpu0"),
+    ],
+)
 def test_evaluate_names_the_argument_and_its_value(name, value):
     with pytest.raises(ValueError, match=f"{name}={value!r}: "):
         mf.evaluate(Prototypical(tiny()), FACES, **{**TASKS, "episodes": 2, name: value})
@@ -70,10 +91,21 @@ def test_evaluate_names_the_argument_and_its_value(name, value):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("crop", "0.5"), ("crop", True), ("channels", True), ("image_size", True), ("seed", "a"),
-     ("seed", -1), ("seed", None), ("people", True), ("photos", "3"),
-     ("min_photos", "3"), ("min_photos", -1), ("min_photos", None)],
-)  # fmt: skip
+    [
+        ("crop", "0.5"),
+        ("crop", True),
+        ("channels", True),
+        ("image_size", True),
+        ("seed", "a"),
+        ("seed", -1),
+        ("seed", None),
+        ("people", True),
+        ("photos", "3"),
+        ("min_photos", "3"),
+        ("min_photos", -1),
+        ("min_photos", None),
+    ],
+)
 def test_load_names_the_argument_and_its_value(tmp_path, name, value):
     given = {"people": 3, "photos": 2, "cache": tmp_path, "progress": False, name: value}
     with pytest.raises(ValueError, match=name) as refused:
@@ -97,7 +129,7 @@ def test_a_path_that_is_none_is_named(tmp_path):
         mf.train(Prototypical(tiny()), FACES, iterations=1, out=5, **TASKS)
 
 
-class Found:
+class Predictions:
     """A detector that finds one face, wherever."""
 
     def detect(self, images):
@@ -117,7 +149,7 @@ def test_an_array_without_pixels_is_refused_with_its_shape(shape, kind):
     given = (
         torch.from_numpy(photo).movedim(-1, 0) if kind == "tensor" and photo.ndim == 3 else photo
     )
-    with Recognizer(Found(), Described()) as people:
+    with Recognizer(Predictions(), Described()) as people:
         for call in (people.identify, lambda p: people.enroll("Ana", p)):
             with pytest.raises(ValueError, match=r"must have pixels, got \(\d, \d"):
                 call(given)
@@ -125,7 +157,7 @@ def test_an_array_without_pixels_is_refused_with_its_shape(shape, kind):
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5)])
 def test_a_picture_without_pixels_is_unreadable(size):
-    with Recognizer(Found(), Described()) as people:
+    with Recognizer(Predictions(), Described()) as people:
         found = people.identify(Image.new("RGB", size))
     assert found.skipped == "unreadable" and "x" in found.detail and "0" in found.detail
 
@@ -134,7 +166,7 @@ def test_a_picture_without_pixels_is_unreadable(size):
 def test_a_rate_that_is_none_is_named(value):
     whose = np.arange(400)
     vectors = unit(np.random.default_rng(0).normal(size=(400, 8)))
-    with Recognizer(Found(), Described()) as people:
+    with Recognizer(Predictions(), Described()) as people:
         calls = {
             "fpir": [
                 lambda: people.calibrate(None, value),
@@ -163,7 +195,7 @@ def test_a_rate_that_may_be_0_or_1_is_named(value):
 def test_a_rate_of_numpy_is_kept_as_a_number():
     """It was refused by JSON, half-way through."""
     vectors = unit(np.random.default_rng(0).normal(size=(4, 4)))
-    with Recognizer(Found(), Described()) as people:
+    with Recognizer(Predictions(), Described()) as people:
         people.gallery.add("Ana", vectors[:2])
         people.gallery.set_strangers(vectors, np.arange(4))
         assert people.calibrate(None, np.float32(0.25)).fpir == 0.25
@@ -171,12 +203,18 @@ def test_a_rate_of_numpy_is_kept_as_a_number():
 
 @pytest.mark.parametrize(
     "changed, said",
-    [({"ways": (5, 5)}, "ways has 5 twice"), ({"shots": (1, 5, 1)}, "shots has 1 twice"),
-     ({"learners": ("maml", "maml")}, "learners has 'maml' twice"),
-     ({"augment": ("flip", "flip")}, "augment has 'flip' twice"),
-     ({"ways": 5}, "ways=5: must be a list or tuple"), ({"queries": None}, "queries=None"),
-     ({"episodes": "9"}, "episodes='9'"), ({"seeds": 0}, "seeds=0"), ({"seed": -1}, "seed=-1")],
-)  # fmt: skip
+    [
+        ({"ways": (5, 5)}, "ways has 5 twice"),
+        ({"shots": (1, 5, 1)}, "shots has 1 twice"),
+        ({"learners": ("maml", "maml")}, "learners has 'maml' twice"),
+        ({"augment": ("flip", "flip")}, "augment has 'flip' twice"),
+        ({"ways": 5}, "ways=5: must be a list or tuple"),
+        ({"queries": None}, "queries=None"),
+        ({"episodes": "9"}, "episodes='9'"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
 def test_a_job_refuses_settings_that_mean_nothing(tmp_path, changed, said):
     with pytest.raises(ValueError, match=said):
         benchmark.run(replace(Settings(), **changed), tmp_path / "out", progress=False)
@@ -188,12 +226,12 @@ def test_other_jobs_refuse_a_thing_twice(tmp_path):
     with pytest.raises(ValueError, match="protocols has 'pairs' twice"):
         cross_domain.run(twice, tmp_path / "a", progress=False)
     with pytest.raises(ValueError, match="variants has 'fixed' twice"):
-        comparison.run(comparison.Settings(variants=("fixed", "fixed")), tmp_path / "b")
+        joint.run(joint.Settings(variants=("fixed", "fixed")), tmp_path / "b")
     with pytest.raises(ValueError, match="photos=None: must be at least 6"):
-        comparison.run(comparison.Settings(photos=None), tmp_path / "b")
+        joint.run(joint.Settings(photos=None), tmp_path / "b")
     pytest.importorskip("optuna")
     with pytest.raises(ValueError, match="parameters has 'lr' twice"):
-        sweep(Settings(), tmp_path / "c", parameters=["lr", "lr"])
+        sweep.run(Settings(), tmp_path / "c", parameters=["lr", "lr"])
 
 
 @pytest.mark.parametrize(
@@ -213,18 +251,24 @@ def test_an_option_sets_nothing_that_is_given_already(monkeypatch, learner, name
     "words, said",
     [
         (["train", "--option", "embedding=1"], "prototypical has no option embedding"),
-        (["train", "--learner", "maml", "--option", "inner_lr=1", "--option", "inner_lr=2"],
-         "--option inner_lr is given twice: inner_lr=2 is the second"),
-        (["benchmark", "--option", "maml.inner_lr=1", "--option", "maml.inner_lr=2"],
-         "--option maml.inner_lr is given twice"),
+        (
+            ["train", "--learner", "maml", "--option", "inner_lr=1", "--option", "inner_lr=2"],
+            "--option inner_lr is given twice: inner_lr=2 is the second",
+        ),
+        (
+            ["benchmark", "--option", "maml.inner_lr=1", "--option", "maml.inner_lr=2"],
+            "--option maml.inner_lr is given twice",
+        ),
         (["train", "--ways", "5", "--option", "ways=3"], "--ways and --option ways are one"),
         (["train", "--meta-batch", "5", "--option", "meta_batch=3"], "--meta-batch and --option"),
         (["benchmark", "--ways", "5", "5"], "--ways has 5 twice"),
         (["benchmark", "--shots", "1", "5", "1"], "--shots has 1 twice"),
         (["benchmark", "--learners", "maml", "maml"], "--learners has maml twice"),
         (["benchmark", "--augment", "flip", "flip"], "--augment has flip twice"),
-        (["cross-domain", "--domains", "a=synthetic", "--protocols", "all", "all"],
-         "--protocols has all twice"),
+        (
+            ["cross-domain", "--domains", "a=synthetic", "--protocols", "all", "all"],
+            "--protocols has all twice",
+        ),
         (["sweep", "--parameters", "lr", "lr"], "--parameters has lr twice"),
         (["evaluate", "x.pt", "--shots", "1", "1"], "--shots has 1 twice"),
         (["train", "--keep", "a", "--keep", "a"], "--keep has a twice"),
@@ -233,7 +277,7 @@ def test_an_option_sets_nothing_that_is_given_already(monkeypatch, learner, name
         (["robustness", "--nuisances", "blur", "blur"], "--nuisances has blur twice"),
         (["benchmark", "--shots", "99999999999"], "a whole number from 1 to 2147483647"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     try:
@@ -334,12 +378,12 @@ def test_no_cosine_is_above_one():
     vectors = unit(np.random.default_rng(0).normal(size=(3000, 128)))
     assert (np.einsum("nd,nd->n", vectors, vectors) > 1).any()  # as rounding has it
     whose = np.arange(len(vectors))
-    matcher = Prototypes(Faces(vectors), whose, Cohort(vectors[:0], whose[:0]))
-    scores, found = matcher(Faces(vectors))
+    matcher = Prototypes(Embeddings(vectors), whose, Cohort(vectors[:0], whose[:0]))
+    scores, found = matcher(Embeddings(vectors))
     assert scores.max() == 1 and np.array_equal(found, whose)
     twice = np.concatenate([vectors, vectors])
-    others = Prototypes(Faces(twice), np.arange(6000), Cohort(vectors[:0], whose[:0]))
-    assert others.others(Faces(twice), np.arange(6000)).max() == 1
+    others = Prototypes(Embeddings(twice), np.arange(6000), Cohort(vectors[:0], whose[:0]))
+    assert others.others(Embeddings(twice), np.arange(6000)).max() == 1
     assert cosines(vectors, np.stack([whose, whose], 1)).max() == 1
     assert within(np.array([1.1, -1.1, 0.5, -np.inf])).tolist() == [1, -1, 0.5, -np.inf]
 

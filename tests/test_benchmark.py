@@ -15,19 +15,43 @@ from helpers import RUNNABLE, patterns
 from PIL import Image
 from scipy import stats
 
-from metaface import benchmark, checkpoint
+from metaface import checkpoint
 from metaface._json import write_json
-from metaface.benchmark import Settings, interval
 from metaface.cli import main
-from metaface.fitting import fit_recipe
+from metaface.experiments import benchmark
+from metaface.experiments.benchmark import Settings, interval
 from metaface.learners import Recipe
+from metaface.training.fitting import fit_recipe
 
 REQUIRED = {
-    "learner", "data", "ways", "shots", "accuracy", "ci95", "f1", "episodes", "train_seconds",
-    "adapt_ms", "peak_mb", "parameters", "norm", "transductive",
-}  # fmt: skip
-SMALL = ["--iterations", "3", "--episodes", "20", "--queries", "2", "--image-size", "16",
-         "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+    "learner",
+    "data",
+    "ways",
+    "shots",
+    "accuracy",
+    "ci95",
+    "f1",
+    "episodes",
+    "train_seconds",
+    "adapt_ms",
+    "peak_mb",
+    "parameters",
+    "norm",
+    "transductive",
+}
+SMALL = [
+    "--iterations",
+    "3",
+    "--episodes",
+    "20",
+    "--queries",
+    "2",
+    "--image-size",
+    "16",
+    "--embedding",
+    "conv4-32",
+    "--quiet",
+]
 TRAIN = [*SMALL[:2], *SMALL[6:]]  # what there is of these where nothing is tested
 
 
@@ -72,9 +96,22 @@ def test_starting_from_weights(photos, tmp_path):
     first = tmp_path / "first"
     assert main(["train", "--data", str(photos), *TRAIN, "--out", str(first)]) == 0
     start = str(first / "checkpoint.pt")
-    command = ["benchmark", "--data", str(photos), *SMALL, "--learners", "prototypical",
-               "--shots", "1", "--ways", "3", "--start", start,
-               "--option", "prototypical.tune=none"]  # fmt: skip
+    command = [
+        "benchmark",
+        "--data",
+        str(photos),
+        *SMALL,
+        "--learners",
+        "prototypical",
+        "--shots",
+        "1",
+        "--ways",
+        "3",
+        "--start",
+        start,
+        "--option",
+        "prototypical.tune=none",
+    ]
     assert main([*command, "--out", str(tmp_path / "b")]) == 0
     found = json.loads((tmp_path / "b" / "results.json").read_text())
     accuracy = {row["learner"]: row["accuracy"] for row in found["rows"]}
@@ -132,9 +169,15 @@ def test_a_finished_benchmark_is_not_overwritten(results, photos, capsys):
 def test_interrupted_benchmark_goes_on(photos, tmp_path, monkeypatch):
     """Stopped while the second learner is tested: the first is not trained again."""
     settings = Settings(
-        data=str(photos), learners=("prototypical", "anil"), image_size=16, shots=(1,), queries=2,
-        episodes=20, iterations=3, embedding="conv4-32",
-    )  # fmt: skip
+        data=str(photos),
+        learners=("prototypical", "anil"),
+        image_size=16,
+        shots=(1,),
+        queries=2,
+        episodes=20,
+        iterations=3,
+        embedding="conv4-32",
+    )
     whole = benchmark.run(settings, tmp_path / "whole", progress=False)
     real, calls = benchmark.evaluate, []
 
@@ -188,13 +231,42 @@ def test_one_episode_has_no_interval(photos, tmp_path, capsys):
 
     learnt = str(out / "prototypical-seed0" / "checkpoint.pt")
     where = str(tmp_path / "e.json")
-    assert main(["evaluate", learnt, "--data", str(photos), "--episodes", "1", "--queries", "2",
-                 "--quiet", "--json", where]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "evaluate",
+                learnt,
+                "--data",
+                str(photos),
+                "--episodes",
+                "1",
+                "--queries",
+                "2",
+                "--quiet",
+                "--json",
+                where,
+            ]
+        )
+        == 0
+    )
     assert strictly(Path(where))["rows"][0]["ci95"] is None
 
     matrix = tmp_path / "m"
-    assert main(["cross-domain", "--domains", f"a={photos}", "--learners", "prototypical", *few,
-                 "--out", str(matrix)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "cross-domain",
+                "--domains",
+                f"a={photos}",
+                "--learners",
+                "prototypical",
+                *few,
+                "--out",
+                str(matrix),
+            ]
+        )
+        == 0
+    )
     assert [row["ci95"] for row in strictly(matrix / "results.json")["rows"]] == [None]
     assert "nan" not in (matrix / "report.html").read_text().split("<h2>Everything")[1]
     assert "nan" not in capsys.readouterr().out
@@ -204,8 +276,10 @@ def test_numbers_that_json_has_not_are_null(tmp_path):
     value = {"a": (1.5, math.nan, [math.inf, -math.inf]), "b": np.float64("nan"), "c": "nan"}
     write_json(tmp_path / "new" / "x.json", value)
     assert strictly(tmp_path / "new" / "x.json") == {
-        "a": [1.5, None, [None, None]], "b": None, "c": "nan",
-    }  # fmt: skip
+        "a": [1.5, None, [None, None]],
+        "b": None,
+        "c": "nan",
+    }
 
 
 def test_results_are_written_and_printed_by_one_writer():
@@ -217,15 +291,45 @@ def test_results_are_written_and_printed_by_one_writer():
 def test_train_then_evaluate_leaves_out_whom_it_has_seen(photos, tmp_path, capsys):
     out = tmp_path / "trained"
     network = ["--image-size", "16", "--embedding", "conv4-32", "--quiet"]
-    assert main(["train", "--data", str(photos), "--learner", "anil", "--iterations", "3",
-                 "--out", str(out), "--option", "inner_steps=2", *network]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(photos),
+                "--learner",
+                "anil",
+                "--iterations",
+                "3",
+                "--out",
+                str(out),
+                "--option",
+                "inner_steps=2",
+                *network,
+            ]
+        )
+        == 0
+    )
     state = checkpoint.load(out / "checkpoint.pt")
     assert state["spec"]["options"] == {"inner_steps": 2}
     seen = len(state["seen"]["people"])
     capsys.readouterr()
     written = tmp_path / "e.json"
-    command = ["evaluate", str(out / "checkpoint.pt"), "--data", str(photos), "--ways", "3",
-               "--episodes", "10", "--queries", "2", "--quiet", "--json", str(written)]  # fmt: skip
+    command = [
+        "evaluate",
+        str(out / "checkpoint.pt"),
+        "--data",
+        str(photos),
+        "--ways",
+        "3",
+        "--episodes",
+        "10",
+        "--queries",
+        "2",
+        "--quiet",
+        "--json",
+        str(written),
+    ]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"{30 - seen} people" in said and "3-way 1-shot" in said
@@ -248,9 +352,24 @@ def test_domains_of_one_source_never_share_people(monkeypatch):
 
 def test_cross_set_and_pretrained_row(photos, tmp_path, test_data):
     other = test_data("att_faces.zip")
-    command = ["benchmark", "--train-data", str(photos), "--test-data", str(other), "--shots", "1",
-               "--learners", "prototypical", "--out", str(tmp_path), *SMALL, "--episodes", "10",
-               "--weights", str(test_data("weights/mobilefacenet_casia.ckpt"))]  # fmt: skip
+    command = [
+        "benchmark",
+        "--train-data",
+        str(photos),
+        "--test-data",
+        str(other),
+        "--shots",
+        "1",
+        "--learners",
+        "prototypical",
+        "--out",
+        str(tmp_path),
+        *SMALL,
+        "--episodes",
+        "10",
+        "--weights",
+        str(test_data("weights/mobilefacenet_casia.ckpt")),
+    ]
     assert main(command) == 0
     rows = {r["learner"]: r for r in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert rows["pretrained"]["accuracy"] > 0.95

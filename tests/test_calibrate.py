@@ -14,16 +14,17 @@ from scipy import optimize, stats
 
 from metaface import evaluation as ev
 from metaface.learners import Prototypical
-from metaface.recognition import matching, scoring, strangers
-from metaface.recognition.calibrate import calibrate, with_genuine
-from metaface.recognition.matching import Faces, Prototypes, left_out
-from metaface.recognition.scoring import Cohort, prototypes
+from metaface.metrics.cohort import Cohort, prototypes
+from metaface.metrics.cohort import unit as unit_length
+from metaface.metrics.thresholds import calibrate, with_genuine
+from metaface.recognition import matching, strangers
+from metaface.recognition.matching import Embeddings, Prototypes, left_out
 
 rng = np.random.default_rng
 
 
 def unit(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
-    return scoring.unit(rng(seed).normal(size=(count, dim)).astype(np.float32))
+    return unit_length(rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
 # ---------------------------------------------------------------- the threshold
@@ -304,8 +305,8 @@ def test_baseline_by_chunks(monkeypatch):
 def test_baseline_lowers_faces_that_resemble_everybody():
     cohort = Cohort(unit(300), np.arange(300))
     axis = np.eye(16, dtype=np.float32)[:1]
-    cohort.embeddings = scoring.unit(cohort.embeddings + 0.3 * axis)  # what all have in common
-    faces = Faces(np.concatenate([axis, -axis]))
+    cohort.embeddings = unit_length(cohort.embeddings + 0.3 * axis)  # what all have in common
+    faces = Embeddings(np.concatenate([axis, -axis]))
     (low, high), who = Prototypes(faces, np.arange(2), cohort)(faces)
     (one, other), _ = Prototypes(faces, np.arange(2), Cohort(unit(0), np.arange(0)))(faces)
     assert who.tolist() == [0, 1] and one == pytest.approx(other)
@@ -318,7 +319,7 @@ def grouped(counts, dim=16, seed=0, spread=0.4):
     person = random.permutation(np.repeat(np.arange(len(counts)), counts))
     means = random.normal(size=(len(counts), dim))
     faces = means[person] + spread * random.normal(size=(len(person), dim))
-    return Faces(scoring.unit(faces.astype(np.float32))), person
+    return Embeddings(unit_length(faces.astype(np.float32))), person
 
 
 def test_prototypes_are_what_a_cosine_prototypical_adapts():
@@ -332,7 +333,7 @@ def test_prototypes_are_what_a_cosine_prototypical_adapts():
     means = prototypes(faces.embeddings, person, 6)
     # the mean of unit vectors or their sum: one direction
     np.testing.assert_allclose(probes @ means.T, want, atol=1e-5)
-    score, who = Prototypes(faces, person, Cohort(probes[:0], person[:0]))(Faces(probes))
+    score, who = Prototypes(faces, person, Cohort(probes[:0], person[:0]))(Embeddings(probes))
     np.testing.assert_allclose(score, want.max(1).values, atol=1e-5)
     assert who.tolist() == want.argmax(1).tolist()
 
@@ -344,9 +345,11 @@ def test_prototypes_are_what_prototypical_adapts_to_pictures():
     labels = torch.arange(12) % 4
     classifier = Prototypical(net, "cosine", scale=1).adapt(pictures[:8], labels[:8])
     with torch.no_grad():
-        features = scoring.unit(net.eval()(pictures).numpy())
-    matcher = Prototypes(Faces(features[:8]), labels[:8].numpy(), Cohort(features[:0], labels[:0]))
-    score, who = matcher(Faces(features[8:]))
+        features = unit_length(net.eval()(pictures).numpy())
+    matcher = Prototypes(
+        Embeddings(features[:8]), labels[:8].numpy(), Cohort(features[:0], labels[:0])
+    )
+    score, who = matcher(Embeddings(features[8:]))
     want = classifier(pictures[8:])
     np.testing.assert_allclose(score, want.max(1).values, atol=1e-5)
     assert who.tolist() == want.argmax(1).tolist()
@@ -366,7 +369,7 @@ def test_others_by_brute_force():
     cosines[np.arange(len(person)), person] = -9
     want = cosines.max(1) - naive_baseline(cohort.embeddings, cohort.person, faces.embeddings)
     np.testing.assert_allclose(matcher.others(faces, person), want, atol=1e-5)
-    alone = Prototypes(Faces(faces.embeddings[:3]), np.zeros(3, int), cohort)
+    alone = Prototypes(Embeddings(faces.embeddings[:3]), np.zeros(3, int), cohort)
     assert not len(alone.others(faces, person))
 
 
@@ -470,7 +473,7 @@ class Toy:
 
     def __call__(self, crops):
         means = crops.reshape(len(crops), -1).astype(np.float32)[:, : self.dim] - 128
-        return scoring.unit(means)
+        return unit_length(means)
 
 
 def test_pairs_of_strangers_by_brute_force():
@@ -529,19 +532,21 @@ def test_open_set_on_lfw(test_data):
     from functools import partial
 
     from metaface.data._sources import open_source
-    from metaface.recognition import embed, faces
+    from metaface.faces import choose
+    from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
+    from metaface.recognition.embedders import loading
     from metaface.recognition.recognizer import default_detector
 
     models = test_data("weights/mobilefacenet_casia.ckpt").parent
     test_data("weights/yunet_n_640_640.onnx")
-    embedder, detector = embed.load("mobilefacenet_casia", models), default_detector(models)
+    embedder, detector = loading.load("mobilefacenet_casia", models), default_detector(models)
     with open_source(test_data("lfw_deepfunneled.zip")) as found:
         reads = (partial(found.read, photo) for photo in found.photos)
-        seen = list(faces.embedded(reads, faces.most_prominent, detector, embedder))
+        seen = list(embed_faces(reads, choose.most_prominent, detector, embedder))
         both = [
             (one.embeddings[0], photo.person)
             for one, photo in zip(seen, found.photos, strict=True)
-            if isinstance(one, faces.Seen)
+            if isinstance(one, EmbeddedFaces)
         ]
     assert len(both) > 0.99 * len(seen)
     embeddings = np.stack([e for e, _ in both])

@@ -17,9 +17,10 @@ from PIL import Image
 import metaface as mf
 import metaface.evaluation as ev
 from metaface.cli import main
-from metaface.recognition import Gallery, Recognizer, Unusable, YuNet
-from metaface.recognition.photos import REASONS
-from metaface.recognition.protocols import Aligned, aligned, held_against_others, pairs_of
+from metaface.experiments.protocols import Aligned, aligned, held_against_others, pairs_of
+from metaface.faces.detect import YuNet
+from metaface.faces.photos import REASONS, Unusable
+from metaface.recognition import Gallery, Recognizer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("METAFACE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -238,9 +239,12 @@ def test_align_then_train_from_published_weights(photos, tmp_path, capsys):
     assert len(faces) == 20 and faces[0] == Path("Ana/1.png")
     people = mf.data.load(out, image_size=112)
     spec = mf.ModelSpec(
-        "prototypical", {"distance": "cosine", "tune": "bottleneck:8"}, image_size=112,
-        embedding="mobilefacenet-112x96", norm="pinned",
-    )  # fmt: skip
+        "prototypical",
+        {"distance": "cosine", "tune": "bottleneck:8"},
+        image_size=112,
+        embedding="mobilefacenet-112x96",
+        norm="pinned",
+    )
     learner = spec.build(start=WEIGHTS / "mobilefacenet_casia.ckpt")
     mf.train(learner, people, ways=2, shots=1, queries=1, iterations=1, progress=False)
     mf.save_model(tmp_path / "tuned.pt", learner, spec)

@@ -15,28 +15,39 @@ from helpers import patterns, tiny
 from PIL import Image
 
 import metaface as mf
-from metaface import FaceSet, benchmark, cross_domain
+from metaface import FaceSet
 from metaface.checkpoint import CheckpointError
 from metaface.cli import main
-from metaface.cross_domain import Settings, load_domains, parse_domains
-from metaface.domains import (
+from metaface.data.domain_split import (
     SIDES,
-    AcrossDomains,
     identities,
     joined,
-    partners,
+    paired_domains,
     queries_there,
     sides,
     split_together,
-    two_sided,
 )
-from metaface.evaluation.cross_domain import measure, rank1, rows, tar_at_far, unit_features
+from metaface.episodes.across_domains import AcrossDomains, partners
+from metaface.evaluation.domain_matrix import measure, rank1, rows, tar_at_far, unit_features
+from metaface.experiments import benchmark, cross_domain
+from metaface.experiments.cross_domain import Settings, load_domains, parse_domains
 from metaface.learners import MAML, Prototypical
 
 REQUIRED = {
-    "train", "test", "learner", "ways", "shots", "queries", "accuracy", "ci95", "rank1",
-    "tar_at_far", "drop", "seconds", "trainable_parameters",
-}  # fmt: skip
+    "train",
+    "test",
+    "learner",
+    "ways",
+    "shots",
+    "queries",
+    "accuracy",
+    "ci95",
+    "rank1",
+    "tar_at_far",
+    "drop",
+    "seconds",
+    "trainable_parameters",
+}
 PARTS = ("train", "val", "test")
 
 
@@ -84,9 +95,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def small(sources: list[str], **given) -> Settings:
     settings = {
-        "learners": ("prototypical", "fomaml"), "image_size": 16, "ways": (3,), "shots": (1,),
-        "queries": 2, "episodes": 20, "iterations": 2, "embedding": "conv4-32",
-    }  # fmt: skip
+        "learners": ("prototypical", "fomaml"),
+        "image_size": 16,
+        "ways": (3,),
+        "shots": (1,),
+        "queries": 2,
+        "episodes": 20,
+        "iterations": 2,
+        "embedding": "conv4-32",
+    }
     return Settings(domains=parse_domains(sources), **settings | given)
 
 
@@ -208,8 +225,9 @@ def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
     whole, plain = learner(), learner()
     mf.train(whole, faces, across=True, **options | {"out": None})
     mf.train(plain, faces, **options | {"out": None})
-    differ = [not torch.equal(a, b) for a, b in
-              zip(whole.parameters(), plain.parameters(), strict=True)]  # fmt: skip
+    differ = [
+        not torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True)
+    ]
     assert any(differ)
     mf.train(learner(), faces, across=True, **options)
     with pytest.raises(CheckpointError, match="across"):
@@ -221,7 +239,7 @@ def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
 
 def test_two_sides_are_of_the_people_in_both():
     photos, sketches = named(list("abcdx"), "photos"), named(list("ydcba"), "sketches", 2, seed=1)
-    faces = two_sided(photos, sketches)
+    faces = paired_domains(photos, sketches)
     assert people_of(faces) == set("abcd") and len(faces) == 4 * (4 + 2)
     assert sides(faces) == {"support_domain": SIDES[0], "query_domain": SIDES[1]}
     for side, given in zip(SIDES, (photos, sketches), strict=True):
@@ -238,27 +256,37 @@ def test_procedural_sides_are_known_elsewhere():
     numbers = [str(n) for n in range(20)]
     front = named(numbers, "synthetic:frontal")
     sketch = named(numbers, "synthetic:sketch", seed=1)
-    sets = {"drawn": two_sided(front, sketch), "front": named(numbers, "synthetic", seed=2)}
+    sets = {"drawn": paired_domains(front, sketch), "front": named(numbers, "synthetic", seed=2)}
     assert people_of(sets["drawn"]) == people_of(front)
     parts = split_together(sets)
     assert people_of(parts["drawn"].test) == people_of(parts["front"].test)
     both = joined({n: p.train for n, p in parts.items()})
     assert len(both.person_ids) == 14 and sides(both) == {}
     assert partners(both) == {
-        "drawn/support": ("drawn/query", "front"), "drawn/query": ("drawn/support", "front"),
+        "drawn/support": ("drawn/query", "front"),
+        "drawn/query": ("drawn/support", "front"),
         "front": ("drawn/support", "drawn/query"),
-    }  # fmt: skip
+    }
     assert joined({"drawn": parts["drawn"].train}) is parts["drawn"].train
 
 
 def test_domains_by_file_name(sources, tmp_path):
     csv = sources[0].partition("=")[2].removesuffix(":day")
-    given = [f"day={csv}@^day-", f"late={csv}:night@-[0-9]*[02468].png", sources[1],
-             f"dusk={csv}@day>{csv}:night@[13579]\\.png", f"whole={csv}"]  # fmt: skip
+    given = [
+        f"day={csv}@^day-",
+        f"late={csv}:night@-[0-9]*[02468].png",
+        sources[1],
+        f"dusk={csv}@day>{csv}:night@[13579]\\.png",
+        f"whole={csv}",
+    ]
     found = load_domains(small(given), progress=False)
     assert {n: len(f) for n, f in found.items()} == {
-        "day": 120, "late": 60, "night": 120, "dusk": 180, "whole": 240
-    }  # fmt: skip
+        "day": 120,
+        "late": 60,
+        "night": 120,
+        "dusk": 180,
+        "whole": 240,
+    }
     whole = found["whole"]
     assert np.array_equal(found["day"].images, whole.of_domains("day").images)
     assert np.array_equal(found["late"].images, whole.of_domains("night").images[::2])
@@ -285,11 +313,17 @@ def test_a_path_may_hold_what_divides_sources(name, tmp_path):
     (folder / "s.csv").write_text("\n".join(["path,person,domain", *rows]))
     photos, listed = folder / "photos", folder / "s.csv"
     want = {
-        f"{photos}": 6, f"{photos}@1[.]png": 2, f"{photos}@[12][.]p:?": 4,
-        f"{listed}:day": 4, f"{listed}:day,night": 6, f"{listed}:day@2": 2, f"{listed}@p/|@": 3,
-        f"{photos}@1>{listed}:day": 6, f"{photos}@(?P<a>1)>{listed}:day@[23]": 6,
+        f"{photos}": 6,
+        f"{photos}@1[.]png": 2,
+        f"{photos}@[12][.]p:?": 4,
+        f"{listed}:day": 4,
+        f"{listed}:day,night": 6,
+        f"{listed}:day@2": 2,
+        f"{listed}@p/|@": 3,
+        f"{photos}@1>{listed}:day": 6,
+        f"{photos}@(?P<a>1)>{listed}:day@[23]": 6,
         f"{listed}:night>{photos}@(?P<a>2)": 4,
-    }  # fmt: skip
+    }
     for text, count in want.items():
         (faces,) = load_domains(small([f"d={text}"]), progress=False).values()
         assert len(faces) == count, text
@@ -303,17 +337,17 @@ def test_a_path_may_hold_what_divides_sources(name, tmp_path):
 def test_sides_that_cannot_be_are_refused():
     photos = named(list("abc"), "photos")
     with pytest.raises(ValueError, match="photos and others have 1 people.*a, b, c.*c, d"):
-        two_sided(photos, named(["c", "d"], "others", seed=1))
+        paired_domains(photos, named(["c", "d"], "others", seed=1))
     with pytest.raises(ValueError, match="numbers have 0 people.*synthetic/0"):
-        two_sided(named(["0", "1"], "synthetic:sketch"), named(["0", "1"], "numbers", seed=1))
+        paired_domains(named(["0", "1"], "synthetic:sketch"), named(["0", "1"], "numbers", seed=1))
     with pytest.raises(ValueError, match="12 photographs are on both.*of a,.*its own query"):
-        two_sided(photos, photos)
+        paired_domains(photos, photos)
 
 
 def test_people_with_too_few_queries_are_tested_last():
     names = [f"n{n:02}" for n in range(20)]
     many = FaceSet.join({"a": named(names[:8], "s", 3, seed=1), "b": named(names[8:], "s", 1, 2)})
-    faces = two_sided(named(names, "photos", 9), many)  # 10 photographs or more of everybody
+    faces = paired_domains(named(names, "photos", 9), many)  # 10 photographs or more of everybody
     parts = split_together({"one": faces}, queries=3)["one"]
     assert people_of(parts.test) <= set(names[:8]) and queries_there(parts.test, 3) == 3
 
@@ -322,8 +356,10 @@ def test_validation_where_few_have_more_queries_than_one():
     """Three of four people have two: enough for most, and not for a task of all."""
     names = list("abcd")
     asked = FaceSet.join({"x": named(names, "s", 1), "y": named(names[:3], "s", 1, seed=1)})
-    val = two_sided(named(names, "photos", 2, seed=2), asked)
-    train = two_sided(named(list("efgh"), "photos", 2, seed=3), named(list("hgfe"), "s", seed=4))
+    val = paired_domains(named(names, "photos", 2, seed=2), asked)
+    train = paired_domains(
+        named(list("efgh"), "photos", 2, seed=3), named(list("hgfe"), "s", seed=4)
+    )
     train, val = (
         replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (train, val)
     )
@@ -335,7 +371,7 @@ def test_validation_where_few_have_more_queries_than_one():
 def test_tasks_and_figures_of_two_sides(monkeypatch):
     """Against what is drawn by hand from the two sources."""
     day, night = in_light(False), in_light(True)
-    faces = two_sided(day, night.take(np.arange(len(night)) % 16 < 3))
+    faces = paired_domains(day, night.take(np.arange(len(night)) % 16 < 3))
     learner = Prototypical(tiny())
     options = {"ways": (3,), "episodes": 20, "progress": False}
     drawn = []
@@ -395,7 +431,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
         given, learners=("prototypical",), queries=9, protocols=cross_domain.PROTOCOLS, across=True
     )
     drawn = {}
-    real = mf.training._Run.step
+    real = mf.training.loop._Run.step
 
     def noted(self):
         sampler = self.sampler
@@ -404,7 +440,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
         drawn.setdefault(self.seen["data"], set()).update({pair}, *turns)
         return real(self)
 
-    monkeypatch.setattr(mf.training._Run, "step", noted)
+    monkeypatch.setattr(mf.training.loop._Run, "step", noted)
     with pytest.raises(ValueError, match="domain day: .*at least 10 photographs"):
         cross_domain.run(settings, tmp_path / "m", progress=False)  # six photographs of each
     settings = small(
@@ -413,9 +449,14 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
     found = cross_domain.run(settings, tmp_path / "m", progress=False)
     met = {(r["train"], r["test"]): r for r in found["rows"]}
     assert {t for t in met if "dusk" in t} == {
-        ("dusk", "dusk"), ("dusk", "day"), ("dusk", "others"), ("day", "dusk"),
-        ("others", "dusk"), ("all-but-dusk", "dusk"), ("all", "dusk"),
-    }  # fmt: skip
+        ("dusk", "dusk"),
+        ("dusk", "day"),
+        ("dusk", "others"),
+        ("day", "dusk"),
+        ("others", "dusk"),
+        ("all-but-dusk", "dusk"),
+        ("all", "dusk"),
+    }
     assert all(0 <= r["rank1"] <= 1 and r["drop"] is not None for r in met.values())
     assert SIDES in drawn["lights"] and (None, None) in drawn["lights"]
     across = drawn["lights + others"]
@@ -494,12 +535,22 @@ def test_drops_are_paired():
     def unit(train: str, accuracies: dict[str, list[float]]) -> dict:
         task = {"ways": 5, "shots": 1, "queries": 5, "norm": "group", "transductive": False}
         tests = {
-            test: {"episodes": [task | {"accuracies": a}], "rank1": None, "tar_at_far": None,
-                   "seconds": 1.0}
+            test: {
+                "episodes": [task | {"accuracies": a}],
+                "rank1": None,
+                "tar_at_far": None,
+                "seconds": 1.0,
+            }
             for test, a in accuracies.items()
-        }  # fmt: skip
-        return {"train": train, "learner": "x", "seed": 0, "trainable_parameters": 7,
-                "train_seconds": 2.0, "tests": tests}  # fmt: skip
+        }
+        return {
+            "train": train,
+            "learner": "x",
+            "seed": 0,
+            "trainable_parameters": 7,
+            "train_seconds": 2.0,
+            "tests": tests,
+        }
 
     first = unit("a", {"a": [0.9, 0.7, 0.8], "b": [0.5, 0.4, 0.6]})
     second = unit("b", {"a": [0.7, 0.5, 0.6], "b": [0.8, 0.8, 0.8]})
@@ -521,8 +572,11 @@ def test_learners_or_what_makes_them():
         {"one": {"p": learner, "q": lambda: learner}}, tests, **options
     )
     assert [(r["train"], r["test"], r["learner"]) for r in found] == [
-        ("one", "one", "p"), ("one", "two", "p"), ("one", "one", "q"), ("one", "two", "q")
-    ]  # fmt: skip
+        ("one", "one", "p"),
+        ("one", "two", "p"),
+        ("one", "one", "q"),
+        ("one", "two", "q"),
+    ]
     plain = mf.evaluate(learner, tests["two"], ways=3, queries=2, episodes=10, progress=False)
     assert found[1]["accuracy"] == found[3]["accuracy"] == pytest.approx(plain.accuracy, abs=1e-6)
 
@@ -607,11 +661,11 @@ def test_all_start_from_given_weights_and_skip_who_was_seen(sources, tmp_path, m
 def test_people_of_a_joined_set_are_known_again():
     """Seen in one source, or in several, people are not tested in a set of two sides."""
     photos, sketches = named(list("abcd"), "photos"), named(list("abcd"), "sketches", seed=1)
-    both = two_sided(photos, sketches)
+    both = paired_domains(photos, sketches)
     assert people_of(both.unseen("photos", ["a"])) == set("bcd")
     assert people_of(both.unseen("sketches + others", ["b", "c"])) == set("ad")
     assert both.unseen("others", ["a"]) is both
-    drawn = two_sided(
+    drawn = paired_domains(
         named(["0", "1", "2"], "synthetic:frontal"), named(["0", "1", "2"], "synthetic", seed=1)
     )
     assert people_of(drawn.unseen("synthetic:profile", ["1"])) == {"synthetic/0", "synthetic/2"}
@@ -651,8 +705,10 @@ def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeyp
     calls.clear()
     resumed = cross_domain.run(settings, tmp_path / "cut", resume=True, progress=False)
     timed = {"seconds", "test_seconds"}
-    kept = [[{k: v for k, v in r.items() if k not in timed} for r in found["rows"]]
-            for found in (whole, resumed)]  # fmt: skip
+    kept = [
+        [{k: v for k, v in r.items() if k not in timed} for r in found["rows"]]
+        for found in (whole, resumed)
+    ]
     assert kept[0] == kept[1]
 
 
@@ -667,9 +723,26 @@ def test_a_finished_matrix_is_shown_and_others_are_refused(results, sources, cap
 
 
 def test_the_command_prints_the_matrix(sources, tmp_path, capsys):
-    command = ["cross-domain", "--domains", *sources[:2], "--learners", "prototypical",
-               "--iterations", "1", "--ways", "3", "--queries", "2", "--episodes", "10",
-               "--image-size", "16", "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+    command = [
+        "cross-domain",
+        "--domains",
+        *sources[:2],
+        "--learners",
+        "prototypical",
+        "--iterations",
+        "1",
+        "--ways",
+        "3",
+        "--queries",
+        "2",
+        "--episodes",
+        "10",
+        "--image-size",
+        "16",
+        "--embedding",
+        "conv4-32",
+        "--quiet",
+    ]
     assert main([*command, "--out", str(tmp_path / "m")]) == 0
     said = capsys.readouterr().out.splitlines()
     header = next(i for i, line in enumerate(said) if line.startswith("prototypical, 3-way 1-shot"))

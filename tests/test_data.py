@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
 from metaface.data._sources import open_zip, read_entry
-from metaface.evaluation import read_wider
+from metaface.data.wider import read_wider
 
 COLOURS = {"Ana": (200, 30, 30), "Bo": (30, 200, 30), "Cy": (30, 30, 200)}
 
@@ -155,8 +155,9 @@ def test_only_paths_that_match(folder, cache, as_zip):
     faces = load(source, image_size=4, only=r"(Bo|Cy)/[12]\.png$")
     assert faces.people == ("Bo", "Cy") and faces.name == load(source, image_size=4).name
     assert faces.photos().tolist() == [2, 2] and len(entries(cache)) == 2
-    assert np.allclose(faces.images[:, 0, 0], [(30, 200, b) for b in (31, 32)]
-                       + [(30, 30, b) for b in (201, 202)])  # fmt: skip
+    assert np.allclose(
+        faces.images[:, 0, 0], [(30, 200, b) for b in (31, 32)] + [(30, 30, b) for b in (201, 202)]
+    )
     alone = load(source, image_size=4, only="Ana")
     assert alone.people == ("Ana",) and len(alone) == 2  # called as among the others
     assert len(load(source, image_size=4, only="photos|wrap" if as_zip else "")) == 9
@@ -598,7 +599,7 @@ def test_synthetic(cache, monkeypatch):
     assert faces.name == "synthetic:frontal,profile"
     other = load("synthetic", **options, seed=1, channels=1)
     assert other.images.shape == (6, 16, 16, 1)
-    monkeypatch.setattr("metaface.data.synthetic.render", None)  # from here on: the cache
+    monkeypatch.setattr("metaface.synthetic.render", None)  # from here on: the cache
     again = load("synthetic:frontal,profile", **options)
     assert np.array_equal(again.images, faces.images)
     for name, values in faces.truth.items():

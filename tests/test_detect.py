@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metaface import evaluation as ev
-from metaface.data import synthetic
-from metaface.recognition import Cascade, DetectedFaces, Unusable, YuNet
-from metaface.recognition import faces as choose
-from metaface.recognition.align import SIDE, TEMPLATE, align, similarity
-from metaface.recognition.detect import fused, overlaps, without_parts
-from metaface.recognition.photos import read
+from metaface import synthetic
+from metaface.faces import choose
+from metaface.faces.alignment import SIDE, TEMPLATE, align, similarity
+from metaface.faces.detect import Cascade, YuNet, fused, without_parts
+from metaface.faces.detections import Detections, overlaps
+from metaface.faces.photos import Unusable, read
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def test_boxes_and_landmarks_are_the_renderers(detector, people, i):
     paste(picture, people.images[i], 150, 100, 224)
     faces = detector(picture)
     assert len(faces) == 1 and faces.scores[0] > 0.8
-    assert faces.boxes.shape == (1, 4) and faces.points.shape == (1, 5, 2)
-    assert {a.dtype.name for a in (faces.boxes, faces.points, faces.scores)} == {"float32"}
+    assert faces.boxes.shape == (1, 4) and faces.landmarks.shape == (1, 5, 2)
+    assert {a.dtype.name for a in (faces.boxes, faces.landmarks, faces.scores)} == {"float32"}
     assert overlap(faces.boxes[0], people.box[i] + [150, 100, 0, 0]) > 0.7
     # 110 pixels wide; a landmark in another's place would be 35 pixels away
-    assert np.abs(faces.points[0] - people.landmarks[i] - [150, 100]).max() < 11
+    assert np.abs(faces.landmarks[0] - people.landmarks[i] - [150, 100]).max() < 11
 
 
 @pytest.mark.parametrize("side", [60, 112, 200, 480, 900, 2000])
@@ -80,7 +80,7 @@ def test_faces_of_every_size(detector, people, side):
     assert len(faces) == 1
     assert overlap(faces.boxes[0], people.box[0] * scale + [side // 2, 60, 0, 0]) > 0.7
     right = people.landmarks[0] * scale + [side // 2, 60]
-    assert np.abs(faces.points[0] - right).max() < 11 * scale + 1
+    assert np.abs(faces.landmarks[0] - right).max() < 11 * scale + 1
 
 
 def test_a_huge_and_a_small_face_in_one_large_picture(detector, people):
@@ -113,10 +113,10 @@ def test_only_parts_of_large_faces_are_dropped():
         np.float32,
     )
     points = np.zeros((4, 5, 2), np.float32)
-    faces = DetectedFaces(boxes, points, np.array([0.9, 0.8, 0.7, 0.6], np.float32))
+    faces = Detections(boxes, points, np.array([0.9, 0.8, 0.7, 0.6], np.float32))
     assert without_parts(faces, 400).boxes[:, 0].tolist() == [100, 450, 0]  # half inside: kept
     assert len(without_parts(faces, 501)) == 4  # a child before a parent, say
-    faces = DetectedFaces(boxes, points, np.array([0.7, 0.8, 0.9, 0.6], np.float32))
+    faces = Detections(boxes, points, np.array([0.7, 0.8, 0.9, 0.6], np.float32))
     assert len(without_parts(faces, 400)) == 4  # the part is surer
     assert len(without_parts(faces[:0], 400)) == 0
 
@@ -127,7 +127,7 @@ def test_a_face_that_the_picture_cuts_off(detector, people):
     picture[40:264, : 224 - left] = people.images[0][:, left:]
     faces = detector(picture)
     assert len(faces) == 1 and faces.boxes[0, 0] < 5
-    crop = align(picture, faces.points)[0]
+    crop = align(picture, faces.landmarks)[0]
     assert crop.shape == (SIDE, SIDE, 3) and crop.std() > 20
 
 
@@ -140,14 +140,14 @@ def test_several_faces_are_found_surest_first(detector, people):
     places = sorted((int(x // 225), int(y // 230)) for x, y in faces.boxes[:, :2])
     assert places == [(c, r) for c in range(3) for r in range(2)]
     some = faces[faces.boxes[:, 1] > 230]
-    assert len(some) == 3 and some.points.shape == (3, 5, 2)
+    assert len(some) == 3 and some.landmarks.shape == (3, 5, 2)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3000), (3000, 2), (33, 31), (1280, 1), (7, 500)])
 def test_no_face_in_pictures_of_odd_sizes(detector, size):
     faces = detector(ground(*size))
-    assert len(faces) == 0 and faces.points.shape == (0, 5, 2)
-    assert align(ground(*size), faces.points).shape == (0, SIDE, SIDE, 3)
+    assert len(faces) == 0 and faces.landmarks.shape == (0, 5, 2)
+    assert align(ground(*size), faces.landmarks).shape == (0, SIDE, SIDE, 3)
 
 
 def test_a_higher_least_score_finds_fewer(model, people):
@@ -182,8 +182,11 @@ def test_many_threads_say_nothing_and_find_the_same(model, people, capfd):
 def test_files_that_are_no_model(tmp_path, model, capfd):
     whole = model.read_bytes()
     for name, data in {
-        "text": b"not a model", "empty": b"", "cut": whole[: len(whole) // 2], "head": whole[:1000]
-    }.items():  # fmt: skip
+        "text": b"not a model",
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "head": whole[:1000],
+    }.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
         with pytest.raises(ValueError, match=f"does not take .*{name}.onnx for a YuNet model"):
@@ -199,10 +202,10 @@ def test_cascade(people):
         picture = ground(400, 480)
         paste(picture, people.images[i], 150, 100, 224)
         faces = Cascade()(picture)
-        assert faces.points.shape == (len(faces), 5, 2)
+        assert faces.landmarks.shape == (len(faces), 5, 2)
         if len(faces):
             right = people.landmarks[i] + [150, 100]
-            found += bool(np.abs(faces.points[0] - right).max() < 30)
+            found += bool(np.abs(faces.landmarks[0] - right).max() < 30)
     assert found >= 3
 
 
@@ -247,8 +250,8 @@ def test_overlaps_by_counting_pixels(first, second):
             assert got[i, j] == pytest.approx(want, abs=1e-6)
 
 
-def by_loops(found: list[DetectedFaces]) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    rows = [row for f in found for row in zip(f.boxes, f.points, f.scores, strict=True)]
+def by_loops(found: list[Detections]) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    rows = [row for f in found for row in zip(f.boxes, f.landmarks, f.scores, strict=True)]
     rows = sorted(rows, key=lambda row: -row[2])
     if len(found) == 1:
         return rows
@@ -271,21 +274,25 @@ def test_fused_by_loops(seed, lists):
         count = random.integers(0, 7)
         boxes = random.uniform((0, 0, 5, 5), (15, 15, 20, 20), (count, 4)).astype(np.float32)
         points = random.uniform(0, 30, (count, 5, 2)).astype(np.float32)
-        found.append(DetectedFaces(boxes, points, random.random(count).astype(np.float32)))
+        found.append(Detections(boxes, points, random.random(count).astype(np.float32)))
     got, want = fused(found), by_loops(found)
     assert len(got) == len(want)
     for i, (one, five, score) in enumerate(want):
         np.testing.assert_allclose(got.boxes[i], one, rtol=1e-4)
-        np.testing.assert_allclose(got.points[i], five, rtol=1e-4)
+        np.testing.assert_allclose(got.landmarks[i], five, rtol=1e-4)
         assert got.scores[i] == score
 
 
 # --- alignment
 
 landmarks = st.tuples(
-    st.floats(0.2, 30), st.floats(-np.pi, np.pi), st.floats(-500, 500), st.floats(-500, 500),
-    st.integers(0, 1000), st.floats(0, 6),
-)  # fmt: skip
+    st.floats(0.2, 30),
+    st.floats(-np.pi, np.pi),
+    st.floats(-500, 500),
+    st.floats(-500, 500),
+    st.integers(0, 1000),
+    st.floats(0, 6),
+)
 
 
 def moved(scale: float, angle: float, x: float, y: float) -> np.ndarray:
@@ -326,9 +333,12 @@ def test_landmarks_in_one_place_give_finite_crops():
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.floats(1.2, 12), st.floats(-np.pi, np.pi), st.floats(0, 100), st.floats(0, 100),
+    st.floats(1.2, 12),
+    st.floats(-np.pi, np.pi),
+    st.floats(0, 100),
+    st.floats(0, 100),
     st.integers(0, 5),
-)  # fmt: skip
+)
 def test_a_crop_does_not_depend_on_how_the_face_lies(scale, angle, x, y, i):
     """Turned, enlarged and shifted pictures give the same crop; large ones by reduction."""
     made = synthetic.render(people=[i], photos=1, image_size=112, domains="frontal", seed=3)
@@ -422,7 +432,7 @@ def test_small_faces(model, people):
 @pytest.mark.parametrize("side", [15.5, 15.97, 15.9999])
 def test_a_size_that_is_refused_does_not_read_as_one_that_is_not(side):
     boxes = np.array([[5, 5, 40, side]], np.float32)
-    faces = DetectedFaces(boxes, np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
+    faces = Detections(boxes, np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
     said = why(choose.everyone, ground(60, 60), faces)
     assert said == f"face_too_small: {side} pixels: a face needs 16 at least"
 

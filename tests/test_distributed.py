@@ -15,9 +15,11 @@ from helpers import RUNNABLE, patterns, tiny
 from PIL import Image
 from torch import Tensor
 
-from metaface import EpisodeSampler, benchmark, checkpoint, cli, distributed, train
-from metaface.distributed import Group
+from metaface import EpisodeSampler, checkpoint, cli, train
+from metaface.experiments import benchmark
 from metaface.learners import Prototypical
+from metaface.training import distributed
+from metaface.training.distributed import Group
 
 SCRIPT = Path(train_together.__file__)
 
@@ -25,13 +27,24 @@ SCRIPT = Path(train_together.__file__)
 def torchrun(*arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the script in two processes; a hang is an error."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2,
-        "--max-restarts", restarts, SCRIPT, *arguments,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        2,
+        "--max-restarts",
+        restarts,
+        SCRIPT,
+        *arguments,
+    ]
     with subprocess.Popen(
-        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
+        list(map(str, command)),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
         try:
             output, _ = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
@@ -174,9 +187,24 @@ def photos(tmp_path_factory) -> Path:
 
 def arguments(photos: Path, out: Path, *more: object) -> list[str]:
     words = [
-        "train", "--data", photos, "--image-size", 16, "--embedding", "conv4-32", "--learner",
-        "anil", "--meta-batch", 4, "--iterations", 6, "--quiet", "--out", out, *more,
-    ]  # fmt: skip
+        "train",
+        "--data",
+        photos,
+        "--image-size",
+        16,
+        "--embedding",
+        "conv4-32",
+        "--learner",
+        "anil",
+        "--meta-batch",
+        4,
+        "--iterations",
+        6,
+        "--quiet",
+        "--out",
+        out,
+        *more,
+    ]
     return list(map(str, words))
 
 

@@ -110,9 +110,12 @@ class Runner:
     def __init__(self, sources: Path, real: documents.Real, environment: dict[str, str]) -> None:
         self.sources, self.real, self.environment = sources, real, environment
         self.server = subprocess.Popen(
-            [sys.executable, str(RUNNER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, str(RUNNER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | environment,
-        )  # fmt: skip
+        )
 
     def folder(self, path: Path, text: str, fetched: bool) -> Path:
         """``path``, with the stand-ins that ``text`` names and the repository's scripts."""
@@ -137,9 +140,13 @@ class Runner:
         wrapper.chmod(0o700)
         own = {"METAFACE_MODELS": str(folder / "models"), "PYTHON_EXEC": str(wrapper)}
         job = {
-            "folder": str(folder), "environment": self.environment | own, "steps": STEPS,
-            "output": str(folder / "output.txt"), "errors": str(folder / "errors.txt"), **what,
-        }  # fmt: skip
+            "folder": str(folder),
+            "environment": self.environment | own,
+            "steps": STEPS,
+            "output": str(folder / "output.txt"),
+            "errors": str(folder / "errors.txt"),
+            **what,
+        }
         assert self.server.stdin and self.server.stdout
         self.server.stdin.write(json.dumps([job] * count) + "\n")
         self.server.stdin.flush()
@@ -167,10 +174,11 @@ def runner(tmp_path_factory: pytest.TempPathFactory, test_data: documents.Real) 
         thread.start()
         environment = {
             "DOCUMENTS_SERVER": f"http://127.0.0.1:{server.server_port}",
-            "DOCUMENTS_PORT": str(port), "no_proxy": "127.0.0.1",
+            "DOCUMENTS_PORT": str(port),
+            "no_proxy": "127.0.0.1",
             "METAFACE_CACHE": str(tmp_path_factory.mktemp("cache")),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        }  # fmt: skip
+        }
         one = Runner(tmp_path_factory.mktemp("sources"), test_data, environment)
         try:
             yield one
@@ -206,8 +214,11 @@ def marked(unit: Unit) -> Any:
 
 
 APART = ("docs/add-a-learner.md", "docs/add-a-network.md")  # their commands need what they add
-UNITS = [one for unit in documents.units()
-         if not unit.name.startswith(APART) and (one := runs(unit)).commands]  # fmt: skip
+UNITS = [
+    one
+    for unit in documents.units()
+    if not unit.name.startswith(APART) and (one := runs(unit)).commands
+]
 
 
 @pytest.mark.parametrize("unit", [marked(unit) for unit in UNITS])
@@ -368,9 +379,7 @@ def with_lines(text: str, difference: list[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", APART)
-def test_what_is_added_as_described_is_found(
-    runner: Runner, tmp_path: Path, document: str
-) -> None:  # fmt: skip
+def test_what_is_added_as_described_is_found(runner: Runner, tmp_path: Path, document: str) -> None:
     for name in ("metaface", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -385,8 +394,11 @@ def test_what_is_added_as_described_is_found(
         for words in runs(unit).words if unit.name.startswith(document) else []:
             done = subprocess.run(
                 [sys.executable, str(tmp_path / "tests" / RUNNER.name), *words],
-                cwd=tmp_path, env=environment, capture_output=True, text=True,
-            )  # fmt: skip
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, done.stdout + done.stderr
             assert re.search(SAID[kind_of(words)], done.stdout), done.stdout
     check_files(tmp_path / "results")
@@ -404,8 +416,12 @@ def test_every_command_is_run_or_listed_with_a_reason() -> None:
         assert listed or kind in SAID or kind.startswith("cd "), f"{where}: no SAID of {kind}"
     for pattern in NOT_RUN:
         assert any(re.fullmatch(pattern, c) for _, c in everything), f"nothing is {pattern}"
-    quick = {kind_of(words) for unit in UNITS for words in unit.words
-             if any(c in QUICK for c in unit.commands)}  # fmt: skip
+    quick = {
+        kind_of(words)
+        for unit in UNITS
+        for words in unit.words
+        if any(c in QUICK for c in unit.commands)
+    }
     dear = {"metaface multitask", "metaface joint-benchmark"}
     cheap = {kind for kind in SAID if kind.startswith("metaface")} - dear
     assert cheap <= quick, f"no quick test runs {cheap - quick}"
@@ -420,9 +436,7 @@ def last_line_of_make(target: str) -> str:
 
 
 def test_make_has_the_targets_that_documents_name() -> None:
-    named = {
-        words[1] for unit in documents.units() for words in unit.words if words[0] == "make"
-    }  # fmt: skip
+    named = {words[1] for unit in documents.units() for words in unit.words if words[0] == "make"}
     last = {target: last_line_of_make(target) for target in named}
     assert set(last) == {"benchmark", "suite", "test", "test-slow"}
     assert '-m pytest -m "not slow"' in last["test"] and "-m pytest -m slow" in last["test-slow"]
@@ -439,14 +453,20 @@ def test_what_make_benchmark_starts_runs(runner: Runner, tmp_path: Path) -> None
     check_files(folder)
 
 
-MENTIONS = sorted({b.text for d in documents.DOCUMENTS for b in documents.blocks(d)
-                   if b.language == "inline" and documents.is_mention(b.text)})  # fmt: skip
+MENTIONS = sorted(
+    {
+        b.text
+        for d in documents.DOCUMENTS
+        for b in documents.blocks(d)
+        if b.language == "inline" and documents.is_mention(b.text)
+    }
+)
 
 
 @pytest.mark.parametrize("mention", MENTIONS)
 def test_a_command_that_is_mentioned_exists(
     mention: str, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*mention.split()[1:2], "--help"])
     assert end.value.code == 0 and set(mention.split()[2:]) <= set(

@@ -182,11 +182,16 @@ def test_people_positions_and_photographs_are_drawn_evenly():
 
 def test_errors_name_the_numbers_and_the_remedy():
     for arguments, message in (
-        (dict(ways=13), r"faces: 13-way 1-shot 5-query tasks need 13 people with at least 6 .*only "
-         r"9 of 12 have them .*: use fewer ways"),
+        (
+            dict(ways=13),
+            r"faces: 13-way 1-shot 5-query tasks need 13 people with at least 6 .*only "
+            r"9 of 12 have them .*: use fewer ways",
+        ),
         (dict(ways=5, shots=9, queries=5), r"at least 14 photographs each, but only 1 of 12"),
-        (dict(ways=8, shots=5, queries=6, support_domain="photo", query_domain="sketch"),
-         r"at least 5 \+ 6 photographs each, but only 4 of 12"),
+        (
+            dict(ways=8, shots=5, queries=6, support_domain="photo", query_domain="sketch"),
+            r"at least 5 \+ 6 photographs each, but only 4 of 12",
+        ),
         (dict(ways=13, queries=1), "use fewer ways, or more people or photographs"),
         (dict(ways=2, shots=50, queries=1), "use fewer shots, or more people or photographs"),
         (dict(ways=1), "ways=1: must be at least 2"),
@@ -194,7 +199,7 @@ def test_errors_name_the_numbers_and_the_remedy():
         (dict(shots=0), "shots=0: must be at least 1"),
         (dict(queries=0), "queries=0: must be at least 1"),
         (dict(support_domain="cartoon"), "no domain 'cartoon' in faces: it has .*sketch"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             EpisodeSampler(faces(), **arguments)
 
@@ -219,8 +224,10 @@ def test_split_parts_people_and_loses_nobody(seed, val, test, test_photos):
 
 
 def test_split_differs_by_seed_and_may_leave_validation_out():
-    assert any(set(faces().split(s)[2].person_ids) != set(faces().split(0)[2].person_ids)
-               for s in (1, 2, 3))  # fmt: skip
+    assert any(
+        set(faces().split(s)[2].person_ids) != set(faces().split(0)[2].person_ids)
+        for s in (1, 2, 3)
+    )
     train, val, test = faces().split(val=0)
     assert len(val) == 0 and len(train.person_ids) + len(test.person_ids) == 12
     train, val, test = faces().split(test=0)

@@ -19,12 +19,12 @@ from helpers import patterns, portrait, squares, tiny
 import metaface as mf
 from metaface import cli
 from metaface.checkpoint import CheckpointError
-from metaface.distributed import ProcessLost
 from metaface.learners import LEARNERS, MAML, Recipe, build
 from metaface.recognition import GalleryError, Network
 from metaface.recognition.adaptation import maker
-from metaface.recognition.matching import Faces
-from metaface.training import Budget, Interrupted
+from metaface.recognition.matching import Embeddings
+from metaface.training.distributed import ProcessLost
+from metaface.training.loop import Budget, Interrupted
 
 
 def caused(error: Exception, by: Exception) -> Exception:
@@ -185,8 +185,10 @@ def test_a_learner_registered_in_python_works_and_elsewhere_says_how(registered,
     assert isinstance(mf.load_model(path)[0], Mine)
     found = subprocess.run(
         [sys.executable, "-m", "metaface", "evaluate", str(path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 2
     assert "no learner 'mine'" in found.stderr and "LEARNERS['mine'] = " in found.stderr
 
@@ -194,13 +196,15 @@ def test_a_learner_registered_in_python_works_and_elsewhere_says_how(registered,
 def test_adapting_a_network_that_takes_other_ranges_is_no_mistake():
     embedder = squares()
     scaled = Network(
-        embedder.network, replace(embedder.preprocessing, mean=127.5, std=127.5),
-        name="scaled", architecture="squares",
-    )  # fmt: skip
+        embedder.network,
+        replace(embedder.preprocessing, mean=127.5, std=127.5),
+        name="scaled",
+        architecture="squares",
+    )
     crops = np.stack([portrait(p, n) for p in range(2) for n in range(2)])
     person = np.array([0, 0, 1, 1])
     make, needs_crops = maker("maml", {}, scaled, True)
-    faces = Faces(scaled(crops), crops)
+    faces = Embeddings(scaled(crops), crops)
     assert needs_crops and len(make(faces, person)(faces)[0]) == 4
 
 

@@ -11,8 +11,8 @@ from helpers import patterns, tiny
 from scipy import stats
 
 from metaface import EpisodeSampler, FaceSet, evaluate
-from metaface.evaluation import ci95
 from metaface.learners import ANIL, MAML, MetaLearner, Prototypical, Reptile
+from metaface.metrics.intervals import ci95
 from metaface.nets import Pixels
 
 WAYS, QUERIES = 4, 3
@@ -49,9 +49,15 @@ class Rule(MetaLearner):
 
 def judged(rule, **options):
     return evaluate(
-        Rule(rule), flat_people(), ways=WAYS, shots=1, queries=QUERIES, episodes=300,
-        progress=False, **options,
-    )  # fmt: skip
+        Rule(rule),
+        flat_people(),
+        ways=WAYS,
+        shots=1,
+        queries=QUERIES,
+        episodes=300,
+        progress=False,
+        **options,
+    )
 
 
 def right_for(known, miss: int = 1):

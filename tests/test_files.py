@@ -16,14 +16,15 @@ import pytest
 import torch
 from helpers import damaged, patterns, tiny
 
-from metaface import _atomic, benchmark, checkpoint, cli
+from metaface import _atomic, checkpoint, cli
 from metaface._atomic import replacing
 from metaface._lock import FolderInUse, locked
+from metaface.experiments import benchmark
 from metaface.learners import Prototypical
 from metaface.multitask.model import MultiTask
 from metaface.multitask.training import fit
 from metaface.nets.weights import read_weights, save_weights
-from metaface.training import train
+from metaface.training.loop import train
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights, locks and limits of POSIX")
 
@@ -148,9 +149,11 @@ COMMANDS = [
     ["benchmark", "--iterations", "1"],
     ["cross-domain", "--domains", "a=synthetic", "b=synthetic:profile", "--iterations", "1"],
     ["joint-benchmark"],
-    ["robustness"], ["slices", "--data", "d", "--attributes", "a.csv", "--by", "x"],
-    ["protocol", "few-shot", "--data", "d"], ["align", "d"],
-]  # fmt: skip
+    ["robustness"],
+    ["slices", "--data", "d", "--attributes", "a.csv", "--by", "x"],
+    ["protocol", "few-shot", "--data", "d"],
+    ["align", "d"],
+]
 
 
 @posix

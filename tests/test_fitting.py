@@ -11,11 +11,12 @@ import torch
 from helpers import patterns, tiny
 from PIL import Image
 
-from metaface import FaceSet, checkpoint, cli, train, training
+from metaface import FaceSet, checkpoint, cli, train
 from metaface.cli import main
-from metaface.domains import SIDES, sides, two_sided
-from metaface.fitting import fit_recipe, fit_validation
+from metaface.data.domain_split import SIDES, paired_domains, sides
 from metaface.learners import MAML, Prototypical, Recipe
+from metaface.training import loop
+from metaface.training.fitting import fit_recipe, fit_validation
 
 FAST = {"iterations": 1, "device": "cpu", "progress": False, "val_episodes": 5}
 SMALL = ["--iterations", "1", "--image-size", "16", "--embedding", "conv4-32", "--quiet"]
@@ -97,7 +98,7 @@ def test_what_is_given_is_kept_and_the_rest_fitted():
 
 def test_each_side_is_fitted_to_its_own_domain():
     left, right = (uneven([n] * 8, name, n) for n, name in ((6, "left"), (2, "right")))
-    both = two_sided(left, right)
+    both = paired_domains(left, right)
     found, said = fit_recipe(Recipe(ways=10, shots=9, queries=5), both, **sides(both))
     assert found == Recipe(ways=8, shots=6, queries=2)
     assert "ways 8 instead of 10, shots 6 instead of 9, queries 2 instead of 5" in said
@@ -115,8 +116,23 @@ def test_benchmark_says_what_it_changed_in_terminal_file_and_page(tmp_path, caps
     """As on LFW: those with enough photographs for the test are all tested."""
     data = folder(tmp_path / "photos", [8] * 6 + [4] * 34)
     out = tmp_path / "out"
-    command = ["benchmark", "--data", data, "--out", str(out), "--shots", "1", "5", "--queries",
-               "3", "--episodes", "5", "--learners", "reptile", *SMALL]  # fmt: skip
+    command = [
+        "benchmark",
+        "--data",
+        data,
+        "--out",
+        str(out),
+        "--shots",
+        "1",
+        "5",
+        "--queries",
+        "3",
+        "--episodes",
+        "5",
+        "--learners",
+        "reptile",
+        *SMALL,
+    ]
     assert main(command) == 0
     found = json.loads((out / "results.json").read_text())
     assert len(found["notes"]) == 3
@@ -222,9 +238,9 @@ def test_every_command_takes_a_gpu_by_default(tmp_path, monkeypatch):
         where.append(next(learner.parameters()).device.type)
         raise ValueError("enough")
 
-    monkeypatch.setattr(training, "best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(loop, "best_device", lambda: torch.device("meta"))
     monkeypatch.setattr(cli, "evaluate", evaluate)
-    weak_spots = cli.weak_spots
+    weak_spots = cli.robustness
     monkeypatch.setattr(weak_spots, "robustness", evaluate)
     path = str(tmp_path / "t" / "checkpoint.pt")
     for extra in ([], ["--device", "cpu"]):
@@ -245,8 +261,8 @@ class Clock:
 @pytest.mark.parametrize("takes", [3.0, 100.0])
 def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog):
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
-    real = training.evaluate
+    monkeypatch.setattr(loop, "time", clock)
+    real = loop.evaluate
 
     def evaluate(*arguments, **options):
         clock.now += takes
@@ -257,7 +273,7 @@ def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog)
             clock.now += 0.5
             return super().meta_step(episodes)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     options = {**FAST, "iterations": None, "minutes": 1.0}
     history = train(Slow(tiny()), patterns(40, 4), patterns(10, 4, seed=1), **options)
     validated = [row for row in history.rows if "val_accuracy" in row]
@@ -273,13 +289,13 @@ def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog)
 def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
     """The time that a validation takes is read from the checkpoint's curve."""
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
     options = {**FAST, "iterations": None, "minutes": 1.0, "out": tmp_path}
 
     class Stopped(Exception):
         pass
 
-    real = training.evaluate
+    real = loop.evaluate
 
     def evaluate(*arguments, **given):
         clock.now += 10
@@ -292,7 +308,7 @@ def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
                 raise Stopped
             return super().meta_step(episodes)
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     sets = patterns(40, 4), patterns(10, 4, seed=1)
     with pytest.raises(Stopped):
         train(Slow(tiny()), *sets, **options, checkpoint_seconds=0)
@@ -304,27 +320,42 @@ def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["benchmark", "--learners", "reptile", "anil", "--minutes", "2", "--seeds", "3"],
-         "at most 6 trainings of 2 minutes, validation included: 12 minutes; on top of that: lo"),
-        (["cross-domain", "--domains", "a=nowhere", "--learners", "anil", "--minutes", "2"],
-         "at most 1 trainings of 2 minutes, validation included: 2 minutes; on top of that: load"),
-        (["sweep", "--learners", "anil", "--trials", "7", "--minutes", "2"],
-         "at most 7 trainings of 2 minutes, validation included: 14 minutes; on top of that: loa"),
-        (["multitask", "--minutes", "0.3", "--people", "20", "--photos", "4", "--heads", "pose"],
-         "training takes 0.3 minutes; on top of that: drawing 120 faces before it, and measuring "
-         "the network on 80 scenes after it"),
-        (["joint-benchmark", "--minutes", "2", "--seeds", "2", "--variants", "fixed"],
-         "at most 2 trainings of 2 minutes; on top of that: drawing 8880 faces before it"),
+        (
+            ["benchmark", "--learners", "reptile", "anil", "--minutes", "2", "--seeds", "3"],
+            "at most 6 trainings of 2 minutes, validation included: 12 minutes; on top of that: lo",
+        ),
+        (
+            ["cross-domain", "--domains", "a=nowhere", "--learners", "anil", "--minutes", "2"],
+            "at most 1 trainings of 2 minutes, validation included: 2 minutes; on top of that: loa",
+        ),
+        (
+            ["sweep", "--learners", "anil", "--trials", "7", "--minutes", "2"],
+            "at most 7 trainings of 2 minutes, validation included: 14 minutes; on top of that: lo",
+        ),
+        (
+            ["multitask", "--minutes", "0.3", "--people", "20", "--photos", "4", "--heads", "pose"],
+            "training takes 0.3 minutes; on top of that: drawing 120 faces before it, and "
+            "measuring the network on 80 scenes after it",
+        ),
+        (
+            ["joint-benchmark", "--minutes", "2", "--seeds", "2", "--variants", "fixed"],
+            "at most 2 trainings of 2 minutes; on top of that: drawing 8880 faces before it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_comes_on_top_of_a_budget_of_time_is_said_before_the_start(
     command, said, tmp_path, monkeypatch, capsys
 ):
     def stop(*arguments, **options):
         raise ValueError("enough")
 
-    for place in ("benchmark.run", "cross_domain.run", "sweep", "multitask.Pool.procedural",
-                  "multitask.comparison.run"):  # fmt: skip
+    for place in (
+        "benchmark.run",
+        "cross_domain.run",
+        "sweep.run",
+        "multitask.FaceSprites.procedural",
+        "multitask.joint.run",
+    ):
         owner, _, name = f"cli.{place}".rpartition(".")
         target = cli
         for part in owner.split(".")[1:]:

@@ -23,9 +23,9 @@ from helpers import damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metaface.recognition import _checksums, _store
-from metaface.recognition.gallery import Gallery, GalleryError
-from metaface.recognition.names import person_name
+from metaface.recognition.gallery import _checksums, _store
+from metaface.recognition.gallery.gallery import Gallery, GalleryError
+from metaface.recognition.gallery.names import person_name
 
 D = 16
 MODEL: dict[str, Any] = {"model": "0123abcd", "model_name": "toy", "dim": D}
@@ -475,10 +475,16 @@ def everything(gallery: Gallery) -> list[Any]:
     who, strangers = gallery.enrolled(), gallery.strangers()
     arrays = who.person, who.embeddings, who.ids, gallery.crops(), *strangers
     return [
-        who.names, gallery.people(), gallery.setting("calibration"), gallery.revision,
-        gallery.model, gallery.model_name, gallery.dim, gallery.keep_crops,
+        who.names,
+        gallery.people(),
+        gallery.setting("calibration"),
+        gallery.revision,
+        gallery.model,
+        gallery.model_name,
+        gallery.dim,
+        gallery.keep_crops,
         *((a.shape, a.tobytes()) for a in (*arrays, gallery.stranger_crops())),
-    ]  # fmt: skip
+    ]
 
 
 def full_gallery(path: Path) -> None:
@@ -513,8 +519,12 @@ def test_a_damaged_gallery_is_refused_or_gives_the_same(
             with Gallery(path, **MODEL) as gallery:
                 assert look(gallery) == expected, seed
         except GalleryError as error:
-            assert str(path) in str(error) and error.reason in ("not_a_gallery", "gallery_newer",
-                "gallery_io", "gallery_model_mismatch"), (seed, error)  # fmt: skip
+            assert str(path) in str(error) and error.reason in (
+                "not_a_gallery",
+                "gallery_newer",
+                "gallery_io",
+                "gallery_model_mismatch",
+            ), (seed, error)
             refused += 1
     assert refused > count / 4
 
@@ -530,10 +540,13 @@ def test_one_flipped_bit_never_gives_a_face_to_another_person(path: Path) -> Non
                 db.execute("UPDATE face SET person = ? WHERE id = ?", (person ^ bit, face))
                 db.commit()
                 with Gallery.open(path) as gallery:
-                    for ask in (gallery.enrolled, gallery.people,
-                                lambda g=gallery: g.add("x", faces(1)),
-                                lambda g=gallery: g.forget("person 3"),
-                                lambda g=gallery: g.copy_to(path.with_name("copy"))):  # fmt: skip
+                    for ask in (
+                        gallery.enrolled,
+                        gallery.people,
+                        lambda g=gallery: g.add("x", faces(1)),
+                        lambda g=gallery: g.forget("person 3"),
+                        lambda g=gallery: g.copy_to(path.with_name("copy")),
+                    ):
                         with pytest.raises(GalleryError, match=f"{path}.*checksum; take a backup"):
                             ask()
                 db.execute("UPDATE face SET person = ? WHERE id = ?", (person, face))

@@ -207,7 +207,11 @@ def test_a_learned_head_and_no_head_lr_keep_the_papers_rule():
 
 
 def test_one_default_size_everywhere():
-    assert data.IMAGE_SIZE == mf.ModelSpec("maml").image_size == mf.benchmark.Settings().image_size
+    assert (
+        data.IMAGE_SIZE
+        == mf.ModelSpec("maml").image_size
+        == mf.experiments.benchmark.Settings().image_size
+    )
     assert data.load("synthetic", people=2, photos=1, progress=False).image_shape[1] == 28
     parser = cli._parser()
     for command in (["preview"], ["train"], ["benchmark"], ["sweep"]):

@@ -15,10 +15,9 @@ from scipy import stats
 
 from metaface._json import plain, read_record, write_json, write_record
 from metaface.cli import main
-from metaface.multitask import Batch, JointFace, MultiTask, Pool, Trunk, comparison
-from metaface.multitask import identification as ident
-from metaface.multitask import speed as timing
-from metaface.multitask.comparison import (
+from metaface.experiments import joint
+from metaface.experiments import joint_speed as timing
+from metaface.experiments.joint import (
     STAGES,
     TASKS,
     Settings,
@@ -28,22 +27,34 @@ from metaface.multitask.comparison import (
     scenes_of,
     score,
 )
-from metaface.multitask.model import Found
-from metaface.multitask.staged import Resized, Staged, cropped, crops_of
-from metaface.recognition import Recognizer, embed
-from metaface.recognition.align import SIDE, align
-from metaface.report import joint
+from metaface.experiments.staged import Resized, Staged, cropped, crops_of
+from metaface.faces.alignment import SIDE, align
+from metaface.multitask import Batch, FaceSprites, MultiTask, SharedBackbone
+from metaface.multitask import identification as ident
+from metaface.multitask.model import Predictions
+from metaface.recognition import Recognizer
+from metaface.recognition.embedders import loading
+from metaface.recognition.embedders.shared import JointFace
+from metaface.report import joint as joint_page
 
 TINY = Settings(
-    variants=("separate", "recognition-only", "fixed"), people=3, val_people=10, test_people=10,
-    photos=12, size=64, side=(24, 48), batch=4, iterations=6, episodes=20,
+    variants=("separate", "recognition-only", "fixed"),
+    people=3,
+    val_people=10,
+    test_people=10,
+    photos=12,
+    size=64,
+    side=(24, 48),
+    batch=4,
+    iterations=6,
+    episodes=20,
     device="cpu",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
-def scenes() -> comparison.Part:
-    return scenes_of(Pool.procedural(6, 8, 64, seed=3), 60, 96, (30, 70), 0)
+def scenes() -> joint.Part:
+    return scenes_of(FaceSprites.procedural(6, 8, 64, seed=3), 60, 96, (30, 70), 0)
 
 
 def faces(people: int, each: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +94,8 @@ def test_figures_of_perfect_and_of_no_embeddings() -> None:
     assert missed["tar@0.01"] == missed["dir@0.1"] == 0
 
 
-def test_each_photograph_counts_once(scenes: comparison.Part) -> None:
-    pool = Pool.procedural(6, 8, 64, seed=3)
+def test_each_photograph_counts_once(scenes: joint.Part) -> None:
+    pool = FaceSprites.procedural(6, 8, 64, seed=3)
     assert len(scenes.once) <= len(pool) < len(scenes.scenes.image)
     counts = np.bincount(scenes.scenes.person[scenes.once], minlength=6)
     assert counts.max() <= 8 and counts.sum() > 40
@@ -93,14 +104,14 @@ def test_each_photograph_counts_once(scenes: comparison.Part) -> None:
 # -- networks ---------------------------------------------------------------------------------
 
 
-def test_crops_are_those_of_align(scenes: comparison.Part) -> None:
+def test_crops_are_those_of_align(scenes: joint.Part) -> None:
     given = scenes.scenes
     smooth = np.stack([blurred(image) for image in given.images])
     images = torch.from_numpy(smooth).movedim(-1, 1) / 255
-    found = cropped(images, torch.from_numpy(given.image), torch.from_numpy(given.points), SIDE)
+    found = cropped(images, torch.from_numpy(given.image), torch.from_numpy(given.landmarks), SIDE)
     for face in range(0, len(given.image), 7):
         # align counts from the middle of the first pixel, and is black outside
-        true = align(smooth[given.image[face]], given.points[face : face + 1] - 0.5)[0]
+        true = align(smooth[given.image[face]], given.landmarks[face : face + 1] - 0.5)[0]
         away = np.abs(255 * found[face].movedim(0, -1).numpy() - true)
         assert np.median(away) < 3
 
@@ -109,7 +120,7 @@ def blurred(image: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 2)
 
 
-def test_crops_know_the_person_and_fill_the_frame(scenes: comparison.Part) -> None:
+def test_crops_know_the_person_and_fill_the_frame(scenes: joint.Part) -> None:
     crops = crops_of(scenes.scenes, 56, at_once=13)
     assert crops.images.shape == (len(scenes.scenes.image), 56, 56, 3)
     assert (crops.person == scenes.scenes.person).all()
@@ -120,15 +131,15 @@ def test_crops_know_the_person_and_fill_the_frame(scenes: comparison.Part) -> No
     assert torch.allclose(again, batch.images, atol=1e-4)
 
 
-def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: comparison.Part) -> None:
+def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: joint.Part) -> None:
     torch.manual_seed(0)
     parts = {name: network(tasks, 6, 0.5, 32).eval() for name, tasks in STAGES.items()}
     staged = Staged(
         parts["detector"], parts["recogniser"].embedding(), parts["describer"], 56
-    ).eval()  # fmt: skip
+    ).eval()
     batch = Batch.of(scenes.scenes.take(np.arange(6)))
-    found = staged.describe(batch.images, batch.image, batch.boxes, batch.points)
-    crops = cropped(batch.images, batch.image, batch.points, 56)
+    found = staged.describe(batch.images, batch.image, batch.boxes, batch.landmarks)
+    crops = cropped(batch.images, batch.image, batch.landmarks, 56)
     with torch.no_grad():
         own = torch.nn.functional.normalize(parts["recogniser"].embedding()(crops), dim=1)
     assert torch.allclose(found.heads["recognition"], own, atol=1e-5)
@@ -140,15 +151,16 @@ def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: comparison
     assert len(staged.predict(batch.images, 1.1)) == 0
 
 
-def test_a_resized_network_answers_in_the_given_pixels(scenes: comparison.Part) -> None:
+def test_a_resized_network_answers_in_the_given_pixels(scenes: joint.Part) -> None:
     torch.manual_seed(0)
     model = network(TASKS, 6, 0.5, 32).eval()
     images = Batch.of(scenes.scenes.take(np.arange(2))).images
     same, plain = Resized(model, 1).predict(images, 0.001), model.predict(images, 0.001)
     assert torch.allclose(same.boxes, plain.boxes, atol=1e-3)
     assert "segmentation" not in same.heads
-    double = torch.nn.functional.interpolate(images, scale_factor=2, mode="bilinear",
-                                             antialias=True)  # fmt: skip
+    double = torch.nn.functional.interpolate(
+        images, scale_factor=2, mode="bilinear", antialias=True
+    )
     larger = model.predict(double, 0.001)
     assert torch.allclose(Resized(model, 2).predict(images, 0.001).boxes, larger.boxes / 2)
 
@@ -167,15 +179,22 @@ def test_width_is_kept_in_the_file(tmp_path: Path) -> None:
     assert torch.equal(model.eval()(images), again(images))
     assert "width" not in network(("detection",), 1).spec  # as it was before there was one
     with pytest.raises(ValueError, match="only small"):
-        Trunk("conv4", width=0.5)
+        SharedBackbone("conv4", width=0.5)
 
 
 # -- figures ----------------------------------------------------------------------------------
 
 
 def test_score_is_the_mean_of_seven_tasks() -> None:
-    best = {"ap50": 1.0, "nme": 0.0, "iou": 1.0, "pose": 0.0, "expression": 1.0,
-            "attributes": 1.0, "one_shot": 1.0}  # fmt: skip
+    best = {
+        "ap50": 1.0,
+        "nme": 0.0,
+        "iou": 1.0,
+        "pose": 0.0,
+        "expression": 1.0,
+        "attributes": 1.0,
+        "one_shot": 1.0,
+    }
     assert score(best) == 1
     assert score(best | {"pose": 15.0}) == pytest.approx(1 - 0.5 / 7)
     assert score(best | {"nme": 9.0}) == score(best | {"nme": np.nan}) == pytest.approx(6 / 7)
@@ -184,13 +203,17 @@ def test_score_is_the_mean_of_seven_tasks() -> None:
 def test_intervals_and_paired_differences() -> None:
     def unit(variant: str, values: list[float]) -> list[dict[str, Any]]:
         return [
-            {"variant": variant, "seed": i, "metrics": {"iou": v, "one_shot": v},
-             "one_shot": [v, v]}
+            {
+                "variant": variant,
+                "seed": i,
+                "metrics": {"iou": v, "one_shot": v},
+                "one_shot": [v, v],
+            }
             for i, v in enumerate(values)
-        ]  # fmt: skip
+        ]
 
     units = unit("separate", [0.5, 0.6, 0.8]) + unit("fixed", [0.6, 0.8, 0.9])
-    found = {d["metric"]: d for d in comparison._differences(units)}
+    found = {d["metric"]: d for d in joint._differences(units)}
     assert found["iou"]["variant"] == "fixed" and found["iou"]["reference"] == "separate"
     each = np.array([0.1, 0.2, 0.1])
     half = stats.t.ppf(0.975, 2) * stats.sem(each)
@@ -200,16 +223,23 @@ def test_intervals_and_paired_differences() -> None:
 
 
 def test_what_was_not_measured_is_null_in_files_and_a_dash_on_the_page(tmp_path: Path) -> None:
-    unit = {"variant": "fixed", "seed": 0, "parameters": 1, "train_seconds": 1.0, "images": 1,
-            "iterations": 1, "metrics": {"iou": 0.5, "nme": np.nan}}  # fmt: skip
+    unit = {
+        "variant": "fixed",
+        "seed": 0,
+        "parameters": 1,
+        "train_seconds": 1.0,
+        "images": 1,
+        "iterations": 1,
+        "metrics": {"iou": 0.5, "nme": np.nan},
+    }
     write_json(tmp_path / "result.json", unit)
-    read = comparison._numbers(json.loads((tmp_path / "result.json").read_text()))
+    read = joint._numbers(json.loads((tmp_path / "result.json").read_text()))
     assert json.loads((tmp_path / "result.json").read_text())["metrics"]["nme"] is None
-    (written, again) = (comparison._row([comparison._numbers(u)]) for u in (unit, read))
+    (written, again) = (joint._row([joint._numbers(u)]) for u in (unit, read))
     assert str(written) == str(again)
     row = plain(written)
     assert row["metrics"] == {"iou": [0.5, None], "nme": [None, None]}
-    told = joint.lines({"rows": [row], "speed": {"points": [{"what": "fixed", "ms": None}]}})
+    told = joint_page.lines({"rows": [row], "speed": {"points": [{"what": "fixed", "ms": None}]}})
     assert told == [
         ["", "parameters", "ms a picture", "train s", "NME %", "IoU %"],
         ["fixed", "1", "", "1", "-", "50.0"],
@@ -217,7 +247,7 @@ def test_what_was_not_measured_is_null_in_files_and_a_dash_on_the_page(tmp_path:
 
 
 def test_speed_is_compared_picture_by_picture(
-    scenes: comparison.Part, monkeypatch: pytest.MonkeyPatch
+    scenes: joint.Part, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that each network moves on by its own time."""
     now = [0.0]
@@ -230,13 +260,18 @@ def test_speed_is_compared_picture_by_picture(
             self.seconds = seconds
             self.detector, self.embedding, self.crop = self, self, 112
 
-        def predict(self, images: torch.Tensor, least: float = 0.3) -> Found:
+        def predict(self, images: torch.Tensor, least: float = 0.3) -> Predictions:
             now[0] += self.seconds
             n = 3 if images.mean() >= 0.5 else 2  # three faces in bright pictures only
             where = torch.zeros(n, dtype=torch.int64)
             boxes = torch.ones(n, 4)
-            return Found(where, boxes, torch.zeros(n, 5, 2), torch.full((n,), 0.4),
-                         {"recognition": torch.eye(n, 8)})  # fmt: skip
+            return Predictions(
+                where,
+                boxes,
+                torch.zeros(n, 5, 2),
+                torch.full((n,), 0.4),
+                {"recognition": torch.eye(n, 8)},
+            )
 
     class SlowStaged(Slow):
         pass
@@ -251,10 +286,14 @@ def test_speed_is_compared_picture_by_picture(
     images = np.full_like(crowd.images, 255)
     images[0] = 0
     found = timing.compare_speed(
-        {"separate": SlowStaged(0.3), "fixed": Slow(0.1)}, {"separate": 0.7, "fixed": 0.8},
-        replace(crowd, images=images), scenes,
-        TINY, torch.device("cpu"), progress=False,
-    )  # fmt: skip
+        {"separate": SlowStaged(0.3), "fixed": Slow(0.1)},
+        {"separate": 0.7, "fixed": 0.8},
+        replace(crowd, images=images),
+        scenes,
+        TINY,
+        torch.device("cpu"),
+        progress=False,
+    )
     points = {p["what"]: p for p in found["points"]}
     assert points["fixed"]["ms"] == pytest.approx(100)
     assert points["separate: detect, crop, embed"]["ms"] == pytest.approx(150)
@@ -269,7 +308,7 @@ def test_speed_is_compared_picture_by_picture(
     assert ("separate", alone) not in ratios
 
 
-def test_fewer_heads_embed_alike(scenes: comparison.Part) -> None:
+def test_fewer_heads_embed_alike(scenes: joint.Part) -> None:
     model = network(TASKS, 6, 0.5, 32).eval()
     alone = timing._alone(model)
     assert set(alone.heads) == {"detection", "alignment", "recognition"}
@@ -292,16 +331,16 @@ def test_weights_are_those_of_the_best_trial(
     def measured(model: Any, part: Any, *rest: Any) -> dict[str, Any]:
         return {"metrics": {"score": -abs(model["pose"] - 3.0)}}
 
-    monkeypatch.setattr(comparison, "_train", train)
-    monkeypatch.setattr(comparison, "_measured", measured)
+    monkeypatch.setattr(joint, "_train", train)
+    monkeypatch.setattr(joint, "_measured", measured)
     part: Any = None
     search = (TINY.checked(), tmp_path, part, part, torch.device("cpu"), False)
     settings = replace(search[0], search=6, weights={"recognition": 0.3})
-    found = comparison._search(settings, *search[1:])
+    found = joint._search(settings, *search[1:])
     assert asked[0]["recognition"] == 0.3 and asked[0]["pose"] == 1  # those of the settings first
     assert all(weights["detection"] == 1 for weights in asked)
     assert [t["weights"] for t in found] == asked
-    again = comparison._search(replace(settings, search=7), *search[1:])
+    again = joint._search(replace(settings, search=7), *search[1:])
     assert again[:6] == found and len(asked) == 7  # what was done is not done again
 
 
@@ -311,18 +350,43 @@ def test_weights_are_those_of_the_best_trial(
 def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "ROUNDS", 1)
     out = tmp_path / "joint"
-    results = comparison.run(TINY, out, progress=False)
+    results = joint.run(TINY, out, progress=False)
     written = json.loads((out / "results.json").read_text())
-    assert set(written) == set(results) == {
-        "settings", "machine", "data", "weights", "trials", "rows", "differences", "cosines",
-        "speed", "notes",
-    }  # fmt: skip
+    assert (
+        set(written)
+        == set(results)
+        == {
+            "settings",
+            "machine",
+            "data",
+            "weights",
+            "trials",
+            "rows",
+            "differences",
+            "cosines",
+            "speed",
+            "notes",
+        }
+    )
     rows = {row["variant"]: row for row in written["rows"]}
     assert list(rows) == list(TINY.variants)
     assert set(rows["recognition-only"]["metrics"]) == {"one_shot_given"}
-    wanted = {"ap50", "nme", "iou", "pose", "expression", "attributes", "attributes_precision",
-              "attributes_recall", "attributes_f1", "one_shot", "one_shot_given", "score",
-              "tar@0.1", "dir@0.1"}  # fmt: skip
+    wanted = {
+        "ap50",
+        "nme",
+        "iou",
+        "pose",
+        "expression",
+        "attributes",
+        "attributes_precision",
+        "attributes_recall",
+        "attributes_f1",
+        "one_shot",
+        "one_shot_given",
+        "score",
+        "tar@0.1",
+        "dir@0.1",
+    }
     for variant in ("separate", "fixed"):
         assert wanted <= set(rows[variant]["metrics"])
     assert rows["separate"]["iterations"] == rows["fixed"]["iterations"] == 6
@@ -335,22 +399,22 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
 
     with pytest.raises(FileExistsError, match="--resume"):
-        comparison.run(TINY, out, progress=False)
+        joint.run(TINY, out, progress=False)
     with pytest.raises(FileExistsError, match="lr was"):
-        comparison.run(replace(TINY, lr=1e-3), out, resume=True, progress=False)
+        joint.run(replace(TINY, lr=1e-3), out, resume=True, progress=False)
 
     (out / "fixed-seed0" / "result.json").unlink()  # as if stopped while it was measured
     trained: list[str] = []
-    whole = comparison.fit
+    whole = joint.fit
 
     def noted(*args: Any, **options: Any) -> Any:
         trained.append(Path(options["out"]).name)
         return whole(*args, **options)
 
-    monkeypatch.setattr(comparison, "fit", noted)
+    monkeypatch.setattr(joint, "fit", noted)
     kept = read_record(out / "settings.json")
     write_record(out / "settings.json", kept | {"device": "cuda"})
-    again = comparison.run(TINY, out, resume=True, progress=False)
+    again = joint.run(TINY, out, resume=True, progress=False)
     assert "device was 'cuda', is 'cpu'" in again["notes"][0]
     assert "device was" in (out / "report.html").read_text()
     assert trained == ["fixed-seed0"]
@@ -360,7 +424,7 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
     unit = out / "fixed-seed0/result.json"
     unit.write_text(unit.read_text().replace('"iterations": 6', '"iterations": 7'))
     with pytest.raises(ValueError, match="fixed-seed0/result.json is damaged or was changed"):
-        comparison.run(TINY, out, resume=True, progress=False)
+        joint.run(TINY, out, resume=True, progress=False)
 
 
 def people_of(out: Path, name: str) -> list[str]:
@@ -370,11 +434,13 @@ def people_of(out: Path, name: str) -> list[str]:
 
 def test_bad_settings_are_refused_before_anything_is_done(tmp_path: Path) -> None:
     for change, message in (
-        ({"variants": ("joint",)}, "no variant 'joint'"), ({"weights": {"depth": 1.0}}, "depth"),
-        ({"test_people": 4}, "test_people=4"), ({"batch": 0}, "batch=0"),
-    ):  # fmt: skip
+        ({"variants": ("joint",)}, "no variant 'joint'"),
+        ({"weights": {"depth": 1.0}}, "depth"),
+        ({"test_people": 4}, "test_people=4"),
+        ({"batch": 0}, "batch=0"),
+    ):
         with pytest.raises(ValueError, match=message):
-            comparison.run(replace(TINY, **change), tmp_path / "out", progress=False)
+            joint.run(replace(TINY, **change), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -382,15 +448,34 @@ def test_a_network_of_the_command_finds_and_names_people(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "net"
-    command = ["multitask", "--heads", "detection", "alignment", "recognition", "--people", "3",
-               "--photos", "12", "--size", "64", "--batch", "4", "--iterations",
-               "2", "--device", "cpu", "--quiet", "--out", str(out)]  # fmt: skip
+    command = [
+        "multitask",
+        "--heads",
+        "detection",
+        "alignment",
+        "recognition",
+        "--people",
+        "3",
+        "--photos",
+        "12",
+        "--size",
+        "64",
+        "--batch",
+        "4",
+        "--iterations",
+        "2",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     assert main(command) == 0
     assert "5-way 1-shot" in capsys.readouterr().out
     assert main(command) == 2  # it is there already
     assert main([*command, "--resume"]) == 0
     file = out / "model.safetensors"
-    assert isinstance(embed.load(file), JointFace)
+    assert isinstance(loading.load(file), JointFace)
     people = Recognizer.from_pretrained(file)
     assert people.detector is people.embedder
 
@@ -400,4 +485,4 @@ def test_damaged_pools_are_refused_by_name(tmp_path: Path) -> None:
     for data in (b"", b"noise", b"PK\x03\x04 noise"):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=f"{path} is damaged.*remove it"):
-            comparison._pools(TINY, tmp_path, progress=False)
+            joint._pools(TINY, tmp_path, progress=False)

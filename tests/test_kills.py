@@ -24,15 +24,42 @@ from helpers import portrait
 from kills_child import change, opened, strangers
 
 from metaface.nets.weights import read_weights
-from metaface.recognition import Gallery, _store
+from metaface.recognition import Gallery
+from metaface.recognition.gallery import _store
 
 KILLS = 15
 COMMANDS = {
-    "benchmark": ["--learners", "anil", "reptile", "--iterations", "40", "--episodes", "100",
-                  "--shots", "1", "--embedding", "conv4-32", "--quiet"],
-    "multitask": ["--people", "24", "--photos", "6", "--iterations", "40", "--heads", "pose",
-                  "recognition", "--size", "64", "--batch", "4", "--quiet"],
-}  # fmt: skip
+    "benchmark": [
+        "--learners",
+        "anil",
+        "reptile",
+        "--iterations",
+        "40",
+        "--episodes",
+        "100",
+        "--shots",
+        "1",
+        "--embedding",
+        "conv4-32",
+        "--quiet",
+    ],
+    "multitask": [
+        "--people",
+        "24",
+        "--photos",
+        "6",
+        "--iterations",
+        "40",
+        "--heads",
+        "pose",
+        "recognition",
+        "--size",
+        "64",
+        "--batch",
+        "4",
+        "--quiet",
+    ],
+}
 
 
 def start(command: str, out: Path, *more: str) -> subprocess.Popen:
@@ -47,9 +74,11 @@ def start(command: str, out: Path, *more: str) -> subprocess.Popen:
     words = [sys.executable, "-W", "ignore", "-c", code, command, *COMMANDS[command]]
     with open(out.parent / "log.txt", "a") as log:
         return subprocess.Popen(
-            [*words, "--out", str(out), *more], stdout=log, stderr=log,
+            [*words, "--out", str(out), *more],
+            stdout=log,
+            stderr=log,
             env=os.environ | {"OMP_NUM_THREADS": "1", "METAFACE_CACHE": str(out.parent / "cache")},
-        )  # fmt: skip
+        )
 
 
 def result(command: str, out: Path) -> Any:
@@ -108,10 +137,12 @@ def children() -> Iterator[Callable[[str, Path, float | None], tuple[bool, float
     """What makes a change in a process, killed so many seconds after it has begun; None: not.
     It returns whether the change was done, and the seconds it took."""
     child = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("kills_child.py")], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, Path(__file__).with_name("kills_child.py")],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert child.stdin and child.stdout
 
     def run(what: str, path: Path, after: float | None) -> tuple[bool, float]:

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 
 from metaface import EpisodeSampler, nets
 from metaface.cli import main
-from metaface.interop import learn2learn as interop
-from metaface.interop.learn2learn import Learn2Learn, Taskset
 from metaface.learners import MAML, build
+from metaface.learners import learn2learn as interop
+from metaface.learners.learn2learn import Learn2Learn, Taskset
 
 both_orders = pytest.mark.parametrize("first_order", [False, True], ids=["second", "first"])
 
@@ -112,8 +112,9 @@ def test_wrapped_metasgd_has_our_metasgds_meta_gradient():
     *body, weight, bias = (rate.grad for rate in theirs.algorithm.lrs)
     assert weight.shape == (1, 1) and bias.shape == (1,)
     want = [ours.rates[n.removeprefix("embedding.").replace(".", "_")].grad for n in ours.theta()]
-    for got, wanted in zip([*body, weight.sum() + bias.sum()], [*want, ours.rates["head"].grad],
-                           strict=True):  # fmt: skip
+    for got, wanted in zip(
+        [*body, weight.sum() + bias.sum()], [*want, ours.rates["head"].grad], strict=True
+    ):
         assert relative_error(got, wanted) <= 1e-9
 
 

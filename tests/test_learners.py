@@ -63,9 +63,14 @@ def test_learns_and_generalises_to_new_people(name):
     learner = build(name, tiny(width=16), **OPTIONS.get(name, {}))
     before = evaluate(learner, held_out, episodes=100, progress=False)
     train(
-        learner, faces, iterations=60, augment=None, device="cpu", progress=False,
+        learner,
+        faces,
+        iterations=60,
+        augment=None,
+        device="cpu",
+        progress=False,
         **QUICK.get(name, {"meta_batch": 4, "lr": 5e-3}),
-    )  # fmt: skip
+    )
     after = evaluate(learner, held_out, episodes=100, progress=False)
     assert after.accuracy > before.accuracy + 0.15
     assert after.accuracy > 0.45

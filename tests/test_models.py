@@ -27,17 +27,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from metaface import nets
-from metaface.model import ModelSpec, save_model
+from metaface.learners.spec import ModelSpec, save_model
 from metaface.nets import Norm2d
 from metaface.nets.fold import folded
 from metaface.nets.weights import read_weights
-from metaface.recognition import _onnx_file, models
-from metaface.recognition.describe import KEY, Description
-from metaface.recognition.embed import Network, Onnx, Preprocessing, load
-from metaface.recognition.importing import import_weights
-from metaface.recognition.known import KnownAnswerError, check_known_answer, known_face
+from metaface.recognition import models
+from metaface.recognition.embedders import _onnx_file
+from metaface.recognition.embedders.description import KEY, Description
+from metaface.recognition.embedders.importing import import_weights
+from metaface.recognition.embedders.known import KnownAnswerError, check_known_answer, known_face
+from metaface.recognition.embedders.loading import Network, Onnx, Preprocessing, load
+from metaface.recognition.embedders.onnx import insightface
 from metaface.recognition.models import ModelDamaged, ModelMissing
-from metaface.recognition.onnx import insightface
 
 needs_onnx = pytest.mark.skipif(
     not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")),
@@ -90,9 +91,14 @@ def registered(tmp_path, monkeypatch):
     data = np.random.default_rng(0).bytes(200_000)
     (tmp_path / "origin.bin").write_bytes(data)
     entry = models.Model(
-        "toy", "detector", ("toy.onnx", "old-name.onnx"), len(data),
-        hashlib.sha256(data).hexdigest(), (tmp_path / "origin.bin").as_uri(), "none stated",
-    )  # fmt: skip
+        "toy",
+        "detector",
+        ("toy.onnx", "old-name.onnx"),
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        (tmp_path / "origin.bin").as_uri(),
+        "none stated",
+    )
     monkeypatch.setitem(models.MODELS, "toy", entry)
     return data
 
@@ -127,8 +133,14 @@ def test_folder_is_given_then_from_the_environment_then_the_users(tmp_path, monk
 def test_a_missing_model_says_what_helps(tmp_path):
     with pytest.raises(ModelMissing) as error:
         models.find(CASIA, tmp_path)
-    for part in (f"metaface models fetch {CASIA}", "--models DIR", "METAFACE_MODELS",
-                 str(tmp_path), f"{CASIA}.ckpt", "no licence stated"):  # fmt: skip
+    for part in (
+        f"metaface models fetch {CASIA}",
+        "--models DIR",
+        "METAFACE_MODELS",
+        str(tmp_path),
+        f"{CASIA}.ckpt",
+        "no licence stated",
+    ):
         assert part in str(error.value)
     assert isinstance(error.value, FileNotFoundError)
     with pytest.raises(ValueError, match=f"no model 'mtcnn': choose one of .*{CASIA}"):
@@ -338,14 +350,19 @@ def test_preprocessing_goes_through_json():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"), ("[]", "give a JSON object of columns, "), ('{"depth": 3}', "depth"),
+        ("{", "no JSON"),
+        ("[]", "give a JSON object of columns, "),
+        ('{"depth": 3}', "depth"),
         ('{"columns": [8, 113]}', "0 <= first < end <= 112"),
         ('{"columns": [8]}', r"columns=\[8\]"),
-        ('{"size": [0, 5]}', r"size=\(0, 5\)"), ('{"size": [99999, 5]}', "1 to 4096"),
-        ('{"channels": "HSV"}', "choose RGB, BGR or grey"), ('{"std": 0}', "std above 0"),
-        ('{"mean": NaN}', "finite"), ('{"mirror": 1}', "mirror=1"),
+        ('{"size": [0, 5]}', r"size=\(0, 5\)"),
+        ('{"size": [99999, 5]}', "1 to 4096"),
+        ('{"channels": "HSV"}', "choose RGB, BGR or grey"),
+        ('{"std": 0}', "std above 0"),
+        ('{"mean": NaN}', "finite"),
+        ('{"mirror": 1}', "mirror=1"),
     ],
-)  # fmt: skip
+)
 def test_wrong_preprocessing_is_refused_by_name(text, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing.from_json(text)
@@ -362,10 +379,17 @@ def test_mobilefacenet_is_table_1_of_the_paper():
     with torch.no_grad():
         net(torch.zeros(1, 3, 112, 112))
     table = {
-        "conv1": (64, 56), "dw_conv1": (64, 56), "blocks.4": (64, 28), "blocks.5": (128, 14),
-        "blocks.11": (128, 14), "blocks.12": (128, 7), "blocks.14": (128, 7), "conv2": (512, 7),
-        "linear7": (512, 1), "linear1": (128, 1),
-    }  # fmt: skip
+        "conv1": (64, 56),
+        "dw_conv1": (64, 56),
+        "blocks.4": (64, 28),
+        "blocks.5": (128, 14),
+        "blocks.11": (128, 14),
+        "blocks.12": (128, 7),
+        "blocks.14": (128, 7),
+        "conv2": (512, 7),
+        "linear7": (512, 1),
+        "linear1": (128, 1),
+    }
     assert {n: sizes[n][1:3] for n in table} == table
     # the weights of the convolutions, by the table's t, c, n
     weights, inputs = 3 * 64 * 9 + 64 * 9, 64
@@ -487,9 +511,7 @@ def test_network_leaves_the_network_given_as_it_is():
 def test_digest_is_of_weights_architecture_and_preprocessing():
     def digest(net=None, architecture="tiny", **changes):
         preprocessing = Preprocessing(size=(16, 16), **changes)
-        return Network(
-            net or tiny(), preprocessing, name="any", architecture=architecture
-        ).digest  # fmt: skip
+        return Network(net or tiny(), preprocessing, name="any", architecture=architecture).digest
 
     other = tiny()
     with torch.no_grad():
@@ -538,15 +560,21 @@ def test_the_known_answer_survives_another_processors_rounding(casia_folder, mon
     face, random = known_face().astype(int), np.random.default_rng(0)
     flips = random.choice([-1, 0, 1], face.shape, p=[0.005, 0.99, 0.005])  # ten times what is seen
     changed = np.clip(face + flips, 0, 255).astype(np.uint8)
-    monkeypatch.setattr("metaface.recognition.known.known_face", lambda: changed)
+    monkeypatch.setattr("metaface.recognition.embedders.known.known_face", lambda: changed)
     assert check_known_answer(load(CASIA, casia_folder)) > 0.9999
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"columns": (0, 96)}, {"columns": (9, 105)}, {"columns": (0, 112), "size": (112, 96)},
-     {"channels": "BGR"}, {"mirror": False}, {"std": 1.0}],
-)  # fmt: skip
+    [
+        {"columns": (0, 96)},
+        {"columns": (9, 105)},
+        {"columns": (0, 112), "size": (112, 96)},
+        {"channels": "BGR"},
+        {"mirror": False},
+        {"std": 1.0},
+    ],
+)
 def test_wrong_preprocessing_fails_the_known_answer(casia, wrong):
     preprocessing = replace(models.MODELS[CASIA].preprocessing, **wrong)
     embedder = Network(
@@ -558,9 +586,11 @@ def test_wrong_preprocessing_fails_the_known_answer(casia, wrong):
 
 def test_other_weights_fail_the_known_answer():
     embedder = Network(
-        lively(nets.MobileFaceNet(3, (112, 96))), models.MODELS[CASIA].preprocessing,
-        name=CASIA, architecture="mobilefacenet",
-    )  # fmt: skip
+        lively(nets.MobileFaceNet(3, (112, 96))),
+        models.MODELS[CASIA].preprocessing,
+        name=CASIA,
+        architecture="mobilefacenet",
+    )
     with pytest.raises(KnownAnswerError, match="below 0.9999"):
         check_known_answer(embedder)
     embedder.name = "own"
@@ -661,12 +691,17 @@ def test_files_that_are_no_weights_are_refused_by_name(tmp_path, own):
     path = import_weights(own, tmp_path)
     tensors = path.read_bytes()
     bad = {
-        "empty.ckpt": b"", "text.ckpt": b"hello", "half.ckpt": whole[: len(whole) // 2],
-        "empty.safetensors": b"", "text.safetensors": b"hello, this is no such file at all",
-        "half.safetensors": tensors[: len(tensors) // 2], "head.safetensors": tensors[:100],
+        "empty.ckpt": b"",
+        "text.ckpt": b"hello",
+        "half.ckpt": whole[: len(whole) // 2],
+        "empty.safetensors": b"",
+        "text.safetensors": b"hello, this is no such file at all",
+        "half.safetensors": tensors[: len(tensors) // 2],
+        "head.safetensors": tensors[:100],
         "long.safetensors": (1 << 60).to_bytes(8, "little") + tensors[8:],
-        "renamed.ckpt": tensors[: len(tensors) // 2], "renamed.safetensors": whole,
-    }  # fmt: skip
+        "renamed.ckpt": tensors[: len(tensors) // 2],
+        "renamed.safetensors": whole,
+    }
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
         for read in (import_weights, load, nets.pretrained):
@@ -835,10 +870,15 @@ def exported(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         torch.onnx.export(
-            Unscaled().eval(), (torch.rand(2, 3, 112, 112),), folder / "free.onnx", dynamo=True,
-            verbose=False, external_data=False, input_names=["data"],
+            Unscaled().eval(),
+            (torch.rand(2, 3, 112, 112),),
+            folder / "free.onnx",
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=["data"],
             dynamic_shapes=({0: torch.export.Dim("n")},),
-        )  # fmt: skip
+        )
     import onnx
 
     model = onnx.load(folder / "free.onnx")
@@ -880,9 +920,12 @@ def test_published_weights_give_the_known_answer_as_onnx(casia, casia_folder, tm
         warnings.simplefilter("ignore")
         torch.onnx.export(
             folded(net, torch.zeros(1, 3, 112, 96)).to(memory_format=torch.contiguous_format),
-            (torch.rand(1, 3, 112, 96),), tmp_path / "casia.onnx", dynamo=True, verbose=False,
+            (torch.rand(1, 3, 112, 96),),
+            tmp_path / "casia.onnx",
+            dynamo=True,
+            verbose=False,
             external_data=False,
-        )  # fmt: skip
+        )
     embedder = Onnx(tmp_path / "casia.onnx", models.MODELS[CASIA].preprocessing, CASIA)
     assert check_known_answer(embedder) > 0.9999
     assert embedder.digest != load(CASIA, casia_folder).digest
@@ -997,9 +1040,10 @@ def test_onnx_with_tensors_in_other_files_hidden_by_its_keys_is_refused(hidden, 
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Add", ["x", "w"], ["z"]), helper.make_node("Flatten", ["z"], ["y"])],
-        "g", [value("x", TensorProto.FLOAT, [1, 3, 112, 112])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 112, 112])],
         [value("y", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     tensor = varint(1 << 3) + varint(1) + varint(2 << 3) + varint(1) + field(8, b"w")  # float [1]
     located = field(1, b"location") + field(2, b"weights.bin")
     outside = (14 << 3) + ((hidden == "data_location") << 32)
@@ -1036,9 +1080,11 @@ def test_files_that_are_no_onnx_embedders_are_refused(onnx_file, tmp_path, nobod
     def model(op, shape, domain="", kind=TensorProto.FLOAT):
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
-            [helper.make_node(op, ["x"], ["y"], domain=domain)], "g",
-            [value("x", kind, shape)], [value("y", kind, None)],
-        )  # fmt: skip
+            [helper.make_node(op, ["x"], ["y"], domain=domain)],
+            "g",
+            [value("x", kind, shape)],
+            [value("y", kind, None)],
+        )
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("evil", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
@@ -1068,9 +1114,11 @@ def test_every_truncation_of_an_onnx_file_is_refused_without_running_it():
 
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["y"])], "g",
-        [value("x", TensorProto.FLOAT, [1, 3, 112, 112])], [value("y", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+        [helper.make_node("Flatten", ["x"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [value("y", TensorProto.FLOAT, None)],
+    )
     whole = helper.make_model(graph, ir_version=8).SerializeToString()
     for length in range(len(whole)):
         try:

@@ -19,17 +19,20 @@ from torch.nn import functional as F
 
 from metaface import checkpoint
 from metaface.cli import main
-from metaface.data.synthetic import render
+from metaface.cli import measure as measuring
+from metaface.experiments import protocols
+from metaface.faces.alignment import SIDE, TEMPLATE, similarity
+from metaface.faces.choose import everyone
+from metaface.faces.detections import overlaps
 from metaface.learners import LEARNERS
-from metaface.model import ModelSpec, save_model
+from metaface.learners.spec import ModelSpec, save_model
 from metaface.multitask import (
     HEADS,
     Batch,
-    JointFace,
-    Labelled,
+    FaceAnnotations,
     MultiTask,
     PCGrad,
-    Trunk,
+    SharedBackbone,
     Uncertainty,
     Weighting,
     draws,
@@ -46,9 +49,9 @@ from metaface.multitask.heads.detection import (
     focal,
     giou_loss,
     within,
-)  # fmt: skip
+)
 from metaface.multitask.heads.recognition import Recognition
-from metaface.multitask.reader import (
+from metaface.multitask.roi import (
     PATCH,
     box_frames,
     filled,
@@ -59,14 +62,14 @@ from metaface.multitask.reader import (
     points_in,
     read,
     whole,
-)  # fmt: skip
+)
 from metaface.multitask.training import refresh
 from metaface.nets import MobileFaceNet, NormMode
-from metaface.recognition import Recognizer, protocols
-from metaface.recognition.align import SIDE, TEMPLATE, similarity
-from metaface.recognition.detect import overlaps
-from metaface.recognition.faces import Seen, embedded, everyone
-from metaface.training import Interrupted, train
+from metaface.recognition import Recognizer
+from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
+from metaface.recognition.embedders.shared import JointFace
+from metaface.synthetic import render
+from metaface.training.loop import Interrupted, train
 
 ALL = {
     "detection": {},
@@ -80,7 +83,7 @@ ALL = {
 
 
 @lru_cache
-def scenes(people: int = 4, photos: int = 3, size: int = 64, face: int = 48) -> Labelled:
+def scenes(people: int = 4, photos: int = 3, size: int = 64, face: int = 48) -> FaceAnnotations:
     """A face somewhere in noise, all of it known."""
     drawn = render(people, photos, face, seed=5)
     n = len(drawn.images)
@@ -94,21 +97,28 @@ def scenes(people: int = 4, photos: int = 3, size: int = 64, face: int = 48) -> 
     boxes = drawn.box.copy()
     boxes[:, :2] += at
     attributes = np.stack([drawn.attributes[a] for a in ("glasses", "female")], 1)
-    return Labelled(
-        images=images, image=np.arange(n), boxes=boxes,
-        points=drawn.landmarks + at[:, None].astype(np.float32), pose=drawn.pose,
-        person=drawn.person, expression=(drawn.attributes["smile"] > 0.4).astype(np.int64),
-        attributes=attributes.astype(np.float32), masks=masks, complete=np.ones(n, bool),
-        people=tuple("abcdefgh"[:people]), expressions=("neutral", "smile"),
+    return FaceAnnotations(
+        images=images,
+        image=np.arange(n),
+        boxes=boxes,
+        landmarks=drawn.landmarks + at[:, None].astype(np.float32),
+        pose=drawn.pose,
+        person=drawn.person,
+        expression=(drawn.attributes["smile"] > 0.4).astype(np.int64),
+        attributes=attributes.astype(np.float32),
+        masks=masks,
+        complete=np.ones(n, bool),
+        people=tuple("abcdefgh"[:people]),
+        expressions=("neutral", "smile"),
         attribute_names=("glasses", "female"),
-    )  # fmt: skip
+    )
 
 
-def forgotten(labelled: Labelled, but: str = "") -> Labelled:
+def forgotten(labelled: FaceAnnotations, but: str = "") -> FaceAnnotations:
     """``labelled`` with nothing known but the pictures, and ``but``."""
     nothing = {
         "boxes": np.full_like(labelled.boxes, np.nan),
-        "points": np.full_like(labelled.points, np.nan),
+        "landmarks": np.full_like(labelled.landmarks, np.nan),
         "pose": np.full_like(labelled.pose, np.nan),
         "person": np.full_like(labelled.person, -1),
         "expression": np.full_like(labelled.expression, -1),
@@ -131,24 +141,24 @@ def small(heads: dict | None = None, seed: int = 0, **options: object) -> MultiT
     "name", ["small", "mobilefacenet", "conv4", "torchvision:shufflenet_v2_x0_5"]
 )
 def test_trunks_give_a_map_at_stride_4(name: str) -> None:
-    trunk = Trunk(name, 8).eval()
+    trunk = SharedBackbone(name, 8).eval()
     with torch.no_grad():
         assert trunk(torch.rand(2, 3, 64, 48)).shape == (2, 8, 16, 12)
         assert trunk(torch.rand(1, 3, 37, 50)).shape == (1, 8, 10, 13)
 
 
 def test_a_picture_is_seen_alone() -> None:
-    trunk = Trunk(channels=8).train()
+    trunk = SharedBackbone(channels=8).train()
     images = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(trunk(images)[1:2], trunk(images[1:2]), atol=1e-5)
     with pytest.raises(ValueError, match="beside it"):
-        Trunk(norm="batch")
+        SharedBackbone(norm="batch")
 
 
 def test_cells_lie_over_their_pixels() -> None:
     torch.manual_seed(0)
-    trunk = Trunk("small", 8, norm="pinned").double().eval()
+    trunk = SharedBackbone("small", 8, norm="pinned").double().eval()
     for side in trunk.sides[1:]:  # the finest map alone
         nn.init.zeros_(side.weight)
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64, requires_grad=True)
@@ -165,7 +175,7 @@ def test_published_weights_start_the_trunk(norm: NormMode, tmp_path: Path) -> No
     torch.manual_seed(0)
     published = MobileFaceNet(image_size=(112, 96)).eval()
     torch.save(published.state_dict(), tmp_path / "net.pt")
-    trunk = Trunk("mobilefacenet", 8, norm, tmp_path / "net.pt").eval()
+    trunk = SharedBackbone("mobilefacenet", 8, norm, tmp_path / "net.pt").eval()
     images = torch.rand(1, 3, 112, 96)
     with torch.no_grad():
         x = published.dw_conv1(published.conv1((images * 255 - 127.5) / 128))
@@ -173,12 +183,12 @@ def test_published_weights_start_the_trunk(norm: NormMode, tmp_path: Path) -> No
     assert same == (norm == "pinned")
     assert torch.equal(trunk.body.first[0].conv.weight, published.conv1.conv.weight)
     with pytest.raises(ValueError, match="none for a trunk 'small'"):
-        Trunk("small", weights=tmp_path / "net.pt")
+        SharedBackbone("small", weights=tmp_path / "net.pt")
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="no trunk 'smal'.*small"):
-        Trunk("smal")
+        SharedBackbone("smal")
     with pytest.raises(ValueError, match="no head 'poses'.*pose"):
         MultiTask({"poses": {}})
     with pytest.raises(ValueError, match="needs a head"):
@@ -206,7 +216,7 @@ def test_upright_frames_read_as_roi_align_does() -> None:
 
 
 def test_landmark_frames_are_those_of_the_aligned_crops() -> None:
-    points = torch.from_numpy(scenes().points.astype(np.float64))
+    points = torch.from_numpy(scenes().landmarks.astype(np.float64))
     found = landmark_frames(points)
     matrix = np.concatenate(
         [similarity(points.numpy()), np.tile([[[0, 0, 1.0]]], (len(points), 1, 1))], 1
@@ -239,7 +249,7 @@ def test_whole_maps_are_read_as_by_their_frame() -> None:
 
 def test_what_is_not_known_is_looked_for_where_it_lies() -> None:
     labelled = scenes()
-    boxes, points = torch.from_numpy(labelled.boxes), torch.from_numpy(labelled.points)
+    boxes, points = torch.from_numpy(labelled.boxes), torch.from_numpy(labelled.landmarks)
     nan_boxes, nan_points = torch.full_like(boxes, math.nan), torch.full_like(points, math.nan)
     assert all(
         torch.equal(a, b) for a, b in zip(filled(boxes, points), (boxes, points), strict=True)
@@ -267,7 +277,7 @@ def test_jitter_is_small_and_comes_from_the_seed() -> None:
 
 def test_points_in_a_frame_go_along_its_axes() -> None:
     labelled = scenes()
-    points = labelled.points.astype(np.float64)
+    points = labelled.landmarks.astype(np.float64)
     torch.manual_seed(0)
     frames = jittered(landmark_frames(torch.from_numpy(points)))
     assert np.allclose(points_in(frames, torch.from_numpy(_inside(frames, points))), points)
@@ -277,7 +287,7 @@ def test_points_in_a_frame_go_along_its_axes() -> None:
 
 
 def _inside(frames: torch.Tensor, points: np.ndarray) -> np.ndarray:
-    """Where ``points`` lie in ``frames``, -1..1. As complex numbers a frame is z -> middle +
+    """Where ``landmarks`` lie in ``frames``, -1..1. As complex numbers a frame is z -> middle +
     half * z, which is turned round by a division."""
     middle, half = (frames.numpy()[:, i] + 1j * frames.numpy()[:, i + 1] for i in (0, 2))
     there = (points[..., 0] + 1j * points[..., 1] - middle[:, None]) / half[:, None]
@@ -335,7 +345,7 @@ def _pointing(points: np.ndarray) -> np.ndarray:
 
 
 def test_the_mean_of_a_heat_map_is_the_point_it_learns() -> None:
-    points = scenes().points.astype(np.float64)
+    points = scenes().landmarks.astype(np.float64)
     torch.manual_seed(3)
     frames = jittered(landmark_frames(torch.from_numpy(points)), 2.0)
     target = _pointing(_inside(frames, points))
@@ -363,7 +373,7 @@ def test_the_closer_look_does_not_depend_on_the_light() -> None:
     batch = Batch.of(scenes())
     head = small({"alignment": {}}).heads["alignment"]
     maps = torch.rand(12, 42, 16, 16)
-    frames = landmark_frames(batch.points)
+    frames = landmark_frames(batch.landmarks)
     with torch.no_grad():
         bright, dark = (
             expected(head.heat(maps, images, batch.image, frames), frames)
@@ -379,12 +389,12 @@ def test_the_closer_look_mends_wrong_frames() -> None:
     fit(model, draws(some, 12), lr=5e-3, iterations=120, progress=False, device="cpu")
     batch, head = Batch.of(some), model.heads["alignment"]
     torch.manual_seed(0)
-    frames = jittered(landmark_frames(batch.points), 4.0)
+    frames = jittered(landmark_frames(batch.landmarks), 4.0)
     template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).float().expand(len(frames), 5, 2)
     with torch.no_grad():
         heat = head.heat(head(model(batch.images)), batch.images, batch.image, frames)
     before, after = (
-        float((points - batch.points).norm(dim=2).mean())
+        float((points - batch.landmarks).norm(dim=2).mean())
         for points in (points_in(frames, template), expected(heat, frames))
     )
     assert after < before / 2
@@ -443,10 +453,14 @@ def test_segmentation_loss_by_hand() -> None:
 # -- what is not known ------------------------------------------------------------------------
 
 _NEEDS = {
-    "detection": "boxes complete", "alignment": "points", "segmentation": "masks",
-    "recognition": "person boxes", "pose": "pose boxes", "expression": "expression boxes",
+    "detection": "boxes complete",
+    "alignment": "landmarks",
+    "segmentation": "masks",
+    "recognition": "person boxes",
+    "pose": "pose boxes",
+    "expression": "expression boxes",
     "attributes": "attributes boxes",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("task", ALL)
@@ -469,7 +483,7 @@ def test_a_task_learns_from_its_own_labels_alone(task: str) -> None:
 @pytest.mark.parametrize("task", ["pose", "recognition", "expression", "attributes", "alignment"])
 def test_an_unknown_face_changes_nothing(task: str) -> None:
     labelled = scenes()
-    label = {"recognition": "person", "alignment": "points"}.get(task, task)
+    label = {"recognition": "person", "alignment": "landmarks"}.get(task, task)
     partly = getattr(labelled, label).copy()
     partly[4] = -1 if partly.dtype == np.int64 else np.nan
     model = small().eval()
@@ -514,9 +528,16 @@ def test_resumed_training_ends_the_same(
     def train(out: Path | None, **options: object) -> MultiTask:
         model = small()
         fit(
-            model, draws(scenes(), 3), weighting=weighting(), iterations=6, out=out,
-            progress=False, device="cpu", cosines_every=2, **options,
-        )  # fmt: skip
+            model,
+            draws(scenes(), 3),
+            weighting=weighting(),
+            iterations=6,
+            out=out,
+            progress=False,
+            device="cpu",
+            cosines_every=2,
+            **options,
+        )
         return model
 
     whole_run = train(None).state_dict()
@@ -555,9 +576,12 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 def test_pictures_of_several_sizes() -> None:
     sizes = [draws(scenes(size=64), 4), draws(scenes(size=81), 4)]
     history = fit(
-        small({"detection": {}}), lambda step: sizes[step % 2](step), iterations=4,
-        progress=False, device="cpu",
-    )  # fmt: skip
+        small({"detection": {}}),
+        lambda step: sizes[step % 2](step),
+        iterations=4,
+        progress=False,
+        device="cpu",
+    )
     assert history.images == 16
 
 
@@ -593,13 +617,19 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
         [[4.0, 4.0, 16.0, 20.0], [30.0, 32.0, 24.0, 24.0], [20.0, 8.0, 30.0, 30.0]]
     )
     image = torch.tensor([0, 0, 2])
-    labelled = Labelled(
-        images=np.zeros((3, 64, 64, 3), np.uint8), image=image.numpy(), boxes=boxes.numpy(),
-        points=filled(boxes, torch.full((3, 5, 2), math.nan))[1].numpy(),
-        pose=np.full((3, 3), np.nan, np.float32), person=np.array([0, 1, 0]),
-        expression=np.full(3, -1), attributes=np.empty((3, 0), np.float32),
-        masks=np.full((3, 64, 64), 255, np.uint8), complete=np.ones(3, bool), people=("a", "b"),
-    )  # fmt: skip
+    labelled = FaceAnnotations(
+        images=np.zeros((3, 64, 64, 3), np.uint8),
+        image=image.numpy(),
+        boxes=boxes.numpy(),
+        landmarks=filled(boxes, torch.full((3, 5, 2), math.nan))[1].numpy(),
+        pose=np.full((3, 3), np.nan, np.float32),
+        person=np.array([0, 1, 0]),
+        expression=np.full(3, -1),
+        attributes=np.empty((3, 0), np.float32),
+        masks=np.full((3, 64, 64), 255, np.uint8),
+        complete=np.ones(3, bool),
+        people=("a", "b"),
+    )
     batch = Batch.of(labelled)
     maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 10, 16, 16)
     maps[:, 0] += 8 * bumps(boxes, image, maps.shape)  # one peak each
@@ -607,7 +637,7 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
     centre = torch.stack([x * 4 + 2, y * 4 + 2], 1)
     ends = corners(boxes)[row]
     maps[where, 1:, y, x] = (torch.cat([centre - ends[:, :2], ends[:, 2:] - centre], 1) / 16).log()
-    points[where, :10, y, x] = ((batch.points[row] - centre[:, None]) / 16).flatten(1)
+    points[where, :10, y, x] = ((batch.landmarks[row] - centre[:, None]) / 16).flatten(1)
     maps[0, 0, 10, 10] = 3  # the second face is the surest
     maps[0, 0, 11, 10] = -9
     model = small({"detection": {}, "alignment": {}, "recognition": {"people": 2}})
@@ -625,7 +655,7 @@ def test_right_maps_are_read_as_the_true_faces() -> None:
     assert found.image.tolist() == [0, 0, 2] and found.scores[0] > found.scores[1]
     order = torch.tensor([1, 0, 2])
     assert torch.allclose(found.boxes, batch.boxes[order], atol=1e-3)
-    assert torch.allclose(found.points, batch.points[order], atol=1e-3)
+    assert torch.allclose(found.landmarks, batch.landmarks[order], atol=1e-3)
     assert torch.allclose(found.heads["recognition"].norm(dim=1), torch.ones(3), atol=1e-5)
     assert len(found.of(1)) == 0 and len(found.of(2)) == 1
     assert found.of(2).heads["recognition"].shape == (1, 128)
@@ -682,8 +712,18 @@ def test_learners_start_from_the_embedding(learner: str) -> None:
     faces = patterns(6, 6, 32)
     start = LEARNERS[learner](model.embedding())
     before = [p.detach().clone() for p in start.parameters()]
-    train(start, faces, iterations=2, ways=3, shots=1, queries=1, meta_batch=2, augment=None,
-          progress=False, device="cpu")  # fmt: skip
+    train(
+        start,
+        faces,
+        iterations=2,
+        ways=3,
+        shots=1,
+        queries=1,
+        meta_batch=2,
+        augment=None,
+        progress=False,
+        device="cpu",
+    )
     assert any(not torch.equal(a, b) for a, b in zip(before, start.parameters(), strict=True))
     assert start.adapt(torch.rand(3, 3, 32, 32), torch.arange(3)).predict(
         torch.rand(2, 3, 32, 32)
@@ -711,9 +751,9 @@ def test_one_network_finds_and_names_people(trained: Path) -> None:
     labelled = scenes()
     enrolled = [i for i in range(12) if len(joint(labelled.images[i])) == 1]
     assert len(enrolled) >= 8
-    seen = list(embedded([labelled.images[i] for i in enrolled], everyone, joint, joint))
+    seen = list(embed_faces([labelled.images[i] for i in enrolled], everyone, joint, joint))
     for i, one in zip(enrolled, seen, strict=True):
-        assert isinstance(one, Seen) and one.crops.shape == (1, 112, 112, 3)
+        assert isinstance(one, EmbeddedFaces) and one.crops.shape == (1, 112, 112, 3)
         assert np.array_equal(one.embeddings, joint(labelled.images[i]).embeddings)
         assert np.allclose(np.linalg.norm(one.embeddings, axis=1), 1, atol=1e-5)
     assert not looked  # the pictures were seen once: no crop was embedded
@@ -740,14 +780,16 @@ def test_a_joint_network_is_pinned_by_all_its_weights(trained: Path) -> None:
 def test_a_larger_picture_is_searched_at_halves(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metaface.multitask.joint._SMALL", 64)  # the size it was trained at
+    monkeypatch.setattr(
+        "metaface.recognition.embedders.shared._SMALL", 64
+    )  # the size it was trained at
     joint = JointFace.load(trained, least=0.2)
     one = scenes().images[0]
     small_faces, large = joint(one), joint(np.kron(one, np.ones((4, 4, 1), np.uint8)))
     assert len(small_faces) and len(large)
     overlap = overlaps(small_faces.boxes[:1] * 4, large.boxes)
     assert overlap.max() > 0.6
-    assert large.points.shape == (len(large), 5, 2) and (np.diff(large.scores) <= 0).all()
+    assert large.landmarks.shape == (len(large), 5, 2) and (np.diff(large.scores) <= 0).all()
 
 
 def test_the_detection_protocol_measures_the_detector_asked_for(
@@ -763,8 +805,17 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
         images.append({"file": f"{i}.png", "faces": [{"bbox": box} for box in boxes]})
     (tmp_path / "annotations.json").write_text(json.dumps({"images": images}))
     nowhere, out = str(tmp_path / "no models"), tmp_path / "out"
-    given = ["protocol", "detection", "--data", str(tmp_path), "--models", nowhere, "--quiet",
-             "--out", str(out)]  # fmt: skip
+    given = [
+        "protocol",
+        "detection",
+        "--data",
+        str(tmp_path),
+        "--models",
+        nowhere,
+        "--quiet",
+        "--out",
+        str(out),
+    ]
     assert main([*given, "--weights", str(trained)]) == 0
     (row,) = json.loads((out / "results.json").read_text())["rows"]
     least = JointFace.load(trained, least=0.02)
@@ -774,7 +825,7 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
         protocols.detection(tmp_path, JointFace.load(trained), progress=False).threshold
     )
     # nothing but YuNet needs its file, and what finds no faces is not taken for what does
-    monkeypatch.setattr(protocols, "Cascade", lambda: least)
+    monkeypatch.setattr(measuring, "Cascade", lambda: least)
     assert main([*given, "--detector", "cascade"]) == 0
     spec = ModelSpec("prototypical", image_size=16, embedding="conv4-32")
     save_model(tmp_path / "embeds.pt", spec.build(0), spec)

@@ -6,49 +6,53 @@ import numpy as np
 import pytest
 import torch
 
-from metaface.multitask import Found, Labelled, MultiTask, measure
+from metaface.multitask import FaceAnnotations, MultiTask, Predictions, measure
 from metaface.multitask.metrics import nme, rank1
 
 
 class _Told(MultiTask):
     """A network that finds what it is told."""
 
-    def __init__(self, found: Found, heads: dict) -> None:
+    def __init__(self, found: Predictions, heads: dict) -> None:
         super().__init__(heads, channels=8, features=8)
         self.found = found
 
-    def predict(self, *_: object) -> Found:  # type: ignore[override]
+    def predict(self, *_: object) -> Predictions:  # type: ignore[override]
         return self.found
 
 
-def _labelled() -> Labelled:
+def _labelled() -> FaceAnnotations:
     """Two pictures with two faces and one."""
     masks = np.zeros((2, 32, 32), np.uint8)
     masks[0, :4], masks[1, :8], masks[1, 16:] = 1, 1, 255
     points = np.zeros((3, 5, 2), np.float32)
     points[:, 1, 0] = 10  # between the eyes
     points[1, 3] = np.nan
-    return Labelled(
-        images=np.zeros((2, 32, 32, 3), np.uint8), image=np.array([0, 0, 1]),
+    return FaceAnnotations(
+        images=np.zeros((2, 32, 32, 3), np.uint8),
+        image=np.array([0, 0, 1]),
         boxes=np.array([[0, 0, 10, 10], [16, 16, 10, 10], [4, 4, 20, 20]], np.float32),
-        points=points, pose=np.array([[10, 0, 0], [0, np.nan, 0], [-20, 5, 0]], np.float32),
-        person=np.array([0, 1, 0]), expression=np.array([1, -1, 0]),
-        attributes=np.array([[1, 0], [1, np.nan], [0, 1]], np.float32), masks=masks,
-        complete=np.ones(2, bool), people=("a", "b"), expressions=("calm", "smile"),
+        landmarks=points,
+        pose=np.array([[10, 0, 0], [0, np.nan, 0], [-20, 5, 0]], np.float32),
+        person=np.array([0, 1, 0]),
+        expression=np.array([1, -1, 0]),
+        attributes=np.array([[1, 0], [1, np.nan], [0, 1]], np.float32),
+        masks=masks,
+        complete=np.ones(2, bool),
+        people=("a", "b"),
+        expressions=("calm", "smile"),
         attribute_names=("glasses", "cap"),
-    )  # fmt: skip
+    )
 
 
-def _found() -> Found:
+def _found() -> Predictions:
     """Both faces of the first picture and one that is none; nothing in its place in the second."""
     masks = torch.full((2, 32, 32), -1.0)
     masks[0, :2], masks[1, 4:] = 1, 1
-    return Found(
+    return Predictions(
         image=torch.tensor([0, 0, 0, 1]),
-        boxes=torch.tensor(
-            [[16, 16, 10, 10.0], [0, 0, 9, 10], [0, 20, 5, 5], [20, 20, 8, 8]]
-        ),
-        points=torch.tensor([0.0, 1, 2, 3])[:, None, None].expand(4, 5, 2)
+        boxes=torch.tensor([[16, 16, 10, 10.0], [0, 0, 9, 10], [0, 20, 5, 5], [20, 20, 8, 8]]),
+        landmarks=torch.tensor([0.0, 1, 2, 3])[:, None, None].expand(4, 5, 2)
         + torch.tensor([[0.0, 0], [10, 0], [0, 0], [0, 0], [0, 0]]),
         scores=torch.tensor([0.9, 0.6, 0.5, 0.8]),
         heads={
@@ -57,13 +61,17 @@ def _found() -> Found:
             "attributes": torch.tensor([[-1.0, -1], [2, 3], [1, 1], [1, 1]]),
             "segmentation": masks,
         },
-    )  # fmt: skip
+    )
 
 
 _HEADS: dict = {
-    "detection": {}, "alignment": {}, "segmentation": {}, "pose": {},
-    "expression": {"classes": 2}, "attributes": {"count": 2},
-}  # fmt: skip
+    "detection": {},
+    "alignment": {},
+    "segmentation": {},
+    "pose": {},
+    "expression": {"classes": 2},
+    "attributes": {"count": 2},
+}
 
 
 def test_every_measure_by_hand() -> None:

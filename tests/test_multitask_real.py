@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from helpers import Row, group, portrait
 
-from metaface.multitask import Pool, Portraits, compose, constant_box, portraits
+from metaface.faces.detect import YuNet
+from metaface.faces.detections import overlaps
+from metaface.multitask import FaceSprites, Portraits, compose, constant_box, portraits
 from metaface.multitask.portraits import aligned_faces
-from metaface.recognition import YuNet
-from metaface.recognition.detect import overlaps
 
 
 def marked(sides: tuple[tuple[int, int], ...] = ((120, 90), (200, 240))) -> Portraits:
@@ -31,10 +31,14 @@ def marked(sides: tuple[tuple[int, int], ...] = ((120, 90), (200, 240))) -> Port
         points.append([spot, *[spot + 5 * k for k in range(1, 5)]])
     m = len(sides)
     return Portraits(
-        images=tuple(images), boxes=np.array(boxes, np.float32),
-        points=np.array(points, np.float32), alone=np.ones(m, bool), person=np.arange(m),
-        people=tuple(f"marked/{i}" for i in range(m)), name="marked",
-    )  # fmt: skip
+        images=tuple(images),
+        boxes=np.array(boxes, np.float32),
+        landmarks=np.array(points, np.float32),
+        alone=np.ones(m, bool),
+        person=np.arange(m),
+        people=tuple(f"marked/{i}" for i in range(m)),
+        name="marked",
+    )
 
 
 def extent(mask: np.ndarray) -> np.ndarray:
@@ -45,7 +49,7 @@ def extent(mask: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("size", [96, 201])
 def test_pixels_box_and_landmarks_are_cut_out_together(size: int) -> None:
     pool = marked().pool(size, sharp=True)
-    for picture, layers, points in zip(pool.images, pool.layers, pool.points, strict=True):
+    for picture, layers, points in zip(pool.images, pool.layers, pool.landmarks, strict=True):
         seen = extent(picture[..., 0] > 140)  # the bright box
         assert np.abs(extent(layers[..., 1] >= 128) - seen).max() <= 1.5
         assert seen[2:].max() == pytest.approx(size / 2, abs=1.5)
@@ -81,13 +85,13 @@ def test_composed_upright_a_box_is_the_detectors() -> None:
     assert (scenes.boxes[whole, 2:].max(1) >= 28).all()
     turned = compose(pool, 40, faces=(1, 1), side=(30, 100), seed=3)
     assert (scenes.pose[:, 2] != scenes.pose[:, 2]).all()  # unknown stays unknown
-    assert (np.abs(turned.points - scenes.points).max((1, 2)) > 1).any()
+    assert (np.abs(turned.landmarks - scenes.landmarks).max((1, 2)) > 1).any()
     with pytest.raises(ValueError, match="turn=-1"):
         compose(pool, 1, turn=-1)
 
 
 def test_real_and_procedural_people_are_in_one_pool() -> None:
-    both = Pool.join([Pool.procedural(2, 2, 96), marked().pool(96)])
+    both = FaceSprites.join([FaceSprites.procedural(2, 2, 96), marked().pool(96)])
     scenes = compose(both, 30, faces=(1, 1), seed=0)
     real = scenes.person >= 2
     assert real.any() and not real.all()
@@ -139,8 +143,10 @@ def test_portraits_are_the_photographs_with_a_face(tmp_path: Path) -> None:
 
 
 def test_aligned_faces_of_a_pool_are_people() -> None:
-    pool = Pool.procedural(3, 2, 96)
-    faces = aligned_faces(list(pool.images), pool.points, pool.person, pool.people, "synthetic", 48)
+    pool = FaceSprites.procedural(3, 2, 96)
+    faces = aligned_faces(
+        list(pool.images), pool.landmarks, pool.person, pool.people, "synthetic", 48
+    )
     assert len(faces) == 6 and faces.image_shape == (3, 48, 48)
     assert faces.people == pool.people
 

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaface.multitask import Labelled, Pool, augmented, celeba, compose, mirrored, moved, wider
+from metaface.multitask import (
+    FaceAnnotations,
+    FaceSprites,
+    augmented,
+    celeba,
+    compose,
+    mirrored,
+    moved,
+    wider,
+)
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 POINTS = np.array([[40, 40], [56, 42], [47, 52], [41, 62], [54, 63]], np.float32)
@@ -30,7 +39,7 @@ def labelled(n=2, height=96, width=96, **changes):
         "images": images,
         "image": np.arange(n),
         "boxes": np.tile(np.array([[35, 35, 27, 35]], np.float32), (n, 1)),
-        "points": np.tile(POINTS, (n, 1, 1)),
+        "landmarks": np.tile(POINTS, (n, 1, 1)),
         "pose": np.tile(np.array([[10, 3, -4]], np.float32), (n, 1)),
         "person": np.arange(n) % 2,
         "expression": np.zeros(n, np.int64),
@@ -42,14 +51,14 @@ def labelled(n=2, height=96, width=96, **changes):
         "attribute_names": ("hat", "tie"),
         "name": "dots",
     }
-    return Labelled(**{**values, **changes})
+    return FaceAnnotations(**{**values, **changes})
 
 
 def unlabelled(n=2):
     nothing = labelled(n)
     return {
         "boxes": np.full_like(nothing.boxes, np.nan),
-        "points": np.full_like(nothing.points, np.nan),
+        "landmarks": np.full_like(nothing.landmarks, np.nan),
         "pose": np.full_like(nothing.pose, np.nan),
         "person": np.full(n, -1),
         "expression": np.full(n, -1),
@@ -60,7 +69,7 @@ def unlabelled(n=2):
 
 
 def same(a, b):
-    for field in fields(Labelled):
+    for field in fields(FaceAnnotations):
         left, right = getattr(a, field.name), getattr(b, field.name)
         if isinstance(left, np.ndarray):
             np.testing.assert_array_equal(left, right, field.name)
@@ -74,8 +83,11 @@ def same(a, b):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": np.zeros((2, 4, 2), np.float32)}, "landmarks are [2, 4, 2], must be [2, 5, 2]"),
-        ({"points": np.zeros((2, 10), np.float32)}, "landmarks are [2, 10]"),
+        (
+            {"landmarks": np.zeros((2, 4, 2), np.float32)},
+            "landmarks are [2, 4, 2], must be [2, 5, 2]",
+        ),
+        ({"landmarks": np.zeros((2, 10), np.float32)}, "landmarks are [2, 10]"),
         ({"boxes": np.float32([[1, 1, 5, 5], [60, 1, 50, 5]])}, "face 1 in picture 1 has the box"),
         ({"boxes": np.float32([[-3, 1, 5, 5], [6, 1, 5, 5]])}, "not inside 96x96"),
         ({"boxes": np.float32([[3, 1, 0, 5], [6, 1, 5, 5]])}, "which is empty"),
@@ -111,23 +123,28 @@ def test_take():
 
 def test_join_joins_names_and_makes_nothing_up():
     other = labelled(
-        1, people=("Bo", "Cy"), person=np.array([1]), expressions=("glad", "calm"),
-        attribute_names=("tie", "ring"), attributes=np.array([[1, 0]], np.float32), name="more",
-    )  # fmt: skip
-    both = Labelled.join([labelled(3, person=np.array([-1, 0, 1])), other])
+        1,
+        people=("Bo", "Cy"),
+        person=np.array([1]),
+        expressions=("glad", "calm"),
+        attribute_names=("tie", "ring"),
+        attributes=np.array([[1, 0]], np.float32),
+        name="more",
+    )
+    both = FaceAnnotations.join([labelled(3, person=np.array([-1, 0, 1])), other])
     assert both.people == ("Ana", "Bo", "Cy") and both.person.tolist() == [-1, 0, 1, 2]
     assert both.expressions == ("calm", "glad") and both.expression.tolist() == [0, 0, 0, 1]
     assert both.attribute_names == ("hat", "tie", "ring")
     want = [[1, 0, np.nan]] * 3 + [[np.nan, 1, 0]]
     np.testing.assert_array_equal(both.attributes, want)
     assert both.image.tolist() == [0, 1, 2, 3] and both.name == "dots+more"
-    same(Labelled.join([labelled()]), labelled())
+    same(FaceAnnotations.join([labelled()]), labelled())
     nameless = labelled(1, people=(), person=np.array([-1]))
-    assert Labelled.join([nameless, labelled()]).person.tolist() == [-1, 0, 1]
+    assert FaceAnnotations.join([nameless, labelled()]).person.tolist() == [-1, 0, 1]
     with pytest.raises(ValueError, match="no sets"):
-        Labelled.join([])
+        FaceAnnotations.join([])
     with pytest.raises(ValueError, match="bring them to one size"):
-        Labelled.join([labelled(), labelled(height=100)])
+        FaceAnnotations.join([labelled(), labelled(height=100)])
 
 
 # --- augmentation ---------------------------------------------------------------------------------
@@ -149,9 +166,9 @@ def test_mirrored_twice_is_nothing_and_once_swaps():
     once = mirrored(faces)
     same(mirrored(once), faces)
     np.testing.assert_array_equal(once.pose, np.tile(np.float32([-10, 3, 4]), (3, 1)))
-    assert (once.points[:, 0, 0] < once.points[:, 1, 0]).all()  # from left to right again
-    assert (once.points[:, 3, 0] < once.points[:, 4, 0]).all()
-    np.testing.assert_allclose(once.points[0], dots(once.images[0])[[1, 0, 2, 4, 3]], atol=0.3)
+    assert (once.landmarks[:, 0, 0] < once.landmarks[:, 1, 0]).all()  # from left to right again
+    assert (once.landmarks[:, 3, 0] < once.landmarks[:, 4, 0]).all()
+    np.testing.assert_allclose(once.landmarks[0], dots(once.images[0])[[1, 0, 2, 4, 3]], atol=0.3)
     left, top, width, height = once.boxes[0].astype(int)
     assert once.masks[0, top : top + height, left : left + width].all()
     half = mirrored(faces, np.array([False, True, False]))
@@ -163,7 +180,7 @@ def check_against_pixels(changed, at_least):
     checked = 0
     for face, i in enumerate(changed.image):
         seen = dots(changed.images[i])
-        points = changed.points[face]
+        points = changed.landmarks[face]
         if np.isnan(seen[:2]).any():
             continue
         order = [1, 0, 2, 4, 3] if seen[0, 0] > seen[1, 0] else range(5)
@@ -200,12 +217,18 @@ def test_moved_by_nothing_is_nothing():
 
 
 def test_faces_that_leave_are_dropped_and_leave_no_false_claims():
-    two = labelled(1, **{
-        "image": np.array([0, 0]), "boxes": np.float32([[35, 35, 27, 35], [2, 2, 20, 20]]),
-        "points": np.stack([POINTS, POINTS - 33]), "pose": np.zeros((2, 3), np.float32),
-        "person": np.array([0, 1]), "expression": np.zeros(2, np.int64),
-        "attributes": np.zeros((2, 2), np.float32),
-    })  # fmt: skip
+    two = labelled(
+        1,
+        **{
+            "image": np.array([0, 0]),
+            "boxes": np.float32([[35, 35, 27, 35], [2, 2, 20, 20]]),
+            "landmarks": np.stack([POINTS, POINTS - 33]),
+            "pose": np.zeros((2, 3), np.float32),
+            "person": np.array([0, 1]),
+            "expression": np.zeros(2, np.int64),
+            "attributes": np.zeros((2, 2), np.float32),
+        },
+    )
     changed = moved(two, np.ones(1), np.array([[-15.0, 0.0]]))
     assert changed.person.tolist() == [0] and not changed.complete[0]
     np.testing.assert_array_equal(changed.boxes, [[20, 35, 27, 35]])
@@ -228,7 +251,7 @@ def test_unknown_stays_unknown():
     faces = labelled(3, **changes)
     changed = augmented(faces, 4)
     assert (changed.masks == 255).all() and np.isnan(changed.boxes).all()
-    assert np.isnan(changed.points).all() and (changed.person == faces.person).all()
+    assert np.isnan(changed.landmarks).all() and (changed.person == faces.person).all()
 
 
 def test_augmented_repeats_exactly_and_keeps_labels_on_pixels():
@@ -254,13 +277,20 @@ def test_augmented_out_of_range(setting, message):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.floats(0.2, 4), st.floats(-130, 130), st.floats(-130, 130), st.integers(0, 80),
-    st.integers(0, 80), st.integers(1, 96), st.integers(1, 96),
-)  # fmt: skip
+    st.floats(0.2, 4),
+    st.floats(-130, 130),
+    st.floats(-130, 130),
+    st.integers(0, 80),
+    st.integers(0, 80),
+    st.integers(1, 96),
+    st.integers(1, 96),
+)
 def test_boxes_stay_inside_whatever_happens(zoom, right, down, left, top, width, height):
     box = np.float32([[left, top, min(width, 96 - left), min(height, 96 - top)]])
     face = labelled(1, boxes=box)
-    changed = moved(face, np.array([zoom]), np.array([[right, down]]))  # Labelled checks the box
+    changed = moved(
+        face, np.array([zoom]), np.array([[right, down]])
+    )  # FaceAnnotations checks the box
     middle = zoom * (box[0, :2] + box[0, 2:] / 2 - 48) + 48 + (right, down)
     if (np.abs(middle - 48) < 47.9).all():
         assert len(changed.image) == 1
@@ -273,7 +303,7 @@ def test_boxes_stay_inside_whatever_happens(zoom, right, down, left, top, width,
 
 
 def test_scenes_and_augmentation_fit_together():
-    scenes = compose(Pool.procedural(6, 2, 64), 30, seed=1)
+    scenes = compose(FaceSprites.procedural(6, 2, 64), 30, seed=1)
     changed = augmented(scenes, 2)
     assert 0.6 * len(scenes.image) < len(changed.image) <= len(scenes.image)
     inside = np.zeros_like(changed.masks, bool)
@@ -323,7 +353,7 @@ def test_wider_boxes_are_where_the_faces_are(tmp_path):
         extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(np.r_[box[:2], box[:2] + box[2:]], extent, atol=1.01)
         assert 20 < box[2:].max() <= 96.01
-    assert (found.masks == 255).all() and np.isnan(found.points).all()
+    assert (found.masks == 255).all() and np.isnan(found.landmarks).all()
     same(wider(folder, size=96, crops=6, seed=1), found)
     archive = tmp_path / "set.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -406,7 +436,7 @@ def test_celeba(tmp_path):
     assert np.isnan(found.boxes).any(1).tolist() == [False, False, True]
     np.testing.assert_allclose(found.boxes[0], [36, 28, 54, 70], atol=1)  # 126 is 1.8 * 70
     for i in range(3):  # the last is cut out by its landmarks
-        np.testing.assert_allclose(found.points[i], dots(found.images[i]), atol=1)
+        np.testing.assert_allclose(found.landmarks[i], dots(found.images[i]), atol=1)
     assert not found.complete.any() and (found.masks == 255).all()
     assert len(celeba(tmp_path, limit=1)) == 1
 
@@ -430,7 +460,7 @@ def test_celeba_with_some_of_the_lists(tmp_path):
     (folder / "list_landmarks_align_celeba.txt").unlink()
     (folder / "Anno" / "list_attr_celeba.txt").unlink()
     found = celeba(folder, size=89)
-    assert len(found) == 2 and np.isnan(found.points).all()  # nothing is known of the third
+    assert len(found) == 2 and np.isnan(found.landmarks).all()  # nothing is known of the third
     (folder / "Anno" / "identity_CelebA.txt").unlink()
     with pytest.raises(FileNotFoundError, match="none of CelebA's lists"):
         celeba(folder)

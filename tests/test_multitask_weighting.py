@@ -20,9 +20,9 @@ class _Net(nn.Module):
         self.trunk = nn.ParameterList([torch.zeros(2), torch.zeros(1)])
         self.own = nn.Parameter(torch.zeros(1))
 
-    def along(self, direction: list[float]) -> Tensor:
-        """A loss whose gradient over the trunk is ``direction``."""
-        return torch.cat(list(self.trunk)) @ torch.tensor(direction)
+    def along(self, meta_gradient: list[float]) -> Tensor:
+        """A loss whose gradient over the trunk is ``meta_gradient``."""
+        return torch.cat(list(self.trunk)) @ torch.tensor(meta_gradient)
 
     def gradient(self) -> Tensor:
         return torch.cat([p.grad if p.grad is not None else 0 * p for p in self.trunk]).detach()

@@ -20,23 +20,18 @@ from helpers import Row, group, portrait, squares
 from PIL import Image
 
 import metaface as mf
-from metaface import benchmark, cross_domain, data, report
+from metaface import data, report
 from metaface.cli import main
+from metaface.cli import recognition as recognition_commands
 from metaface.data._sources import open_source
-from metaface.evaluation import read_pairs, read_wider
-from metaface.recognition import (
-    Gallery,
-    GalleryError,
-    Recognizer,
-    _checksums,
-    commands,
-    embed,
-    protocols,
-    recognizer,
-)
-from metaface.recognition.importing import import_weights
-from metaface.recognition.names import person_name
-from metaface.recognition.photos import in_folder, listed
+from metaface.data.wider import read_wider
+from metaface.experiments import benchmark, cross_domain, protocols
+from metaface.faces.photos import in_folder, listed
+from metaface.metrics.pairs import read_pairs
+from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
+from metaface.recognition.embedders.importing import import_weights
+from metaface.recognition.gallery import _checksums
+from metaface.recognition.gallery.names import person_name
 from metaface.report import cross_domain as domain_page
 from metaface.report import plots, robustness
 from metaface.report import sweep as sweep_page
@@ -64,8 +59,8 @@ def run(tmp_path, capsys, monkeypatch):
     """Run a command with a toy detector and embedder: status, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     toy = squares()
-    monkeypatch.setattr(embed, "load", lambda *_: toy)
-    for module in (recognizer, commands):
+    monkeypatch.setattr(embedders.loading, "load", lambda *_: toy)
+    for module in (recognizer, recognition_commands):
         monkeypatch.setattr(module, "detector_for", lambda *_: Row())
 
     def command(*words, gallery=True):
@@ -104,9 +99,26 @@ def table(path: Path, rows: dict[str, Path]) -> Path:
 def test_align_writes_inside_its_folder_alone(run, tmp_path, form):
     photo = save(tmp_path / "in" / "1.png")
     labels = [
-        "../../x", "../x", str(tmp_path / "absolute"), "..", ".", "a/../b", "a//b", "C:\\x", "CON",
-        "nul.txt", ".hidden", "dot.", "x" * 300, "line\nend", "a", "a/b", "A", "100%", "%41",
-    ]  # fmt: skip
+        "../../x",
+        "../x",
+        str(tmp_path / "absolute"),
+        "..",
+        ".",
+        "a/../b",
+        "a//b",
+        "C:\\x",
+        "CON",
+        "nul.txt",
+        ".hidden",
+        "dot.",
+        "x" * 300,
+        "line\nend",
+        "a",
+        "a/b",
+        "A",
+        "100%",
+        "%41",
+    ]
     source = table(tmp_path / "in" / "people.csv", dict.fromkeys(labels, photo))
     if form == "zip":
         source = tmp_path / "in" / "people.zip"
@@ -170,8 +182,17 @@ def test_photographs_of_one_name_each_have_a_file(run, tmp_path):
 
 def test_drawings_of_one_name_each_have_a_file(run, tmp_path):
     run("enroll", "Ana", save(tmp_path / "a.png"))
-    names = ["a/x.png", "b/x.png", "c/1_x.png", "d/x.bmp", "e/x.jpg", "f/x.jpeg", "g/X.PNG",
-             f"h/{LATIN1}.png", "i/2_x.png"]  # fmt: skip
+    names = [
+        "a/x.png",
+        "b/x.png",
+        "c/1_x.png",
+        "d/x.bmp",
+        "e/x.jpg",
+        "f/x.jpeg",
+        "g/X.PNG",
+        f"h/{LATIN1}.png",
+        "i/2_x.png",
+    ]
     for k, name in enumerate(names):
         save(tmp_path / "in" / name, portrait(0, k))
     status, _, _ = run("identify", "in", "--draw", "out", "--quiet")
@@ -181,9 +202,15 @@ def test_drawings_of_one_name_each_have_a_file(run, tmp_path):
     assert {"x.png", "x.jpg"} <= {p.name for p in drawn}
 
 
-@pytest.mark.parametrize("words", [("in", "--draw", "in"), ("in", "--draw", "in/drawn"),
-                                   ("in/0.png", "in/1.png", "--draw", "in"),
-                                   ("in/0.png", "--draw", "in/../in/0.png")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("in", "--draw", "in"),
+        ("in", "--draw", "in/drawn"),
+        ("in/0.png", "in/1.png", "--draw", "in"),
+        ("in/0.png", "--draw", "in/../in/0.png"),
+    ],
+)
 def test_drawings_never_replace_photographs(run, tmp_path, words):
     run("enroll", "Ana", save(tmp_path / "a.png"))
     album(tmp_path / "in", 0)
@@ -236,21 +263,46 @@ def _own_weights(path: Path, seed: int) -> None:
 # ---------------------------------------------------------------- an empty argument
 
 EMPTY = [
-    ("enroll", "Victim", ""), ("enroll", ""), ("enroll", "Victim", "a.png", ""), ("identify", ""),
-    ("identify", "a.png", "--draw", ""), ("identify", "a.png", "--draw="), ("verify", "", "a.png"),
-    ("verify", "a.png", ""), ("calibrate", "--strangers", ""), ("people", "--gallery", ""),
-    ("forget", ""), ("align", "", "--out", "out"), ("align", "in", "--out", ""),
-    ("models", "import", ""), ("models", "--models", ""), ("preview", "--data", ""),
-    ("preview", "--out", ""), ("train", "--data", ""), ("train", "--out", ""),
-    ("train", "--start", ""), ("train", "--keep", ""), ("benchmark", "--train-data", ""),
-    ("benchmark", "--out", ""), ("evaluate", ""), ("evaluate", "c.pt", "--data", ""),
-    ("evaluate", "c.pt", "--json", ""), ("sweep", "--storage", ""), ("sweep", "--out", ""),
-    ("cross-domain", "--domains", ""), ("cross-domain", "--domains", "a=b", "--out", ""),
-    ("multitask", "--crops", ""), ("multitask", "--out", ""), ("joint-benchmark", "--out", ""),
-    ("protocol", "few-shot", "--data", ""), ("protocol", "verification", "--data", "d",
-    "--pairs", ""), ("robustness", "--out", ""), ("slices", "--by", "x", "--attributes", ""),
-    ("enroll", "in", "--weights", ""), ("identify", "a.png", "--models", ""),
-]  # fmt: skip
+    ("enroll", "Victim", ""),
+    ("enroll", ""),
+    ("enroll", "Victim", "a.png", ""),
+    ("identify", ""),
+    ("identify", "a.png", "--draw", ""),
+    ("identify", "a.png", "--draw="),
+    ("verify", "", "a.png"),
+    ("verify", "a.png", ""),
+    ("calibrate", "--strangers", ""),
+    ("people", "--gallery", ""),
+    ("forget", ""),
+    ("align", "", "--out", "out"),
+    ("align", "in", "--out", ""),
+    ("models", "import", ""),
+    ("models", "--models", ""),
+    ("preview", "--data", ""),
+    ("preview", "--out", ""),
+    ("train", "--data", ""),
+    ("train", "--out", ""),
+    ("train", "--start", ""),
+    ("train", "--keep", ""),
+    ("benchmark", "--train-data", ""),
+    ("benchmark", "--out", ""),
+    ("evaluate", ""),
+    ("evaluate", "c.pt", "--data", ""),
+    ("evaluate", "c.pt", "--json", ""),
+    ("sweep", "--storage", ""),
+    ("sweep", "--out", ""),
+    ("cross-domain", "--domains", ""),
+    ("cross-domain", "--domains", "a=b", "--out", ""),
+    ("multitask", "--crops", ""),
+    ("multitask", "--out", ""),
+    ("joint-benchmark", "--out", ""),
+    ("protocol", "few-shot", "--data", ""),
+    ("protocol", "verification", "--data", "d", "--pairs", ""),
+    ("robustness", "--out", ""),
+    ("slices", "--by", "x", "--attributes", ""),
+    ("enroll", "in", "--weights", ""),
+    ("identify", "a.png", "--models", ""),
+]
 
 
 @pytest.mark.parametrize("words", EMPTY, ids=" ".join)
@@ -344,19 +396,23 @@ def test_nothing_usable_is_no_success_elsewhere(run, tmp_path):
     run("enroll", "Ana", album(tmp_path / "a", 0))
     save(tmp_path / "in" / "Bo" / "1.png", BLANK)
     for words in (
-        ("enroll", "in"), ("enroll", "Bo", "in/Bo/1.png"), ("calibrate", "--strangers", "in"),
+        ("enroll", "in"),
+        ("enroll", "Bo", "in/Bo/1.png"),
+        ("calibrate", "--strangers", "in"),
         ("verify", "in/Bo/1.png", "a/0.png"),
-    ):  # fmt: skip
+    ):
         status, _, told = run(*words)
         assert status == 2 and told, words
     status, _, told = run("align", "in", "--out", "out", gallery=False)
     assert status == 2 and "no_face" in told and "none of" in told
     assert not (tmp_path / "out").exists()
     for words in (
-        ("protocol", "few-shot", "--data", "in"), ("preview", "--data", "nowhere"),
-        ("models", "check", "nobody", "--models", tmp_path), ("models", "check", "--models", "a"),
+        ("protocol", "few-shot", "--data", "in"),
+        ("preview", "--data", "nowhere"),
+        ("models", "check", "nobody", "--models", tmp_path),
+        ("models", "check", "--models", "a"),
         ("models", "check", "yunet", "--models", "a"),
-    ):  # fmt: skip
+    ):
         assert run(*words, gallery=False)[0] == 2, words
 
 
@@ -391,11 +447,19 @@ def test_one_odd_name_is_left_out_and_all_others_go_on(run, tmp_path, odd):
 @pytest.mark.parametrize(
     "one, other",
     [
-        ("Ana", "A\u200bna"), ("Ana", "\ufeffAna"), ("Ana", "Ana\u200e"), ("Ana", "A\u00adna"),
-        ("Ana", "Ana\ufe0f"), ("Ana", "An\u034fa"), ("Ana", "Ana\u3164"), ("Ana", "Ana\U000e0041"),
-        ("Ana B", "Ana\u00a0B"), ("Ana B", "Ana\u2009B"), ("José", "Jose\u0301"),
+        ("Ana", "A\u200bna"),
+        ("Ana", "\ufeffAna"),
+        ("Ana", "Ana\u200e"),
+        ("Ana", "A\u00adna"),
+        ("Ana", "Ana\ufe0f"),
+        ("Ana", "An\u034fa"),
+        ("Ana", "Ana\u3164"),
+        ("Ana", "Ana\U000e0041"),
+        ("Ana B", "Ana\u00a0B"),
+        ("Ana B", "Ana\u2009B"),
+        ("José", "Jose\u0301"),
     ],
-)  # fmt: skip
+)
 def test_invisible_characters_make_no_twins(run, tmp_path, caplog, one, other):
     album(tmp_path / "in" / one, 0)
     album(tmp_path / "in" / other, 1)
@@ -474,7 +538,7 @@ def test_a_csv_holds_no_formula(run, tmp_path):
 
 
 def slices_of(names: list[str]):
-    from metaface.evaluation.slices import slice_verification
+    from metaface.metrics.groups import slice_verification
 
     random = np.random.default_rng(0)
     person = np.repeat(np.arange(6 * len(names)), 4)
@@ -486,13 +550,29 @@ def slices_of(names: list[str]):
 def plotted() -> dict[str, str]:
     """Every plot that shows names from outside, with hostile ones."""
     rows = [
-        {"learner": n, "ways": 5, "shots": 1, "accuracy": 0.5, "ci95": 0.1, "adapt_ms": 1.0 + i,
-         "train": n, "test": n, "drop": 0.0, "drop_ci95": 0.0}
+        {
+            "learner": n,
+            "ways": 5,
+            "shots": 1,
+            "accuracy": 0.5,
+            "ci95": 0.1,
+            "adapt_ms": 1.0 + i,
+            "train": n,
+            "test": n,
+            "drop": 0.0,
+            "drop_ci95": 0.0,
+        }
         for i, n in enumerate(HOSTILE)
-    ]  # fmt: skip
+    ]
     curve = [{"seconds": 1.0, "val_accuracy": 0.5}, {"seconds": 2.0, "val_accuracy": 0.6}]
-    trial = {"state": "complete", "accuracy": 0.5, "ci95": 0.1, "default": True, "number": 0,
-             "parameters": {n: 0.5 for n in HOSTILE}}  # fmt: skip
+    trial = {
+        "state": "complete",
+        "accuracy": 0.5,
+        "ci95": 0.1,
+        "default": True,
+        "number": 0,
+        "parameters": {n: 0.5 for n in HOSTILE},
+    }
     space = {n: {"low": 0.1, "high": 1.0, "log": False} for n in HOSTILE}
     return {
         "curves": plots.curves({f"{n}-0": curve for n in HOSTILE}),
@@ -557,9 +637,14 @@ def test_a_benchmark_of_odd_names_has_its_page(tmp_path):
     source = tmp_path / f"{LATIN1}\x1b[2J"
     (tmp_path / "in").rename(source)
     settings = benchmark.Settings(
-        data=str(source), learners=("prototypical",), iterations=1, ways=(2,), shots=(1,),
-        queries=2, episodes=3,
-    )  # fmt: skip
+        data=str(source),
+        learners=("prototypical",),
+        iterations=1,
+        ways=(2,),
+        shots=(1,),
+        queries=2,
+        episodes=3,
+    )
     results = benchmark.run(settings, tmp_path / "out", progress=False)
     assert "\x1b" not in results["data"]["train"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

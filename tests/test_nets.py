@@ -88,10 +88,12 @@ def test_refreshed_statistics_are_the_populations():
     for _ in range(2):  # afresh each time
         refresh_statistics(net, iter(batches))
     means, variances = zip(
-        *((x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
-          for x in (net.convs[0](images * 2 - 1) for images in batches)),
+        *(
+            (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0))
+            for x in (net.convs[0](images * 2 - 1) for images in batches)
+        ),
         strict=True,
-    )  # fmt: skip
+    )
     first = net.norms[0]
     torch.testing.assert_close(first.running_mean, torch.stack(means).mean(0))
     torch.testing.assert_close(first.running_var, torch.stack(variances).mean(0))
@@ -137,10 +139,14 @@ def test_the_published_keys_of_mobilefacenet():
     keys = set(nets.MobileFaceNet().state_dict())
     assert len(keys) == 333
     assert {
-        "conv1.conv.weight", "conv1.prelu.weight", "dw_conv1.bn.running_var",
-        "blocks.0.conv.0.weight", "blocks.14.conv.7.num_batches_tracked",
-        "linear7.bn.bias", "linear1.conv.weight",
-    } <= keys  # fmt: skip
+        "conv1.conv.weight",
+        "conv1.prelu.weight",
+        "dw_conv1.bn.running_var",
+        "blocks.0.conv.0.weight",
+        "blocks.14.conv.7.num_batches_tracked",
+        "linear7.bn.bias",
+        "linear1.conv.weight",
+    } <= keys
 
 
 def test_weights_come_back_from_a_bare_state_dict(tmp_path):

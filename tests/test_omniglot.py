@@ -138,8 +138,11 @@ def test_protocols_are_those_of_the_papers():
         )
 
     for setting, (ways, shots, batch) in {
-        "5w1s": (5, 1, 32), "5w5s": (5, 5, 32), "20w1s": (20, 1, 16), "20w5s": (20, 5, 16),
-    }.items():  # fmt: skip
+        "5w1s": (5, 1, 32),
+        "5w5s": (5, 5, 32),
+        "20w1s": (20, 1, 16),
+        "20w5s": (20, 5, 16),
+    }.items():
         for name in (f"maml-{setting}", f"fomaml-{setting}"):
             want = (ways, shots, shots, batch, 60_000, "adam", 1e-3, "constant")
             assert outer(name) == want
@@ -150,8 +153,9 @@ def test_protocols_are_those_of_the_papers():
             assert learner.inner_lr == learner.head_lr == {5: 5 * 0.4, 20: 20 * 0.1}[ways]
             assert learner.norm == "batch" and learner.head.out_features == ways
     for ways, (rate, steps, batch, iterations) in {
-        5: (1e-3, 5, 10, 100_000), 20: (5e-4, 10, 20, 200_000),
-    }.items():  # fmt: skip
+        5: (1e-3, 5, 10, 100_000),
+        20: (5e-4, 10, 20, 200_000),
+    }.items():
         got = outer(f"reptile-{ways}w")
         assert got[1] + got[2] == 10  # shots: Reptile trains on support and query alike
         assert (got[0], *got[3:]) == (ways, 5, iterations, "sgd", 1.0, "linear")
@@ -163,8 +167,10 @@ def test_protocols_are_those_of_the_papers():
         want = (60, shots, 5, 1, 20_000, "adam", 1e-3, "halving")
         assert outer(f"protonet-{shots}s") == want
         assert omniglot.build(f"protonet-{shots}s").norm == "frozen"
-    tests = [(p.characters, p.turned, p.tasks, p.queries)
-             for p in (omniglot.FINN, omniglot.NICHOL, omniglot.VINYALS)]  # fmt: skip
+    tests = [
+        (p.characters, p.turned, p.tasks, p.queries)
+        for p in (omniglot.FINN, omniglot.NICHOL, omniglot.VINYALS)
+    ]
     assert tests == [
         ((1100, 100, 423), ("draw", "draw"), 600, None),
         ((1200, 0, 423), ("class", "never"), 10_000, 1),

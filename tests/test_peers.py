@@ -31,8 +31,9 @@ def needs(peer: str) -> None:
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(BENCHMARKS / "peers.py"), "--quick", *arguments],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_rows_against_both_peers(tmp_path):
@@ -62,9 +63,15 @@ def test_every_row(tmp_path):
     done = run("--json", str(file))
     assert done.returncode == 0, done.stderr
     assert {r["kind"] for r in json.loads(file.read_text())["rows"]} == {
-        "maml", "fomaml", "sweep", "reptile", "prototypical", "prototypical-memory", "sampling",
+        "maml",
+        "fomaml",
+        "sweep",
+        "reptile",
+        "prototypical",
+        "prototypical-memory",
+        "sampling",
         "evaluation",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,9 +92,21 @@ def test_without_easyfsl_the_rows_against_learn2learn_run(tmp_path):
         "sys.path.insert(0, sys.argv.pop(0)); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", without, str(BENCHMARKS), str(BENCHMARKS / "peers.py"), "--quick",
-         "--only", "sampling", "--json", str(file)], capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            without,
+            str(BENCHMARKS),
+            str(BENCHMARKS / "peers.py"),
+            "--quick",
+            "--only",
+            "sampling",
+            "--json",
+            str(file),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "metaface[peers]" in done.stderr
     (row,) = json.loads(file.read_text())["rows"]

@@ -20,11 +20,12 @@ import torch
 from odd_photos import FACE, Odd, encoded, scene
 from PIL import Image
 
-from metaface.data import _decode, synthetic
+from metaface import synthetic
+from metaface.data import _decode
 from metaface.data._quiet import quiet
-from metaface.recognition import REASONS, Recognizer, Unusable
-from metaface.recognition.detect import overlaps
-from metaface.recognition.photos import LONGEST, in_folder, listed, read, reduced
+from metaface.faces.detections import overlaps
+from metaface.faces.photos import LONGEST, REASONS, Unusable, in_folder, listed, read, reduced
+from metaface.recognition import Recognizer
 
 HANG = 30  # seconds for one file
 
@@ -190,12 +191,25 @@ def test_pixels_of_every_kind_are_the_same_photograph(folder):
     want = np.asarray(scene()).astype(int)
     grey = np.asarray(scene().convert("L").convert("RGB")).astype(int)
     for name, goal, least in [
-        ("alpha.png", want, 0), ("16 colour.png", want, 0), ("grey.png", grey, 0),
-        ("16.png", grey, 0), ("16.tif", grey, 0), ("16 big.tif", grey, 0), ("32.tif", grey, 0),
-        ("la.png", grey, 0), ("cmyk.tif", want, 1), ("ycbcr.tif", want, 3), ("cmyk.jpg", want, 9),
-        ("ycck.jpg", want, 9), ("palette.png", want, 12), ("palette.tif", want, 12),
-        ("rgb.jpg", want, 9), ("mpo.jpg", want, 9), ("film.gif", want, 12), ("film.png", want, 0),
-    ]:  # fmt: skip
+        ("alpha.png", want, 0),
+        ("16 colour.png", want, 0),
+        ("grey.png", grey, 0),
+        ("16.png", grey, 0),
+        ("16.tif", grey, 0),
+        ("16 big.tif", grey, 0),
+        ("32.tif", grey, 0),
+        ("la.png", grey, 0),
+        ("cmyk.tif", want, 1),
+        ("ycbcr.tif", want, 3),
+        ("cmyk.jpg", want, 9),
+        ("ycck.jpg", want, 9),
+        ("palette.png", want, 12),
+        ("palette.tif", want, 12),
+        ("rgb.jpg", want, 9),
+        ("mpo.jpg", want, 9),
+        ("film.gif", want, 12),
+        ("film.png", want, 0),
+    ]:
         pixels = read(folder / "pixels" / name).astype(int)
         assert pixels.shape == want.shape, name
         assert np.abs(pixels - goal).mean() <= least, name
@@ -212,9 +226,11 @@ def test_what_is_transparent_is_white(folder):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "I;16", "CMYK"])
 def test_strips_are_the_whole(mode, monkeypatch):
-    image = scene().convert("L").point(lambda v: v * 257, "I").convert(mode) if "I" in mode else (
-        scene().convert(mode)
-    )  # fmt: skip
+    image = (
+        scene().convert("L").point(lambda v: v * 257, "I").convert(mode)
+        if "I" in mode
+        else (scene().convert(mode))
+    )
     at_once = read(image)
     monkeypatch.setattr("metaface.data._decode._STRIP", 10_000)
     assert np.array_equal(read(image), at_once) and at_once.std() > 20
@@ -377,8 +393,12 @@ def test_memory_is_bounded(tmp_path, models):
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "odd"), str(models)],
-        check=True, capture_output=True, text=True, env=environment, timeout=600,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+    )
     said = json.loads(done.stdout)
     print(f"\n{said['before'] / 2**20:.0f} MiB before, {said['after'] / 2**20:.0f} MiB at most")
     for one in odd:

@@ -26,9 +26,13 @@ def work(steps: int = 40, **options) -> None:
     """A job that tells its progress in both ways there are."""
     assert list(track(range(steps), desc="reading", unit="photo", **options)) == list(range(steps))
     bar = track(
-        total=100, desc="training", unit="%", leave=False,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}", **options,
-    )  # fmt: skip
+        total=100,
+        desc="training",
+        unit="%",
+        leave=False,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+        **options,
+    )
     with bar:
         for step in range(steps):
             bar.set_postfix_str(f"loss {step}.5")

@@ -19,13 +19,14 @@ from PIL import Image
 
 from metaface.cli import main
 from metaface.data._sources import open_source
+from metaface.experiments.protocols import aligned
+from metaface.faces import choose
+from metaface.faces.alignment import TEMPLATE
+from metaface.faces.detect import YuNet
+from metaface.faces.detections import Detections, overlaps
+from metaface.faces.photos import read
 from metaface.multitask.portraits import portraits
-from metaface.recognition import DetectedFaces, Gallery, Recognizer, YuNet
-from metaface.recognition import faces as choose
-from metaface.recognition.align import TEMPLATE
-from metaface.recognition.detect import overlaps
-from metaface.recognition.photos import read
-from metaface.recognition.protocols import aligned
+from metaface.recognition import Gallery, Recognizer
 
 Cut = tuple[np.ndarray, np.ndarray]
 """a head cut out of a photograph, and the box of its face in it"""
@@ -95,8 +96,9 @@ def _fit(places, width: int, height: int) -> bool:
     for i, (a, size_a, _) in enumerate(places):
         if any((a < b + size_b).all() and (b < a + size_a).all() for b, size_b, _ in places[:i]):
             return False
-    meant, smaller, _ = (abs(box[:2] + box[2:] / 2 - (width / 2, height / 2)).sum()
-                         for _, _, box in places)  # fmt: skip
+    meant, smaller, _ = (
+        abs(box[:2] + box[2:] / 2 - (width / 2, height / 2)).sum() for _, _, box in places
+    )
     return bool(smaller < meant)
 
 
@@ -104,7 +106,7 @@ def is_face(box, true) -> bool:
     return float(overlaps(np.array(box)[None], np.array(true)[None])[0, 0]) > 0.4
 
 
-def nearest_the_middle(picture: np.ndarray, faces: DetectedFaces) -> DetectedFaces:
+def nearest_the_middle(picture: np.ndarray, faces: Detections) -> Detections:
     """The rule before."""
     centre = np.array(picture.shape[1::-1]) / 2
     away = np.abs(faces.boxes[:, :2] + faces.boxes[:, 2:] / 2 - centre).sum(1)
@@ -174,9 +176,10 @@ def test_enrolment_and_verify_say_which_face_they_took(albums, detector):
     )
     people = Recognizer(detector, embedder, kept)
     for (path, (_, true)), one in zip(
-        albums.items(), people.enroll_all(Path(next(iter(albums))).parents[1], progress=False),
+        albums.items(),
+        people.enroll_all(Path(next(iter(albums))).parents[1], progress=False),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert one.used == 1 and not one.skipped
         (taken,) = one.several
         assert taken.others == 2 and path.endswith(taken.path) and is_face(taken.box, true)
@@ -230,21 +233,26 @@ def stripes(height: int, width: int) -> np.ndarray:
     return grey[..., None].repeat(3, 2).astype(np.uint8)
 
 
-def found(*rows: tuple[float, float, float, float]) -> DetectedFaces:
+def found(*rows: tuple[float, float, float, float]) -> Detections:
     """Faces of (x and y of the middle, side, score)."""
     x, y, side, score = np.array(rows, np.float32).T
     boxes = np.stack([x - side / 2, y - side / 2, side, side], 1)
     points = boxes[:, None, :2] + TEMPLATE / 112 * side[:, None, None]
-    return DetectedFaces(boxes, points.astype(np.float32), score)
+    return Detections(boxes, points.astype(np.float32), score)
 
 
 @pytest.mark.parametrize(
     ("better", "worse"),
-    [((200, 200, 60, 0.9), (200, 200, 40, 0.9)), ((200, 200, 60, 0.9), (200, 200, 60, 0.7)),
-     ((200, 200, 60, 0.9), (330, 330, 60, 0.9)), ((320, 200, 80, 0.9), (400, 200, 80, 0.9)),
-     ((320, 200, 110, 0.9), (200, 200, 70, 0.9)), ((200, 200, 50, 0.9), (200, 200, 70, 0.62))],
+    [
+        ((200, 200, 60, 0.9), (200, 200, 40, 0.9)),
+        ((200, 200, 60, 0.9), (200, 200, 60, 0.7)),
+        ((200, 200, 60, 0.9), (330, 330, 60, 0.9)),
+        ((320, 200, 80, 0.9), (400, 200, 80, 0.9)),
+        ((320, 200, 110, 0.9), (200, 200, 70, 0.9)),
+        ((200, 200, 50, 0.9), (200, 200, 70, 0.62)),
+    ],
     ids=["size", "score", "place", "cut by the border", "size before place", "score before size"],
-)  # fmt: skip
+)
 def test_what_a_face_stands_out_by(better, worse):
     picture = stripes(400, 400)
     for faces, best in ((found(better, worse), 0), (found(worse, better), 1)):
@@ -268,7 +276,7 @@ def test_the_order_of_faces_and_the_size_of_the_picture_do_not_matter():
     values = choose.prominence(picture, faces)
     turned = choose.prominence(picture, faces[::-1])
     assert np.array_equal(turned[::-1], values)
-    double = DetectedFaces(faces.boxes * 2, faces.points * 2, faces.scores)
+    double = Detections(faces.boxes * 2, faces.landmarks * 2, faces.scores)
     large = cv2.resize(picture, (800, 800), interpolation=cv2.INTER_CUBIC)
     assert choose.prominence(large, double) == pytest.approx(2 * values, rel=0.05)
 

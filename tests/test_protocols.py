@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.intervals import bootstrap, over_seeds, share
-from metaface.recognition.calibrate import calibrate
-from metaface.recognition.detect import overlaps
-from metaface.recognition.protocols import Aligned, pairs_of
-from metaface.recognition.scoring import unit
+from metaface.experiments.protocols import Aligned, pairs_of
+from metaface.faces.detections import overlaps
+from metaface.metrics.cohort import unit
+from metaface.metrics.intervals import bootstrap, over_seeds, share
+from metaface.metrics.thresholds import calibrate
 from metaface.report import recognition, write_recognition
 
 # ---------------------------------------------------------------- intervals
@@ -124,9 +124,11 @@ def test_read_pairs(tmp_path, text):
     files, pairs = ev.read_pairs(written(tmp_path, text))
     named = [tuple(files[i].rsplit("/")[1] for i in row) for row in pairs.rows]
     assert named == [
-        ("Ana_0001.jpg", "Ana_0004.jpg"), ("Ana_0002.jpg", "Bo_0001.jpg"),
-        ("Cy_D_0001.jpg", "Cy_D_0012.jpg"), ("Bo_0003.jpg", "Cy_D_0001.jpg"),
-    ]  # fmt: skip
+        ("Ana_0001.jpg", "Ana_0004.jpg"),
+        ("Ana_0002.jpg", "Bo_0001.jpg"),
+        ("Cy_D_0001.jpg", "Cy_D_0012.jpg"),
+        ("Bo_0003.jpg", "Cy_D_0001.jpg"),
+    ]
     assert files == tuple(sorted(set(files))) and files[0] == "Ana/Ana_0001.jpg"
     assert pairs.same.tolist() == [True, False, True, False]
     assert pairs.fold.tolist() == [0, 0, 1, 1]
@@ -141,15 +143,21 @@ def test_read_pairs_behind_a_byte_order_mark(tmp_path):
 def some_people(*paths: str) -> Aligned:
     count = len(paths)
     return Aligned(
-        "set", np.zeros((count, 112, 112, 3), np.uint8), np.eye(count, dtype=np.float32),
-        np.arange(count), tuple(map(str, range(count))), paths, (),
-    )  # fmt: skip
+        "set",
+        np.zeros((count, 112, 112, 3), np.uint8),
+        np.eye(count, dtype=np.float32),
+        np.arange(count),
+        tuple(map(str, range(count))),
+        paths,
+        (),
+    )
 
 
 def test_pairs_of_photographs_in_another_format(tmp_path):
     listed = written(tmp_path, "1 1\nA.B 1 2\nA.B 2 Cy 1\n")
-    people = some_people("s/A.B/A.B_0001.png", "s/A.B/A.B_0002.PNG", "s/A.B/A.B_0002.jpg",
-                         "s/Cy/Cy_0001.bmp")  # fmt: skip
+    people = some_people(
+        "s/A.B/A.B_0001.png", "s/A.B/A.B_0002.PNG", "s/A.B/A.B_0002.jpg", "s/Cy/Cy_0001.bmp"
+    )
     pairs, missing = pairs_of(people, listed)
     assert missing == 0 and pairs.rows.tolist() == [[0, 2], [2, 3]]  # the list's own, if there
     twice = some_people("A.B/A.B_0001.png", "A.B/A.B_0001.bmp", "A.B/A.B_0002.png")
@@ -194,8 +202,10 @@ def test_read_pairs_refuses(tmp_path, text, message):
 def test_read_pairs_of_lfw(test_data, tmp_path):
     with zipfile.ZipFile(test_data("lfw_deepfunneled.zip")) as archive:
         for name, folds, half in (
-            ("pairs", 10, 300), ("pairsDevTrain", 1, 1100), ("pairsDevTest", 1, 500),
-        ):  # fmt: skip
+            ("pairs", 10, 300),
+            ("pairsDevTrain", 1, 1100),
+            ("pairsDevTest", 1, 500),
+        ):
             text = archive.read(f"lfw_deepfunneled/{name}.txt").decode()
             files, pairs = ev.read_pairs(written(tmp_path, text))
             assert Counter(pairs.fold.tolist()) == dict.fromkeys(range(folds), 2 * half)
@@ -666,9 +676,10 @@ def test_photographs_may_come_in_any_order():
 
 def one_photo(boxes, scores, truth, ignore):
     return ev.average_precision(
-        [(np.array(boxes, float).reshape(-1, 4), np.array(scores))], [np.array(truth, float)],
+        [(np.array(boxes, float).reshape(-1, 4), np.array(scores))],
+        [np.array(truth, float)],
         [np.array(ignore)],
-    )  # fmt: skip
+    )
 
 
 def test_average_precision_by_hand():
@@ -727,19 +738,23 @@ b.jpg
 """
 ENTRIES = {
     "images": [
-        {"file": "0--Parade/a.jpg", "faces": [{"bbox": [38, 374, 108, 136], "invalid": 0},
-                                              {"bbox": [480.5, 272, 62, 20]}]},
+        {
+            "file": "0--Parade/a.jpg",
+            "faces": [{"bbox": [38, 374, 108, 136], "invalid": 0}, {"bbox": [480.5, 272, 62, 20]}],
+        },
         {"file": "0--Parade/none.jpg", "faces": []},
         {"file": "b.jpg", "faces": [{"bbox": [5, 6, 70, 80], "invalid": 1}]},
     ]
-}  # fmt: skip
+}
 
 
 def check_wider(found, names=("0--Parade/a.jpg", "0--Parade/none.jpg", "b.jpg")):
     assert tuple(a.path for a in found) == names
     assert [a.boxes.tolist() for a in found] == [
-        [[38, 374, 108, 136], [480.5, 272, 62, 20]], [], [[5, 6, 70, 80]],
-    ]  # fmt: skip
+        [[38, 374, 108, 136], [480.5, 272, 62, 20]],
+        [],
+        [[5, 6, 70, 80]],
+    ]
     assert [a.ignore.tolist() for a in found] == [[False, True], [], [True]]
     assert found[1].boxes.shape == (0, 4)
 

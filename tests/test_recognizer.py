@@ -26,10 +26,13 @@ import torch
 from helpers import Row, every_learner, group, portrait, squares, tiny
 from PIL import Image
 
-from metaface import nets
+from metaface import nets, synthetic
 from metaface.cli import main
-from metaface.data import synthetic
+from metaface.faces import photos
+from metaface.faces.photos import Unusable
 from metaface.learners import LEARNERS, FeatureLearner
+from metaface.metrics.cohort import Cohort
+from metaface.metrics.thresholds import calibrate
 from metaface.recognition import (
     Exact,
     Gallery,
@@ -38,16 +41,12 @@ from metaface.recognition import (
     Network,
     Preprocessing,
     Recognizer,
-    Unusable,
     adaptation,
-    photos,
     recognizer,
     strangers,
 )
-from metaface.recognition.calibrate import calibrate
-from metaface.recognition.matching import Faces
+from metaface.recognition.matching import Embeddings
 from metaface.recognition.recognizer import default_detector
-from metaface.recognition.scoring import Cohort
 
 
 def new(path=":memory:", *, embedder=None, keep_crops=None, search=Exact) -> Recognizer:
@@ -151,9 +150,21 @@ def as_generator(folder, pictures):
 
 
 KINDS = [
-    as_files, as_paths, as_folder, as_arrays, as_one_array, as_floats, as_tensors, as_one_tensor,
-    as_pillow, as_bytes, as_views, as_open_files, as_functions, as_generator,
-]  # fmt: skip
+    as_files,
+    as_paths,
+    as_folder,
+    as_arrays,
+    as_one_array,
+    as_floats,
+    as_tensors,
+    as_one_tensor,
+    as_pillow,
+    as_bytes,
+    as_views,
+    as_open_files,
+    as_functions,
+    as_generator,
+]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
@@ -200,10 +211,13 @@ def test_photographs_that_cannot_be_used_are_listed(tmp_path):
     assert done.used == 2 and people.people() == {"Ana": 2}
     reasons = [(s.path, s.reason.split(":")[0]) for s in done.skipped]
     assert reasons == [
-        (str(tmp_path / "broken.jpg"), "unreadable"), (str(tmp_path / "missing.jpg"), "unreadable"),
-        ("an image", "no_face"), ("an image", "several_faces"), ("an image", "low_quality"),
+        (str(tmp_path / "broken.jpg"), "unreadable"),
+        (str(tmp_path / "missing.jpg"), "unreadable"),
+        ("an image", "no_face"),
+        ("an image", "several_faces"),
+        ("an image", "low_quality"),
         ("an image", "face_too_small"),
-    ]  # fmt: skip
+    ]
     bad = [p for i, p in enumerate(given) if i not in (1, 5)] + [empty, empty]
     with pytest.raises(ValueError, match="^Cy cannot be enrolled: ") as error:
         people.enroll("Cy", bad)
@@ -241,17 +255,27 @@ class Upload:
 
 @pytest.mark.parametrize(
     ("wrong", "kind"),
-    [(3, "int"), (None, "NoneType"), ({"a": "b.jpg"}, "dict"), (object(), "object"),
-     (io.StringIO("text"), "StringIO gives str"), (Upload(), "Upload gives str")],
-)  # fmt: skip
+    [
+        (3, "int"),
+        (None, "NoneType"),
+        ({"a": "b.jpg"}, "dict"),
+        (object(), "object"),
+        (io.StringIO("text"), "StringIO gives str"),
+        (Upload(), "Upload gives str"),
+    ],
+)
 def test_what_is_no_photograph_is_refused_by_its_type(wrong, kind):
     people = known(2)
     for use in (
-        people.identify, lambda p: people.identify([p]), lambda p: list(people.identify_each([p])),
-        partial(people.enroll, "Ana"), lambda p: people.enroll("Ana", [portrait(0), p]),
-        lambda p: people.verify(p, portrait(0)), lambda p: people.verify(portrait(0), p),
+        people.identify,
+        lambda p: people.identify([p]),
+        lambda p: list(people.identify_each([p])),
+        partial(people.enroll, "Ana"),
+        lambda p: people.enroll("Ana", [portrait(0), p]),
+        lambda p: people.verify(p, portrait(0)),
+        lambda p: people.verify(portrait(0), p),
         lambda p: people.calibrate([p]),
-    ):  # fmt: skip
+    ):
         with pytest.raises(TypeError, match=kind):
             use(wrong)
     with pytest.raises(TypeError, match="^list is no photograph: give a path, the content"):
@@ -323,8 +347,11 @@ def test_enrol_everyone(kind, tmp_path, caplog):
         done[one.name] = one
         assert people.people().get(one.name, 0) == one.used  # in the gallery when yielded
     assert {n: d.used for n, d in done.items()} == {
-        "person 0": 3, "person 1": 1, "person 2": 2, "person 3": 0,
-    }  # fmt: skip
+        "person 0": 3,
+        "person 1": 1,
+        "person 2": 2,
+        "person 3": 0,
+    }
     assert people.people() == {"person 0": 3, "person 1": 1, "person 2": 2}
     assert ("000.png skipped: beside the identity folders" in caplog.text) == (kind != "csv")
     (broken,) = done["person 2"].skipped
@@ -560,7 +587,7 @@ def test_nobody_forgotten_is_named_again(learner):
 
 
 def faces_of(embeddings):
-    return recognizer.Faces(embeddings)
+    return recognizer.Embeddings(embeddings)
 
 
 def force(people: Recognizer, learner: str, **options) -> None:
@@ -850,7 +877,7 @@ def test_every_learner_adapts(name):
     calibration = people.calibration()
     assert calibration.verified and calibration.tpir_photos == 15
     known_now = people._known()
-    strange = Faces(known_now.cohort.embeddings, people.gallery.stranger_crops())
+    strange = Embeddings(known_now.cohort.embeddings, people.gallery.stranger_crops())
     best, _ = known_now.matcher(strange, known_now.cohort.person)
     assert (best >= calibration.threshold).mean() <= 0.05
     assert people.adapt(None) is None
@@ -1075,9 +1102,12 @@ def killed(times: int, folder: Path, seed: int) -> None:
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(
-        [sys.executable, here / "recognizer_child.py", top], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, here / "recognizer_child.py", top],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert child.stdin and child.stdout
     with child:
         assert child.stdout.readline() == "ready\n"

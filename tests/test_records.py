@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from test_runs import SMALL, album
 
-from metaface import benchmark, cli, cross_domain, sweep
+from metaface import cli
 from metaface._json import read_record, write_json, write_record
-from metaface.benchmark import Settings
+from metaface.experiments import benchmark, cross_domain, sweep
+from metaface.experiments.benchmark import Settings
 
 
 @pytest.fixture
@@ -50,9 +51,16 @@ def test_a_record_is_read_as_it_was_written_and_people_can_read_it(tmp_path):
 
 @pytest.mark.parametrize(
     "old, new",
-    [("0.7312", "0.7313"), ("3", "4"), ("1.0", "1"), ("null", "0"), ("true", "false"),
-     ('"name"', '"nome"'), ('"count": 3,', "")],
-)  # fmt: skip
+    [
+        ("0.7312", "0.7313"),
+        ("3", "4"),
+        ("1.0", "1"),
+        ("null", "0"),
+        ("true", "false"),
+        ('"name"', '"nome"'),
+        ('"count": 3,', ""),
+    ],
+)
 def test_a_changed_record_is_refused_by_name(tmp_path, old, new):
     path = tmp_path / "r.json"
     write_record(path, RECORD)
@@ -68,9 +76,12 @@ def test_a_record_of_before_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     "name, after",
-    [("prototypical-seed0/result.json", '"accuracies"'), ("pixels/result.json", '"f1"'),
-     ("settings.json", '"episodes"')],
-)  # fmt: skip
+    [
+        ("prototypical-seed0/result.json", '"accuracies"'),
+        ("pixels/result.json", '"f1"'),
+        ("settings.json", '"episodes"'),
+    ],
+)
 def test_a_benchmark_takes_no_changed_digit(photos, tmp_path, name, after):
     settings = Settings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
@@ -92,11 +103,11 @@ def test_a_sweep_takes_no_changed_digit(photos, tmp_path, what):
     pytest.importorskip("optuna")
     settings = Settings(data=str(photos), **SMALL)
     given = {"parameters": ["lr"], "progress": False}
-    sweep(settings, tmp_path / "out", trials=2, **given)
-    sweep(settings, tmp_path / "out", trials=3, **given, resume=True)  # as it is
+    sweep.run(settings, tmp_path / "out", trials=2, **given)
+    sweep.run(settings, tmp_path / "out", trials=3, **given, resume=True)  # as it is
     change_a_digit(tmp_path / "out/journal.log", what)
     with pytest.raises(ValueError, match=r"trial \d of prototypical does not fit its checksum"):
-        sweep(settings, tmp_path / "out", trials=4, **given, resume=True)
+        sweep.run(settings, tmp_path / "out", trials=4, **given, resume=True)
 
 
 # --- what may change on resuming
@@ -159,8 +170,24 @@ def test_a_domain_matrix_goes_on_where_its_photographs_are_now(photos, tmp_path)
 
 
 def test_weights_that_only_moved_are_the_same(photos, tmp_path):
-    train = ["train", "--data", "photos", "--iterations", "1", "--quiet", "--embedding",
-             "conv4-32", "--shots", "1", "--queries", "1", "--ways", "3", "--out", "t"]  # fmt: skip
+    train = [
+        "train",
+        "--data",
+        "photos",
+        "--iterations",
+        "1",
+        "--quiet",
+        "--embedding",
+        "conv4-32",
+        "--shots",
+        "1",
+        "--queries",
+        "1",
+        "--ways",
+        "3",
+        "--out",
+        "t",
+    ]
     assert cli.main(train) == 0
     start = tmp_path / "start.pt"
     (tmp_path / "t/checkpoint.pt").rename(start)

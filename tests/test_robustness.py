@@ -12,9 +12,9 @@ from scipy import stats
 
 import metaface as mf
 from metaface import evaluation as ev
+from metaface import synthetic
 from metaface.cli import main
-from metaface.data import synthetic
-from metaface.evaluation.robustness import _Run
+from metaface.evaluation.degradation import _Measurement
 from metaface.learners import MAML, Prototypical
 from metaface.report.robustness import nuisance_curves, write_robustness
 
@@ -234,7 +234,7 @@ def test_each_photograph_is_embedded_once_a_severity():
 
     faces = patterns(12, 5)
     learner = Prototypical(Counting())
-    run = _Run(learner, faces, 4, 1, 2, 400, 0, False, None)
+    run = _Measurement(learner, faces, 4, 1, 2, 400, 0, False, None)
     assert count == len(np.unique(run.support)) <= 60
     count = 0
     run(faces.images)
@@ -279,8 +279,21 @@ def test_page(tmp_path, learner):
 def test_command(tmp_path, capsys):
     spec = mf.ModelSpec("prototypical", embedding="pixels", image_size=16)
     mf.save_model(tmp_path / "c.pt", spec.build(), spec)
-    words = ["robustness", str(tmp_path / "c.pt"), "--people", "8", "--photos", "3", "--queries",
-             "2", "--episodes", "20", "--quiet", "--out", str(tmp_path / "out")]  # fmt: skip
+    words = [
+        "robustness",
+        str(tmp_path / "c.pt"),
+        "--people",
+        "8",
+        "--photos",
+        "3",
+        "--queries",
+        "2",
+        "--episodes",
+        "20",
+        "--quiet",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*words, "--nuisances", "blur", "jpeg"]) == 0
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert [r["severity"] for r in rows] == [0, 1, 2, 3, 4, 5] * 2
@@ -291,8 +304,22 @@ def test_command(tmp_path, capsys):
 
 
 def test_command_of_recognition(tmp_path, monkeypatch):
-    monkeypatch.setattr("metaface.recognition.embed.load", lambda *given: squares())
-    words = ["robustness", "--people", "6", "--photos", "3", "--queries", "2", "--episodes", "10",
-             "--ways", "3", "--quiet", "--out", str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr("metaface.recognition.embedders.loading.load", lambda *given: squares())
+    words = [
+        "robustness",
+        "--people",
+        "6",
+        "--photos",
+        "3",
+        "--queries",
+        "2",
+        "--episodes",
+        "10",
+        "--ways",
+        "3",
+        "--quiet",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*words, "--nuisances", "mask"]) == 0
     assert main([*words, "--dials", "--nuisances", "mask"]) == 0

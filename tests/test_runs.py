@@ -12,10 +12,12 @@ import pytest
 from helpers import patterns, tiny
 from PIL import Image
 
-from metaface import FaceSet, benchmark, cli, cross_domain, runs, sweep, train
+from metaface import FaceSet, cli, train
 from metaface._json import read_record
 from metaface.checkpoint import CheckpointError
+from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.learners import MAML, Prototypical
+from metaface.training import runs
 
 FACES = patterns(16, 8, 28)
 
@@ -100,7 +102,7 @@ class Bent(type(tiny())):
         (MAML(tiny(), head_lr=None), MAML(tiny(), head_lr=0.01), "standardised was False, is True"),
         (MAML(tiny()), MAML(Bent(3, width=8)), "parts.embedding.kind was 'Conv4', is 'Bent'"),
     ],
-)  # fmt: skip
+)
 def test_every_setting_of_a_learner_counts(there, now, said):
     kept = runs.define({}, learner=there)
     assert runs.differences(kept, runs.define({}, learner=there)) == ""
@@ -129,17 +131,37 @@ def test_each_of_two_people_of_one_name_counts():
 # --- of every kind of job
 
 
-TRAIN = ["train", "--data", "photos", "--iterations", "3", "--out", "out", "--quiet",
-         "--embedding", "conv4-32", "--shots", "1", "--queries", "1", "--ways", "3",
-         "--meta-batch", "1"]  # fmt: skip
+TRAIN = [
+    "train",
+    "--data",
+    "photos",
+    "--iterations",
+    "3",
+    "--out",
+    "out",
+    "--quiet",
+    "--embedding",
+    "conv4-32",
+    "--shots",
+    "1",
+    "--queries",
+    "1",
+    "--ways",
+    "3",
+    "--meta-batch",
+    "1",
+]
 
 
 @pytest.mark.parametrize(
     "before, after, said",
     [
         (["--learner", "fomaml"], ["--learner", "maml"], "first_order was True, is False"),
-        (["--learner", "maml"], ["--learner", "maml", "--option", "inner_lr=0.02"],
-         "inner_lr was 0.01, is 0.02"),
+        (
+            ["--learner", "maml"],
+            ["--learner", "maml", "--option", "inner_lr=0.02"],
+            "inner_lr was 0.01, is 0.02",
+        ),
         ([], ["--crop", "0.5"], "spec.crop was None, is 0.5"),
         ([], ["--norm", "frozen"], "norm was 'group', is 'frozen'"),
         ([], ["--embedding", "conv4"], "spec.embedding was 'conv4-32', is 'conv4'"),
@@ -147,7 +169,7 @@ TRAIN = ["train", "--data", "photos", "--iterations", "3", "--out", "out", "--qu
         ([], ["--data", "other"], "training people are new"),
     ],
     ids=["learner", "option", "crop", "norm", "embedding", "seed", "data"],
-)  # fmt: skip
+)
 def test_train_resumes_no_other_run(photos, capsys, before, after, said):
     album(photos.with_name("other"), 14, first=2)
     assert cli.main([*TRAIN, *before]) == 0
@@ -183,13 +205,23 @@ def test_train_in_python_resumes_no_other_people_or_domains(tmp_path):
         train(Prototypical(tiny()), FACES.of_people([*range(9), 12]), **options, resume=True)
     with pytest.raises(CheckpointError, match="support_domain was None, is 'all'"):
         train(
-            Prototypical(tiny()), FACES.of_people(range(10)), **options, resume=True,
+            Prototypical(tiny()),
+            FACES.of_people(range(10)),
+            **options,
+            resume=True,
             support_domain="all",
-        )  # fmt: skip
+        )
 
 
-SMALL = {"shots": (1,), "queries": 1, "ways": (2,), "episodes": 5, "embedding": "conv4-32",
-         "learners": ("prototypical",), "iterations": 2}  # fmt: skip
+SMALL = {
+    "shots": (1,),
+    "queries": 1,
+    "ways": (2,),
+    "episodes": 5,
+    "embedding": "conv4-32",
+    "learners": ("prototypical",),
+    "iterations": 2,
+}
 
 
 def test_benchmark_resumes_with_nobody_elses_photographs(photos, tmp_path):
@@ -277,16 +309,30 @@ def test_a_sweep_resumes_with_nobody_elses_photographs(photos, tmp_path):
     pytest.importorskip("optuna")
     settings = benchmark.Settings(data=str(photos), **SMALL)
     given = {"trials": 1, "parameters": ["lr"], "progress": False}
-    sweep(settings, tmp_path / "out", **given)
+    sweep.run(settings, tmp_path / "out", **given)
     replace_one(photos)
     with pytest.raises(FileExistsError, match="have other photographs"):
-        sweep(settings, tmp_path / "out", **given, resume=True)
+        sweep.run(settings, tmp_path / "out", **given, resume=True)
 
 
 def test_multitask_resumes_no_other_people(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ["multitask", "--iterations", "1", "--photos", "2", "--heads", "pose", "--out", "out",
-               "--quiet", "--batch", "2", "--size", "64"]  # fmt: skip
+    command = [
+        "multitask",
+        "--iterations",
+        "1",
+        "--photos",
+        "2",
+        "--heads",
+        "pose",
+        "--out",
+        "out",
+        "--quiet",
+        "--batch",
+        "2",
+        "--size",
+        "64",
+    ]
     assert cli.main([*command, "--people", "10"]) == 0
     assert cli.main([*command, "--people", "12", "--resume"]) == 2
     assert "data.people was 10, is 12" in capsys.readouterr().err

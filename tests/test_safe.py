@@ -15,8 +15,9 @@ from PIL import Image
 from torch import nn
 
 import metaface as mf
-from metaface import checkpoint, data, nets, safe
+from metaface import checkpoint, data, nets
 from metaface.cli import main
+from metaface.training import weight_interpolation
 
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -50,10 +51,12 @@ def test_the_share_that_is_chosen(gain, kept, share):
         return one if one is weight else lambda net: one(weight(net))
 
     before, after = at(0), at(1)
-    net, choice = safe.blend(before, after, of(gain), [of(one) for one in kept])
+    net, choice = weight_interpolation.interpolate(
+        before, after, of(gain), [of(one) for one in kept]
+    )
     assert choice.share == pytest.approx(share) and weight(net) == pytest.approx(share)
     assert (weight(before), weight(after)) == (0, 1)
-    assert [step.share for step in choice.steps] == list(safe.SHARES)
+    assert [step.share for step in choice.steps] == list(weight_interpolation.SHARES)
     assert ("not adapted" in str(choice)) == (share == 0)
     for step in choice.steps:
         assert step.kept == pytest.approx([one(step.share) for one in kept], abs=1e-6)
@@ -66,7 +69,9 @@ def test_never_worse_than_not_adapted(table, loss):
     """On what it was chosen by, whatever the measures are."""
     found = {round(share, 1): row for share, row in zip((0, 0.5, 1), table, strict=True)}
     first, second = (lambda net, i=i: found[round(weight(net), 1)][i] for i in range(2))
-    _, choice = safe.blend(at(0), at(1), first, [second], keep_loss=loss, shares=(0.5, 1))
+    _, choice = weight_interpolation.interpolate(
+        at(0), at(1), first, [second], keep_loss=loss, shares=(0.5, 1)
+    )
     assert choice.chosen.gained >= table[0][0]
     assert choice.chosen.kept[0] >= table[0][1] - loss
     rivals = [row[0] for row in table if row[1] >= table[0][1] - loss]
@@ -83,7 +88,7 @@ def test_never_worse_than_not_adapted(table, loss):
 )
 def test_what_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        safe.blend(at(0), at(1), **({"measure": weight} | change))
+        weight_interpolation.interpolate(at(0), at(1), **({"measure": weight} | change))
 
 
 def learnt(embedding: nn.Module, people: mf.FaceSet) -> mf.learners.Prototypical:
@@ -114,18 +119,20 @@ def test_a_learner_that_only_forgot_is_as_before(tune, able, parts):
             if p.requires_grad:
                 p.add_(3 * torch.randn(p.shape, generator=noise))
     moving = {n for n, p in learner.named_parameters() if p.requires_grad}
-    assert safe.blend_learner(learner, start, parts[1]).share == 0
+    assert weight_interpolation.interpolate_learner(learner, start, parts[1]).share == 0
     torch.testing.assert_close(learner.embedding(IMAGES), was)
     assert {n for n, p in learner.named_parameters() if p.requires_grad} == moving
 
 
 @pytest.mark.parametrize("tune", ["full", "lora:4"])
 def test_a_learner_that_learnt_is_the_blend(tune, parts):
-    start = nets.tune(tiny(width=16), tune, 16)
+    start = nets.set_trainable(tiny(width=16), tune, 16)
     learner = learnt(copy.deepcopy(start), parts[0])
     end = nets.blended(start, learner.embedding, 1)
     other = patterns(10, 12, seed=1)
-    choice = safe.blend_learner(learner, start, parts[1], [other], keep_loss=1)
+    choice = weight_interpolation.interpolate_learner(
+        learner, start, parts[1], [other], keep_loss=1
+    )
     assert choice.share > 0 and choice.chosen.gained > choice.steps[0].gained + 0.1
     want = nets.blended(start, end, choice.share)
     torch.testing.assert_close(learner.embedding(IMAGES), want(IMAGES))
@@ -136,7 +143,7 @@ def test_one_photograph_a_person_cannot_judge():
     """And others' photographs can: so there is no verdict on these, but an error."""
     learner = mf.learners.Prototypical(tiny())
     with pytest.raises(ValueError, match="more people or photographs"):
-        safe.blend_learner(learner, tiny(), patterns(10, 1))
+        weight_interpolation.interpolate_learner(learner, tiny(), patterns(10, 1))
 
 
 def test_the_end_of_training_comes_once_whatever_interrupts_it(tmp_path):
@@ -155,9 +162,17 @@ def test_the_end_of_training_comes_once_whatever_interrupts_it(tmp_path):
     def run(**options):
         learner = mf.learners.Prototypical(tiny())
         history = mf.train(
-            learner, train, val, ways=5, iterations=5, val_episodes=5, progress=False,
-            out=tmp_path, resume=True, **options,
-        )  # fmt: skip
+            learner,
+            train,
+            val,
+            ways=5,
+            iterations=5,
+            val_episodes=5,
+            progress=False,
+            out=tmp_path,
+            resume=True,
+            **options,
+        )
         return learner, history
 
     with pytest.raises(KeyboardInterrupt):
@@ -188,9 +203,24 @@ def sources(tmp_path_factory):
 
 
 def train_command(people, out, iterations):
-    return ["train", "--data", str(people), "--image-size", "16", "--embedding", "conv4-32",
-            "--ways", "5", "--iterations", str(iterations), "--quiet", "--device", "cpu",
-            "--out", str(out)]  # fmt: skip
+    return [
+        "train",
+        "--data",
+        str(people),
+        "--image-size",
+        "16",
+        "--embedding",
+        "conv4-32",
+        "--ways",
+        "5",
+        "--iterations",
+        str(iterations),
+        "--quiet",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
 
 
 def test_the_command(sources, tmp_path, capsys):
@@ -203,7 +233,9 @@ def test_the_command(sources, tmp_path, capsys):
     assert "chosen" in said and str(sources / "plain") in said
     state = checkpoint.load(tmp_path / "checkpoint.pt")
     found = state["history"]["finished"]
-    assert len(found["steps"]) == len(safe.SHARES) and found["keep"] == [str(sources / "plain")]
+    assert len(found["steps"]) == len(weight_interpolation.SHARES) and found["keep"] == [
+        str(sources / "plain")
+    ]
     chosen = next(s for s in found["steps"] if s["share"] == found["share"])
     assert chosen["kept"][0] >= found["steps"][0]["kept"][0] - 0.01
     learner, _ = mf.load_model(tmp_path / "checkpoint.pt")

@@ -18,18 +18,11 @@ from PIL import Image, ImageOps
 from metaface._text import folded
 from metaface.cli import main
 from metaface.data._sources import open_source
-from metaface.recognition import (
-    Gallery,
-    GalleryError,
-    Recognizer,
-    alike,
-    embed,
-    faces,
-    newcomers,
-    strangers,
-)
-from metaface.recognition.faces import Seen
-from metaface.recognition.scoring import Cohort, unit
+from metaface.faces import choose
+from metaface.metrics.cohort import Cohort, unit
+from metaface.recognition import Gallery, GalleryError, Recognizer, alike, newcomers, strangers
+from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
+from metaface.recognition.embedders import loading
 
 rng = np.random.default_rng
 
@@ -333,9 +326,13 @@ def test_many_photographs_of_one_stranger_drop_nobody_else(tmp_path, caplog):
         same = np.full(150, one)
         noise = random.normal(0, 0.002, 150)
         does, _ = strangers.look_enrolled(
-            np.concatenate([best, best[same] + noise]), np.concatenate([base, base[same]]),
-            np.concatenate([np.arange(300), same]), 40, 0.45, people.embedder,
-        )  # fmt: skip
+            np.concatenate([best, best[same] + noise]),
+            np.concatenate([base, base[same]]),
+            np.concatenate([np.arange(300), same]),
+            40,
+            0.45,
+            people.embedder,
+        )
         assert len(np.unique(np.flatnonzero(does[:300]))) <= 3, one
 
 
@@ -438,8 +435,8 @@ class Cached(Recognizer):
             data = photo() if callable(photo) else Path(photo).read_bytes()
             key = sha256(data).digest()
             if key not in self.seen:
-                (self.seen[key],) = faces.embedded(
-                    [lambda data=data: data], faces.the_one, self.detector, self.embedder
+                (self.seen[key],) = embed_faces(
+                    [lambda data=data: data], choose.the_one, self.detector, self.embedder
                 )
             yield self.seen[key]
 
@@ -449,7 +446,7 @@ def real(test_data):
     models = test_data("weights/mobilefacenet_casia.ckpt").parent
     test_data("weights/yunet_n_640_640.onnx")
     return lambda: Cached.from_pretrained(
-        embed.load("mobilefacenet_casia", models).name, models=models
+        loading.load("mobilefacenet_casia", models).name, models=models
     )
 
 
@@ -490,8 +487,8 @@ def flat(folder: Path, files) -> Path:
 
 
 def usable(people: Recognizer, files) -> list:
-    seen = people._seen(files, faces.the_one)
-    return [file for file, one in zip(files, seen, strict=True) if isinstance(one, Seen)]
+    seen = people._seen(files, choose.the_one)
+    return [file for file, one in zip(files, seen, strict=True) if isinstance(one, EmbeddedFaces)]
 
 
 def test_a_flat_folder_of_few_people_says_so(real, test_data, tmp_path, caplog):
@@ -500,8 +497,11 @@ def test_a_flat_folder_of_few_people_says_so(real, test_data, tmp_path, caplog):
     both = unpacked(test_data("att_faces.zip"), tmp_path / "att", 10, 10)
     for files in both[30:]:
         people.enroll(files[0].parent.name, files[:3])
-    some = [file.rename(file.parent / f"{file.parent.name}-{file.name}")
-            for files in both[:12] for file in files][:93]  # fmt: skip
+    some = [
+        file.rename(file.parent / f"{file.parent.name}-{file.name}")
+        for files in both[:12]
+        for file in files
+    ][:93]
     found = people.calibrate(flat(tmp_path / "flat", some), progress=False)
     assert 9 <= found.strangers <= 13 and found.stranger_photos <= 93
     assert not found.verified
@@ -535,7 +535,11 @@ def test_copies_are_known_and_different_photographs_are_not(real, lfw, tmp_path)
         copies = [partial(saved, file, kind) for file in some]
         pairs = zip(people._seen(some, None), people._seen(copies, None), strict=True)
         return np.array(
-            [float(a.embeddings[0] @ b.embeddings[0]) for a, b in pairs if isinstance(b, Seen)]
+            [
+                float(a.embeddings[0] @ b.embeddings[0])
+                for a, b in pairs
+                if isinstance(b, EmbeddedFaces)
+            ]
         )
 
     for kind in ("q75", "q85"):
@@ -630,10 +634,13 @@ def test_one_person_under_two_names_is_said_and_hurts_nobody_else(real, lfw, tmp
     assert f"enrolled twice? {name} and Somebody (0." in str(found)
     probes = [files for files in lfw[0][:12] if files is not twice]
     right = [people.identify(files[5]) for files in probes]
-    assert sum(
-        bool(len(one)) and one[0].name == files[0].parent.name
-        for one, files in zip(right, probes, strict=True)
-    ) >= 9  # fmt: skip
+    assert (
+        sum(
+            bool(len(one)) and one[0].name == files[0].parent.name
+            for one, files in zip(right, probes, strict=True)
+        )
+        >= 9
+    )
 
 
 @pytest.mark.slow

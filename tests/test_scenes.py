@@ -5,18 +5,19 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from metaface.data.synthetic import render
-from metaface.multitask import ATTRIBUTES, EXPRESSIONS, Labelled, Pool, compose, sheet
+from metaface.faces.alignment import TEMPLATE, similarity
+from metaface.multitask import ATTRIBUTES, EXPRESSIONS, FaceAnnotations, FaceSprites, compose
 from metaface.multitask import _backdrop as backdrop
-from metaface.multitask.pool import PHOTOS, TEMPLATE_BOX
-from metaface.recognition.align import TEMPLATE, similarity
+from metaface.multitask.sprites import PHOTOS, TEMPLATE_BOX
+from metaface.report.annotated import sheet
+from metaface.synthetic import render
 
 SKIN, DOTS = (200, 60, 60), ((0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
 
 
 @pytest.fixture(scope="module")
 def pool():
-    return Pool.procedural(range(3, 15), 4, 64, seed=2)
+    return FaceSprites.procedural(range(3, 15), 4, 64, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,17 @@ def drawn(turned=0.0, size=96):
     for (px, py), colour in zip(points, DOTS, strict=True):
         image[np.hypot(x - px, y - py) < 3.5] = colour
     layers = (255 * np.stack([face, face, face], -1)).astype(np.uint8)
-    return Pool(
-        images=image[None], layers=layers[None], outlined=np.array([True]), points=points[None],
-        pose=np.array([[20, 5, turned]], np.float32), person=np.array([0]),
-        expression=np.array([1]), attributes=np.zeros((1, len(ATTRIBUTES)), np.float32),
+    return FaceSprites(
+        images=image[None],
+        layers=layers[None],
+        outlined=np.array([True]),
+        landmarks=points[None],
+        pose=np.array([[20, 5, turned]], np.float32),
+        person=np.array([0]),
+        expression=np.array([1]),
+        attributes=np.zeros((1, len(ATTRIBUTES)), np.float32),
         people=("oval",),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture()
@@ -68,9 +74,10 @@ def test_labels_are_where_the_pixels_are(plain, monkeypatch, side):
         box = np.r_[found.boxes[i, :2], found.boxes[i, :2] + found.boxes[i, 2:]]
         np.testing.assert_allclose(box, extent, atol=1.01)
         assert (seen[i] != (found.masks[i] == 1)).mean() < 0.01
-        points = found.points[i]
-        near = {k: np.abs(found.images[i].astype(int) - c).sum(-1) < 130
-                for k, c in enumerate(DOTS)}  # fmt: skip
+        points = found.landmarks[i]
+        near = {
+            k: np.abs(found.images[i].astype(int) - c).sum(-1) < 130 for k, c in enumerate(DOTS)
+        }
         if not (near[0].any() and near[1].any()):
             continue  # an eye is outside
         # in a mirror, what was the eye to the right is to the left
@@ -89,7 +96,7 @@ def test_labels_are_where_the_pixels_are(plain, monkeypatch, side):
 
 def test_a_turned_face_stays_turned_in_a_mirror(plain):
     found = compose(drawn(turned=10), 60, faces=(1, 1), seed=4)
-    across = found.points[:, 1] - found.points[:, 0]
+    across = found.landmarks[:, 1] - found.landmarks[:, 0]
     angle = np.degrees(np.arctan2(across[:, 1], across[:, 0]))
     side = np.where(found.pose[:, 0] > 0, 1, -1)  # -1: mirrored
     np.testing.assert_allclose(found.pose[:, 2] - angle, 10 * side, atol=0.01)
@@ -122,17 +129,17 @@ def test_procedural_scenes_are_truthful(pool, scenes):
         left, top, width, height = box
         inside += (scenes.masks[image][top : top + height, left : left + width] == 1).sum()
     assert inside >= (scenes.masks == 1).sum()  # no face outside of the boxes
-    assert np.isfinite(scenes.points).all() and np.isfinite(scenes.pose).all()
+    assert np.isfinite(scenes.landmarks).all() and np.isfinite(scenes.pose).all()
     ahead = np.abs(scenes.pose[:, 0]) > 15  # the nose is where the face looks
-    across = scenes.points[:, 1] - scenes.points[:, 0]
-    nose = scenes.points[:, 2] - scenes.points[:, :2].mean(1)
+    across = scenes.landmarks[:, 1] - scenes.landmarks[:, 0]
+    nose = scenes.landmarks[:, 2] - scenes.landmarks[:, :2].mean(1)
     assert ((nose * across).sum(1)[ahead] * scenes.pose[ahead, 0] > 0).mean() > 0.95
 
 
 def test_attributes_and_expressions_follow_the_renders():
     dials = replace(PHOTOS, mask=0.3, eye_closure=0.4)
     r = render([5, 7], 40, 32, {"scene": dials}, 1)
-    pool = Pool.procedural([5, 7], 40, 32, 1, dials)
+    pool = FaceSprites.procedural([5, 7], 40, 32, 1, dials)
     masked, closed = r.attributes["mask"], r.attributes["eye_closure"] >= 0.75
     assert masked.any() and closed.any()
     assert (pool.expression[masked] == -1).all()
@@ -159,7 +166,7 @@ def test_layers_agree_with_the_picture():
 
 
 def same(a, b):
-    for field in fields(Labelled):
+    for field in fields(FaceAnnotations):
         left, right = getattr(a, field.name), getattr(b, field.name)
         if isinstance(left, np.ndarray):
             np.testing.assert_array_equal(left, right)
@@ -211,13 +218,13 @@ def test_the_template_box_is_that_of_procedural_people():
 def test_aligned_crops():
     images = np.full((4, 112, 112, 3), 90, np.uint8)
     person = np.array([0, 1, 1, -1])
-    crops = Pool.from_aligned(images, person, ["Ana", "Bo"])
+    crops = FaceSprites.from_aligned(images, person, ["Ana", "Bo"])
     found = compose(crops, 30, faces=(1, 2), side=(60, 90), seed=1)
     assert np.isnan(found.pose).all() and np.isnan(found.attributes).all()
     assert (found.expression == -1).all() and set(found.person) == {-1, 0, 1}
     assert set(np.unique(found.masks)) == {0, 255}
     # the similarity that takes the landmarks to the template takes the box to the template's
-    for box, points, image in zip(found.boxes, found.points, found.image, strict=True):
+    for box, points, image in zip(found.boxes, found.landmarks, found.image, strict=True):
         matrix = similarity(points[None])[0]
         scale = np.hypot(*matrix[0, :2])
         spread = np.abs(points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE).max()
@@ -232,25 +239,27 @@ def test_aligned_crops():
 
 
 def test_pools_join(pool):
-    crops = Pool.from_aligned(np.zeros((2, 112, 112, 3), np.uint8), np.array([0, -1]), ["Ana"])
+    crops = FaceSprites.from_aligned(
+        np.zeros((2, 112, 112, 3), np.uint8), np.array([0, -1]), ["Ana"]
+    )
     with pytest.raises(ValueError, match="give all one image_size"):
-        Pool.join([pool, crops])
-    other = Pool.procedural([40], 1, 136)
-    both = Pool.join([other, crops])
+        FaceSprites.join([pool, crops])
+    other = FaceSprites.procedural([40], 1, 136)
+    both = FaceSprites.join([other, crops])
     assert both.people == ("synthetic/40", "Ana") and both.person.tolist() == [0, 1, -1]
     assert set(np.unique(compose(both, 20).masks)) == {0, 1, 255}
     with pytest.raises(ValueError, match="'Ana' is in two pools"):
-        Pool.join([crops, crops])
+        FaceSprites.join([crops, crops])
     with pytest.raises(ValueError, match="no pools"):
-        Pool.join([])
+        FaceSprites.join([])
 
 
 def test_crops_that_are_none():
     good = np.zeros((2, 112, 112, 3), np.uint8)
     with pytest.raises(ValueError, match="align the photographs"):
-        Pool.from_aligned(good[:, :100], np.zeros(2, int), ["Ana"])
+        FaceSprites.from_aligned(good[:, :100], np.zeros(2, int), ["Ana"])
     with pytest.raises(ValueError, match="index into 1 people"):
-        Pool.from_aligned(good, np.array([0, 1]), ["Ana"])
+        FaceSprites.from_aligned(good, np.array([0, 1]), ["Ana"])
 
 
 def test_sheet(scenes):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metaface.recognition import _exact, _faiss
-from metaface.recognition.search import Exact, Faiss, Qdrant, Search, recall
+from metaface.recognition.gallery import _exact, _faiss
+from metaface.recognition.gallery.search import Exact, Faiss, Qdrant, Search, recall
 
 D = 8
 

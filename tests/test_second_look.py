@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metaface.data import synthetic
-from metaface.recognition import DetectedFaces, YuNet
-from metaface.recognition.align import TEMPLATE, similarity, warped
-from metaface.recognition.exposure import brightened, exposed
-from metaface.recognition.faces import crops_of, most_prominent
-from metaface.recognition.second_look import second_look
+from metaface import synthetic
+from metaface.faces.alignment import TEMPLATE, similarity, warped
+from metaface.faces.choose import crops_of, most_prominent
+from metaface.faces.detect import YuNet
+from metaface.faces.detections import Detections
+from metaface.faces.exposure import brightened, exposed
+from metaface.faces.landmarks import second_look
 
 
 def dots(height: int, width: int, points: np.ndarray, radius: float) -> np.ndarray:
@@ -27,13 +28,13 @@ def dots(height: int, width: int, points: np.ndarray, radius: float) -> np.ndarr
     return picture
 
 
-def face(points: np.ndarray) -> DetectedFaces:
+def face(points: np.ndarray) -> Detections:
     low, high = points.min(0) - 20, points.max(0) + 20
     box = np.concatenate([low, high - low])[None].astype(np.float32)
-    return DetectedFaces(box, points[None].astype(np.float32), np.ones(1, np.float32))
+    return Detections(box, points[None].astype(np.float32), np.ones(1, np.float32))
 
 
-def find_dots(window: np.ndarray) -> DetectedFaces:
+def find_dots(window: np.ndarray) -> Detections:
     """The centres of the dots, left to right in each pair, wherever the window shows them."""
     middles = []
     labels = cv2.connectedComponents((window[..., 0] > 15).astype(np.uint8))[1]
@@ -44,7 +45,7 @@ def find_dots(window: np.ndarray) -> DetectedFaces:
     found = np.array(sorted(middles, key=lambda p: p[1]), np.float32)
     if len(found) != 5:
         none = np.empty((0, 4), np.float32)
-        return DetectedFaces(none, np.empty((0, 5, 2), np.float32), none[:, 0])
+        return Detections(none, np.empty((0, 5, 2), np.float32), none[:, 0])
     eyes, nose, mouth = found[:2], found[2:3], found[3:]
     eyes, mouth = eyes[eyes[:, 0].argsort()], mouth[mouth[:, 0].argsort()]
     return face(np.concatenate([eyes, nose, mouth]))
@@ -57,8 +58,8 @@ def test_wrong_landmarks_are_found_again_whatever_the_size(size):
     picture = dots(side, side, true, size / 18)
     wrong = face(true + np.random.default_rng(0).normal(0, size / 25, (5, 2)))
     again = second_look(picture, wrong, find_dots)
-    assert np.abs(wrong.points[0] - true).max() > size / 30
-    np.testing.assert_allclose(again.points[0], true, atol=size / 60)
+    assert np.abs(wrong.landmarks[0] - true).max() > size / 30
+    np.testing.assert_allclose(again.landmarks[0], true, atol=size / 60)
     np.testing.assert_array_equal(again.boxes, wrong.boxes)
 
 
@@ -66,7 +67,7 @@ def test_a_face_that_is_not_found_again_keeps_its_landmarks():
     true = TEMPLATE + 40
     guess = face(true + 3)
     again = second_look(np.zeros((200, 200, 3), np.uint8), guess, find_dots)
-    np.testing.assert_array_equal(again.points, guess.points)
+    np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
 def test_another_face_beside_it_is_not_taken_for_it():
@@ -75,11 +76,11 @@ def test_another_face_beside_it_is_not_taken_for_it():
 
     guess = face(TEMPLATE + 40)
     again = second_look(np.full((300, 300, 3), 90, np.uint8), guess, beside)
-    np.testing.assert_array_equal(again.points, guess.points)
+    np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
 def test_nobody_is_looked_at_twice():
-    nobody = DetectedFaces(np.empty((0, 4)), np.empty((0, 5, 2)), np.empty(0))
+    nobody = Detections(np.empty((0, 4)), np.empty((0, 5, 2)), np.empty(0))
     assert len(second_look(np.zeros((50, 50, 3), np.uint8), nobody, find_dots)) == 0
 
 
@@ -87,7 +88,7 @@ def test_a_detector_without_closer_is_taken_at_its_word():
     picture = synthetic.render(1, 1, 128, "frontal", seed=1).images[0]
     points = face(TEMPLATE + 8)
     crop = crops_of(picture, points, find_dots)[0]
-    want = warped(picture, similarity(points.points)[0], 112)
+    want = warped(picture, similarity(points.landmarks)[0], 112)
     np.testing.assert_array_equal(crop, want)
 
 
@@ -124,12 +125,12 @@ def test_on_real_hard_light_landmarks_come_nearer_to_where_they_are(test_data):
             pictures = {n: np.repeat(p[..., None], 3, 2) for n, p in pictures.items()}
             (front,) = (p for n, p in pictures.items() if "A+000E+00" in n)
             found = detector(front)
-            true = detector.closer(front, most_prominent(front, found)).points[0]
+            true = detector.closer(front, most_prominent(front, found)).landmarks[0]
             for picture in list(pictures.values())[::3]:
                 found = detector(picture)
                 if len(found):
                     first = most_prominent(picture, found)
-                    before.append(np.abs(first.points[0] - true).mean())
-                    after.append(np.abs(detector.closer(picture, first).points[0] - true).mean())
+                    before.append(np.abs(first.landmarks[0] - true).mean())
+                    after.append(np.abs(detector.closer(picture, first).landmarks[0] - true).mean())
     assert len(before) > 30
     assert np.mean(after) < 0.8 * np.mean(before), (np.mean(before), np.mean(after))

@@ -19,8 +19,8 @@ from helpers import Row, portrait, squares
 from told import GUESTS, MODEL, SHOTS, Told, change, filled, identify, photo, told, wrong
 
 from metaface.recognition import Gallery, GalleryError, Recognizer
-from metaface.recognition.matching import Faces
-from metaface.recognition.search import Exact, Faiss, Qdrant
+from metaface.recognition.gallery.search import Exact, Faiss, Qdrant
+from metaface.recognition.matching import Embeddings
 
 ENGINES: dict[str, Callable[[int], Any]] = {"exact": Exact}
 for name, package, kind in (("faiss", "faiss", Faiss), ("qdrant", "qdrant_client", Qdrant)):
@@ -207,11 +207,14 @@ def test_three_processes_share_a_gallery(seconds: float, path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     children = [
         subprocess.Popen(
-            [sys.executable, here, path, *each], env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, here, path, *each],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for each in words
-    ]  # fmt: skip
+    ]
     for child in children:
         assert child.stdout and child.stdout.readline() == "ready\n"
     now = time.monotonic()
@@ -261,7 +264,7 @@ def test_recognisers_that_share_a_collection_are_never_wrong_by_each_other(
         # a search that began before finds nobody wrong in what there is now
         for i, name in everyone:
             (match,) = two._matches(next(two._seen([photo(i, 9)], None)))
-            probe = Faces(next(two._seen([photo(i, 9)], None)).embeddings)
+            probe = Embeddings(next(two._seen([photo(i, 9)], None)).embeddings)
             found = old.names[old.matcher(probe)[1][0]]
             assert (match.name == found == name) if i != 3 else "3" not in (match.nearest, found)
         one.enroll("5", [photo(5, 7)])

@@ -12,9 +12,9 @@ from helpers import squares
 
 from metaface import evaluation as ev
 from metaface.cli import main
-from metaface.evaluation.attributes import column
-from metaface.evaluation.slices import MOST, Errors, as_groups, binned, draw_within
-from metaface.recognition.protocols import Aligned
+from metaface.data.attributes import column
+from metaface.experiments.protocols import Aligned
+from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
 from metaface.report.robustness import group_rates, slices_table, write_slices
 
 BOTH = pytest.mark.parametrize("measure", [ev.slice_verification, ev.slice_identification])
@@ -316,12 +316,27 @@ def test_page(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("metaface.recognition.embed.load", lambda *given: squares())
+    monkeypatch.setattr("metaface.recognition.embedders.loading.load", lambda *given: squares())
 
     def run(*words):
         capsys.readouterr()
-        status = main(["slices", "--people", "12", "--photos", "4", "--fmr", "0.1", "--fpir",
-                       "0.3", "--quiet", "--out", str(tmp_path / "out"), *words])  # fmt: skip
+        status = main(
+            [
+                "slices",
+                "--people",
+                "12",
+                "--photos",
+                "4",
+                "--fmr",
+                "0.1",
+                "--fpir",
+                "0.3",
+                "--quiet",
+                "--out",
+                str(tmp_path / "out"),
+                *words,
+            ]
+        )
         return status, *capsys.readouterr()
 
     return run
@@ -332,9 +347,11 @@ def test_command_on_procedural_faces(command, tmp_path):
     assert status == 0 and "verification by female" in out and "not female" in out
     found = json.loads((tmp_path / "out/results.json").read_text())["slices"]
     assert [(s["kind"], s["by"]) for s in found] == [
-        ("verification", "female"), ("identification", "female"),
-        ("verification", "skin_tone"), ("identification", "skin_tone"),
-    ]  # fmt: skip
+        ("verification", "female"),
+        ("identification", "female"),
+        ("verification", "skin_tone"),
+        ("identification", "skin_tone"),
+    ]
     assert len(found[2]["rows"]) == 4
     status, _, error = command("--by", "height")
     assert status == 2 and "knows nothing of 'height': it has glasses" in error
@@ -356,8 +373,8 @@ def test_command_on_photographs(command, tmp_path, monkeypatch):
     paths = tuple(f"{p}/{i}.jpg" for i, p in enumerate(person))
     names = tuple(map(str, sorted(set(person.tolist()))))
     made = Aligned("set", crops, e, person // 7, names, paths, ())
-    monkeypatch.setattr("metaface.recognition.weak_spots.aligned", lambda *a, **k: made)
-    monkeypatch.setattr("metaface.recognition.weak_spots.embedder_of", lambda o: (None, squares()))
+    monkeypatch.setattr("metaface.cli.robustness.aligned", lambda *a, **k: made)
+    monkeypatch.setattr("metaface.cli.robustness.embedder_of", lambda o: (None, squares()))
     rows = [f"{path},{g}" for path, g in zip(paths, group, strict=True)]
     path = written(tmp_path, "\n".join(["path,kind", *rows]))
     status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))

@@ -17,21 +17,29 @@ import torch
 from helpers import RUNNABLE, patterns
 
 import metaface
-from metaface import EpisodeSampler, benchmark
-from metaface.benchmark import RECIPE, Settings
+from metaface import EpisodeSampler
 from metaface.cli import main
-from metaface.fitting import fit_recipe
+from metaface.experiments import benchmark
+from metaface.experiments import sweep as sweeping
+from metaface.experiments.benchmark import RECIPE, Settings
 from metaface.learners import LEARNERS
-from metaface.learners.spaces import SPACES, Choice, Range
-from metaface.training import History, Interrupted
+from metaface.learners.spaces import SPACES, Categorical, Range
+from metaface.training.fitting import fit_recipe
+from metaface.training.loop import History, Interrupted
 
 optuna = pytest.importorskip("optuna")
-sweeping = sys.modules["metaface.sweep"]  # metaface.sweep is the function
 
 SMALL = Settings(
-    data="patterns", image_size=16, embedding="conv4-32", learners=("anil",), iterations=2,
-    shots=(1,), queries=3, device="cpu", options={"anil": {"meta_batch": 1, "shots": 1}},
-)  # fmt: skip
+    data="patterns",
+    image_size=16,
+    embedding="conv4-32",
+    learners=("anil",),
+    iterations=2,
+    shots=(1,),
+    queries=3,
+    device="cpu",
+    options={"anil": {"meta_batch": 1, "shots": 1}},
+)
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def faces(monkeypatch):
 
 def run(out, settings=SMALL, **options):
     cheap = {"parameters": ["head_lr", "inner_steps", "lr", "norm"]}  # none that makes tasks larger
-    return metaface.sweep(settings, out, progress=False, **(cheap | options))
+    return sweeping.run(settings, out, progress=False, **(cheap | options))
 
 
 def told(results):
@@ -62,7 +70,7 @@ def test_every_learner_says_what_can_be_searched():
         assert {"shots", "meta_batch", "lr", "norm"} <= set(space)
         assert not set(RECIPE) & set(arguments), name  # an option of that name is the recipe's
         for parameter, values in space.items():
-            if isinstance(values, Choice):
+            if isinstance(values, Categorical):
                 assert parameter == "norm" and "batch" not in values.values
                 continue
             outer = parameter in RECIPE
@@ -95,8 +103,13 @@ def test_results_say_every_trial_and_the_best(faces, tmp_path):
     ]
     assert [r["default"] for r in rows] == [True, False] * 2
     assert rows[0]["parameters"] == {
-        "head_lr": 0.5, "inner_steps": 3, "shots": 1, "meta_batch": 1, "lr": 1e-3, "norm": "group",
-    }  # fmt: skip
+        "head_lr": 0.5,
+        "inner_steps": 3,
+        "shots": 1,
+        "meta_batch": 1,
+        "lr": 1e-3,
+        "norm": "group",
+    }
     for row in rows:
         assert row["state"] == "complete" and row["seconds"] > 0 and row["iterations"] == 1
         assert 0.2 < row["accuracy"] <= 1 and 0 < row["ci95"] < 0.2
@@ -153,11 +166,45 @@ def test_page_is_self_contained(faces, tmp_path):
 
 def test_what_is_chosen_can_be_run(faces, tmp_path, capsys):
     """The printed command trains the benchmark's learner with the parameters of the best trial."""
-    small = ["--iterations", "2", "--image-size", "16", "--embedding", "conv4-32", "--quiet",
-             "--queries", "3", "--device", "cpu", "--option", "anil.meta_batch=2"]  # fmt: skip
-    assert main(["sweep", "--data", "patterns", "--learners", "anil", "--shots", "1",
-                 "--parameters", "head_lr", "shots", "lr", "norm",
-                 "--trials", "3", "--out", str(tmp_path / "s"), *small]) == 0  # fmt: skip
+    small = [
+        "--iterations",
+        "2",
+        "--image-size",
+        "16",
+        "--embedding",
+        "conv4-32",
+        "--quiet",
+        "--queries",
+        "3",
+        "--device",
+        "cpu",
+        "--option",
+        "anil.meta_batch=2",
+    ]
+    assert (
+        main(
+            [
+                "sweep",
+                "--data",
+                "patterns",
+                "--learners",
+                "anil",
+                "--shots",
+                "1",
+                "--parameters",
+                "head_lr",
+                "shots",
+                "lr",
+                "norm",
+                "--trials",
+                "3",
+                "--out",
+                str(tmp_path / "s"),
+                *small,
+            ]
+        )
+        == 0
+    )
     assert "anil: " in capsys.readouterr().out
     results = json.loads((tmp_path / "s" / "sweep.json").read_text())
     best = results["best"]["anil"]
@@ -176,9 +223,15 @@ def test_what_is_chosen_can_be_run(faces, tmp_path, capsys):
     settings = replace(SMALL, options=found["settings"]["options"], norm=best["norm"])
     people = benchmark.load_people(settings, progress=False)
     _, trained = settings.train(
-        "anil", 0, people.train, people.val, None, device=torch.device("cpu"), progress=False,
+        "anil",
+        0,
+        people.train,
+        people.val,
+        None,
+        device=torch.device("cpu"),
+        progress=False,
         val_episodes=20,
-    )  # fmt: skip
+    )
     validated = [r["val_accuracy"] for r in trained["curve"] if "val_accuracy" in r]
     assert max(validated) == best["accuracy"]
 
@@ -252,7 +305,7 @@ def test_interrupted_and_resumed(storage, faces, tmp_path, monkeypatch):
 def test_a_database_is_closed(faces, tmp_path):
     """However the sweep ends; Python 3.13 would say so by itself, earlier ones leak in silence."""
     from sqlalchemy import event
-    from sqlalchemy.pool import Pool
+    from sqlalchemy.pool import FaceSprites
 
     opened, closed = [], []
     listeners = (
@@ -260,7 +313,7 @@ def test_a_database_is_closed(faces, tmp_path):
         ("close", lambda *connection: closed.append(1)),
     )
     for name, listener in listeners:
-        event.listen(Pool, name, listener)
+        event.listen(FaceSprites, name, listener)
     try:
         url = f"sqlite:///{tmp_path / 'sweep.db'}"
         run(tmp_path, trials=1, storage=url)
@@ -268,7 +321,7 @@ def test_a_database_is_closed(faces, tmp_path):
             run(tmp_path, trials=1, storage=url)
     finally:
         for name, listener in listeners:
-            event.remove(Pool, name, listener)
+            event.remove(FaceSprites, name, listener)
     assert opened and len(opened) == len(closed)
 
 
@@ -293,13 +346,13 @@ from pathlib import Path
 from helpers import patterns
 import metaface
 assert "optuna" not in sys.modules, "imported with metaface, not when it is asked for"
-from metaface import benchmark
+from metaface.experiments import benchmark
 from test_sweep import SMALL, sweeping
 benchmark.data.load = lambda source, **options: patterns(40, 8)
 sweeping.EPISODES = 20
 sweeping.TO_COMPARE = 99  # every trial is made to its end
 out = Path(sys.argv[2])
-metaface.sweep(SMALL, out, trials=6, storage=out.parent / "shared.log", resume=True,
+sweeping.run(SMALL, out, trials=6, storage=out.parent / "shared.log", resume=True,
                parameters=["head_lr", "lr"], progress=False)
 """
 
@@ -309,10 +362,14 @@ def test_two_processes_make_the_trials_together(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     outs = [tmp_path / "one", tmp_path / "two"]
     children = [
-        subprocess.Popen([sys.executable, "-c", CHILD, here, str(out)], env=environment,
-                         stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, here, str(out)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for out in outs
-    ]  # fmt: skip
+    ]
     for child in children:
         _, error = child.communicate(timeout=120)
         assert child.returncode == 0, error
@@ -349,8 +406,15 @@ def test_the_median_stops_hopeless_trials(faces, tmp_path, monkeypatch):
         trials.append(1)
         level = 0.8 if len(trials) <= 5 else 0.3
         for k in range(1, 6):
-            on_validation({"iteration": k, "images": k, "seconds": float(k), "val_ci95": 0.01,
-                           "val_accuracy": level + 0.01 * k})  # fmt: skip
+            on_validation(
+                {
+                    "iteration": k,
+                    "images": k,
+                    "seconds": float(k),
+                    "val_ci95": 0.01,
+                    "val_accuracy": level + 0.01 * k,
+                }
+            )
         return History()
 
     monkeypatch.setattr(benchmark, "train", train)

@@ -6,18 +6,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metaface.data.synthetic import DOMAINS, Dials, _render, render
+from metaface.synthetic import DOMAINS, Dials, _render, render
 
 DATA = Path(
     os.environ.get("METAFACE_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")
 )
 #: No nuisance at all: the same picture of a person every time, but for clothes and background.
 STILL = Dials(
-    yaw=(0.0, 0.0), pitch=0.0, roll=0.0, smile=0.0, mouth_open=0.0, brow_raise=0.0,
-    eye_closure=0.0, gaze=0.0, light_angle=0.0, hardness=0.0, light_color=0.0, exposure=0.0,
-    glasses=0.0, mask=0.0, cap=0.0, hand=0.0, background=0.0, styling=0.0, scale=0.0, shift=0.0,
-    blur=0.0, noise=0.0, jpeg=0.0, grey=0.0, sketch=0.0,
-)  # fmt: skip
+    yaw=(0.0, 0.0),
+    pitch=0.0,
+    roll=0.0,
+    smile=0.0,
+    mouth_open=0.0,
+    brow_raise=0.0,
+    eye_closure=0.0,
+    gaze=0.0,
+    light_angle=0.0,
+    hardness=0.0,
+    light_color=0.0,
+    exposure=0.0,
+    glasses=0.0,
+    mask=0.0,
+    cap=0.0,
+    hand=0.0,
+    background=0.0,
+    styling=0.0,
+    scale=0.0,
+    shift=0.0,
+    blur=0.0,
+    noise=0.0,
+    jpeg=0.0,
+    grey=0.0,
+    sketch=0.0,
+)
 
 
 def still(**changes):

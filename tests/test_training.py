@@ -30,7 +30,6 @@ from metaface import (
     checkpoint,
     cli,
     evaluate,
-    fitting,
     load_model,
     nets,
     save_model,
@@ -40,7 +39,8 @@ from metaface._digest import content_digest
 from metaface.checkpoint import CheckpointError
 from metaface.learners import MAML, Prototypical, Reptile
 from metaface.nets.weights import read_checkpoint, read_weights
-from metaface.training import Budget, Interrupted
+from metaface.training import fitting
+from metaface.training.loop import Budget, Interrupted
 
 FACES = patterns(20)
 QUICK = {"ways": 5, "device": "cpu", "progress": False}
@@ -68,9 +68,11 @@ def started(out: Path, done: Path) -> subprocess.Popen:
     """The script in a process of its own, past its imports."""
     script = Path(__file__).with_name("train_a_little.py")
     process = subprocess.Popen(
-        [sys.executable, script, out, done], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, script, out, done],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "training\n"
@@ -126,9 +128,17 @@ def test_ctrl_c_saves_and_resuming_ends_in_the_same_weights(name, norm, tmp_path
 
             learner.meta_step = meta_step
         train(
-            learner, train_people, val_people, iterations=6, shots=2, meta_batch=2, resume=True,
-            out=out, val_episodes=4, **QUICK,
-        )  # fmt: skip
+            learner,
+            train_people,
+            val_people,
+            iterations=6,
+            shots=2,
+            meta_batch=2,
+            resume=True,
+            out=out,
+            val_episodes=4,
+            **QUICK,
+        )
         return weights(learner)
 
     whole = go(tmp_path / "whole")
@@ -190,13 +200,22 @@ def test_a_missing_checkpoint_and_an_unasked_for_one(tmp_path):
         ({"augment": None}, "another run.*augment"),
         ({"patience": 3}, "patience was None, is 3"),
         ({"learner": Prototypical(tiny(width=16))}, "does not fit this learner"),
-        ({"learner": Prototypical(tiny(), "cosine")},
-         "learner.distance was 'euclidean', is 'cosine'"),
+        (
+            {"learner": Prototypical(tiny(), "cosine")},
+            "learner.distance was 'euclidean', is 'cosine'",
+        ),
         ({"learner": Prototypical(tiny("frozen"))}, "learner.norm was 'group', is 'frozen'"),
-        ({"learner": MAML(tiny(), learn_rates="weight"), "shots": 1, "queries": 1, "meta_batch": 1},
-         "learner.kind was 'Prototypical', is 'MAML'"),
+        (
+            {
+                "learner": MAML(tiny(), learn_rates="weight"),
+                "shots": 1,
+                "queries": 1,
+                "meta_batch": 1,
+            },
+            "learner.kind was 'Prototypical', is 'MAML'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path, changed, message):
     short(tmp_path)
     with pytest.raises(CheckpointError, match=message):
@@ -240,10 +259,12 @@ def test_a_full_disk_leaves_the_checkpoint_as_it_was(tmp_path, monkeypatch):
 
 
 STATE = {
-    "spec": None, "settings": {"recipe": {"ways": 5, "lr": 0.001}, "seed": 0},
+    "spec": None,
+    "settings": {"recipe": {"ways": 5, "lr": 0.001}, "seed": 0},
     "learner": {"w": torch.arange(1600.0).reshape(40, 40) / 7, "b": torch.zeros(7)},
-    "history": {"rows": [{"loss": 1.5 * k, "iteration": k} for k in range(30)]}, "best": None,
-}  # fmt: skip
+    "history": {"rows": [{"loss": 1.5 * k, "iteration": k} for k in range(30)]},
+    "best": None,
+}
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
@@ -273,9 +294,14 @@ def test_a_checkpoint_whose_checksum_is_gone_is_not_taken_for_an_old_one(tmp_pat
     whole = path.read_bytes()
     mark = whole.rindex(b"metaface sha256")
     for spoilt in (
-        whole[:mark], whole[:-1], whole + b"0", whole[:-64], whole[:mark] + bytes(80),
-        whole.replace(b"metaface sha256", b"metaface sha257"), whole[:mark - 2] + whole[mark:],
-    ):  # fmt: skip
+        whole[:mark],
+        whole[:-1],
+        whole + b"0",
+        whole[:-64],
+        whole[:mark] + bytes(80),
+        whole.replace(b"metaface sha256", b"metaface sha257"),
+        whole[: mark - 2] + whole[mark:],
+    ):
         path.write_bytes(spoilt)
         with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
             checkpoint.load(path)
@@ -361,22 +387,29 @@ def dump(content, protocol):
 FOREIGN = {
     "state_dict": lambda path: torch.save(tiny().state_dict(), path),
     "lightning": lambda path: torch.save(
-        {"state_dict": {"a": torch.zeros(2)}, "pytorch-lightning_version": "2", "epoch": 3}, path),
+        {"state_dict": {"a": torch.zeros(2)}, "pytorch-lightning_version": "2", "epoch": 3}, path
+    ),
     "module": lambda path: torch.save(tiny(), path),
     "class": lambda path: torch.save({"state_dict": {}, "callback": Foreign()}, path),
-    "pickle": dump({"a": Foreign()}, 2), "new pickle": dump({"a": Foreign()}, 5),
-    "plain pickle": dump({"a": 1}, 4), "list": lambda path: torch.save([1], path),
-    "random": lambda path: path.write_bytes(os.urandom(5000)), "text": lambda p: p.write_text("hi"),
-    "empty": lambda path: path.write_bytes(b""), "folder": lambda path: path.mkdir(),
+    "pickle": dump({"a": Foreign()}, 2),
+    "new pickle": dump({"a": Foreign()}, 5),
+    "plain pickle": dump({"a": 1}, 4),
+    "list": lambda path: torch.save([1], path),
+    "random": lambda path: path.write_bytes(os.urandom(5000)),
+    "text": lambda p: p.write_text("hi"),
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": lambda path: path.mkdir(),
     "huge": huge,
     "stretched": lambda path: torch.save({"learner": torch.zeros(1).expand(10**13)}, path),
     "script": lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path)),
     "zip": lambda path: zipfile.ZipFile(path, "w").close(),
     "sparse": lambda path: torch.save({"a": torch.eye(3).to_sparse()}, path),
-    "no learner": spec_of(learner="nobody"), "no such option": spec_of(learner="maml", x=1),
-    "no weights": spec_of(learner="maml"), "no such size": spec_of(learner="maml", image_size="x"),
+    "no learner": spec_of(learner="nobody"),
+    "no such option": spec_of(learner="maml", x=1),
+    "no weights": spec_of(learner="maml"),
+    "no such size": spec_of(learner="maml", image_size="x"),
     "large": spec_of(learner="maml", embedding="resnet12", image_size=10**7),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, about old kinds of files
@@ -438,9 +471,16 @@ def test_validation_keeps_the_best_weights_and_stops_early():
     learner = Prototypical(tiny())
     # the learning rate ruins the network: the first validations are the best
     history = train(
-        learner, train_people, val_people, iterations=200, lr=1.0, val_episodes=30, patience=2,
-        seed=1, **QUICK,
-    )  # fmt: skip
+        learner,
+        train_people,
+        val_people,
+        iterations=200,
+        lr=1.0,
+        val_episodes=30,
+        patience=2,
+        seed=1,
+        **QUICK,
+    )
     validated = [row for row in history.rows if "val_accuracy" in row]
     best = max(validated, key=lambda row: row["val_accuracy"])
     assert history.best_iteration == best["iteration"]
@@ -495,9 +535,12 @@ def test_learners_of_one_seed_start_from_the_same_embedding(embedding):
 @every_learner
 def test_a_saved_model_is_rebuilt(name, tmp_path):
     given = {
-        "prototypical": {"distance": "cosine"}, "linear-probe": {"strength": 10.0},
-        "cosine-classifier": {"steps": 2}, "imprinting": {"scale": 5.0}, "finetune": {"steps": 2},
-    }  # fmt: skip
+        "prototypical": {"distance": "cosine"},
+        "linear-probe": {"strength": 10.0},
+        "cosine-classifier": {"steps": 2},
+        "imprinting": {"scale": 5.0},
+        "finetune": {"steps": 2},
+    }
     options = given.get(name, {"inner_steps": 2})
     spec = ModelSpec(name, options, embedding="conv4-32", norm="frozen", image_size=16)
     learner = spec.build(seed=3)
@@ -559,8 +602,16 @@ def test_weights_that_an_update_broke_are_refused_before_they_are_saved(tmp_path
 
 
 def test_the_highest_rate_there_is_never_ends_as_a_result(tmp_path, capsys):
-    command = ["train", "--iterations", "1", "--out", str(tmp_path / "out"), "--quiet",
-               "--embedding", "conv4-32"]  # fmt: skip
+    command = [
+        "train",
+        "--iterations",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+        "--embedding",
+        "conv4-32",
+    ]
     for rate in ("inf", "nan", "1e38"):
         with pytest.raises(SystemExit):
             cli.main([*command, "--lr", rate])

@@ -25,7 +25,7 @@ from metaface.learners import (
     coral,
 )
 from metaface.nets import Backbone, MobileFaceNet
-from metaface.nets.tune import trainable, tune
+from metaface.nets.trainable import count_trainable, set_trainable
 
 TASKS = few_tasks(3)
 OURS = [n for n in LEARNERS if not n.startswith("l2l-")]
@@ -70,9 +70,12 @@ def test_the_linear_probe_is_at_the_minimum_that_scipy_finds(strength, shots):
             return loss, slope.ravel()
 
         best = scipy.optimize.minimize(
-            objective, np.zeros(28), jac=True, method="L-BFGS-B",
+            objective,
+            np.zeros(28),
+            jac=True,
+            method="L-BFGS-B",
             options={"maxiter": 10000, "ftol": 1e-16, "gtol": 1e-10},
-        )  # fmt: skip
+        )
         np.testing.assert_allclose(got[task].ravel(), best.x, rtol=1e-5, atol=1e-6)
         gain = objective(np.zeros(28))[0] - best.fun
         assert objective(rough[task].numpy().ravel())[0] - best.fun < 1e-6 * gain
@@ -144,9 +147,16 @@ def test_meta_gradients_go_through_the_fit(name):
 @pytest.mark.parametrize("tuned", ["full", "norm", "lora:2"])
 def test_fine_tuning_is_torch_adam_on_each_task_alone(classifier, tuned):
     learner = FineTune(
-        tune(tiny(), tuned, 8), inner_lr=0.01, steps=6, head_lr=0.05, head_steps=3, decay=0.1,
-        thaw=0.5, classifier=classifier, scale=5,
-    ).double()  # fmt: skip
+        set_trainable(tiny(), tuned, 8),
+        inner_lr=0.01,
+        steps=6,
+        head_lr=0.05,
+        head_steps=3,
+        decay=0.1,
+        thaw=0.5,
+        classifier=classifier,
+        scale=5,
+    ).double()
     got = learner.logits(TASKS)
     for task in range(3):
         want = tuned_by_torch(learner, *(t[task] for t in (TASKS.support, TASKS.support_y)))
@@ -192,7 +202,7 @@ def tuned_by_torch(learner: FineTune, images: Tensor, labels: Tensor):
 
 def test_depth_is_the_order_in_which_layers_run_whatever_the_network():
     net = Backbone("resnet18", "pinned")
-    learner = FineTune(tune(net, "lora:2", 512))
+    learner = FineTune(set_trainable(net, "lora:2", 512))
     with learner._order() as ran, torch.no_grad():
         learner.embed(learner.theta(), torch.rand(1, 1, 3, 32, 32))
     depths = learner._depths(ran)
@@ -314,7 +324,7 @@ def test_a_bottleneck_learns_behind_a_network_that_says_its_length():
     want = net(images)
     learner = build("finetune", net, tune="bottleneck:4")
     torch.testing.assert_close(learner.embedding(images), want)
-    assert trainable(learner) == 16 * 4 + 4 + 4 * 16 + 16
+    assert count_trainable(learner) == 16 * 4 + 4 + 4 * 16 + 16
     labels = torch.tensor([0, 1])
     state = learner.fit(learner.theta(), images[None], labels[None], 2)["theta"]
     assert not torch.equal(state["embedding.1.up.weight"][0], learner.embedding[1].up.weight)

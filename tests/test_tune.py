@@ -38,16 +38,18 @@ IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 def test_it_answers_as_before_until_it_learns(how):
     net = pinned()
     before = net(IMAGES).detach()
-    tuned = nets.tune(copy.deepcopy(net), how, width(net))
+    tuned = nets.set_trainable(copy.deepcopy(net), how, width(net))
     torch.testing.assert_close(tuned(IMAGES), before)
-    counts = {way: nets.trainable(nets.tune(pinned(), way, width(net))) for way in WAYS}
+    counts = {
+        way: nets.count_trainable(nets.set_trainable(pinned(), way, width(net))) for way in WAYS
+    }
     assert counts["none"] == 0 < counts["norm"] < counts["full"]
     assert counts["last:1"] < counts["last"] <= counts["full"] and counts["lora:2"] < counts["lora"]
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_only_what_is_tuned_moves(how):
-    learner = mf.learners.Prototypical(nets.tune(pinned(), how, width(pinned())))
+    learner = mf.learners.Prototypical(nets.set_trainable(pinned(), how, width(pinned())))
     frozen = {n for n, p in learner.named_parameters() if not p.requires_grad}
     before = copy.deepcopy(learner.state_dict())
     if how == "none":
@@ -61,7 +63,7 @@ def test_only_what_is_tuned_moves(how):
 
 @pytest.mark.parametrize("how", ("full", "norm", "last", "lora:2", "bottleneck:4"))
 def test_a_tuned_network_descends(how):
-    net = nets.tune(pinned(), how, width(pinned()))
+    net = nets.set_trainable(pinned(), how, width(pinned()))
     learner = mf.learners.Prototypical(net, "cosine").train()
     tasks = mf.EpisodeSampler(patterns(), 10, 1, 3).batch(0, 2)
     learned = [p for p in learner.parameters() if p.requires_grad]
@@ -88,7 +90,7 @@ def test_pinned_statistics_stay():
 
 
 def test_low_rank_changes_are_what_they_say_and_merge():
-    net = nets.tune(pinned(), "lora:2", width(pinned()))
+    net = nets.set_trainable(pinned(), "lora:2", width(pinned()))
     for name, parameter in net.named_parameters():
         if name.endswith(".up"):
             nn.init.normal_(parameter)
@@ -108,7 +110,7 @@ def test_low_rank_changes_are_what_they_say_and_merge():
 
 
 def test_going_part_of_the_way():
-    before, after = pinned(), nets.tune(pinned(), "lora:2", width(pinned()))
+    before, after = pinned(), nets.set_trainable(pinned(), "lora:2", width(pinned()))
     for name, parameter in after.named_parameters():
         if name.endswith(".up"):
             nn.init.normal_(parameter)
@@ -126,7 +128,7 @@ def test_going_part_of_the_way():
 @pytest.mark.parametrize("how", ("lora:0", "lora:x", "adapter"))
 def test_a_wrong_way_is_named(how):
     with pytest.raises(ValueError, match="choose one of full, norm"):
-        nets.tune(pinned(), how, 8)
+        nets.set_trainable(pinned(), how, 8)
 
 
 def test_a_spec_starts_from_weights_and_comes_back(tmp_path):
@@ -155,14 +157,24 @@ def test_training_across_domains_sees_each_on_its_side(monkeypatch):
     faces = mf.FaceSet.join({"photo": patterns(photos=2), "sketch": patterns(photos=2, seed=1)})
     seen = []
     learner = mf.learners.Prototypical(tiny())
-    direction = type(learner).direction
+    meta_gradient = type(learner).meta_gradient
     monkeypatch.setattr(
-        type(learner), "direction", lambda self, tasks: seen.append(tasks) or direction(self, tasks)
+        type(learner),
+        "meta_gradient",
+        lambda self, tasks: seen.append(tasks) or meta_gradient(self, tasks),
     )
     mf.train(
-        learner, faces, ways=5, shots=1, queries=1, iterations=2, progress=False, augment=None,
-        support_domain="photo", query_domain="sketch",
-    )  # fmt: skip
+        learner,
+        faces,
+        ways=5,
+        shots=1,
+        queries=1,
+        iterations=2,
+        progress=False,
+        augment=None,
+        support_domain="photo",
+        query_domain="sketch",
+    )
     assert seen
     photos, sketches = (
         {image.tobytes() for image in faces.of_domains(name).images} for name in ("photo", "sketch")

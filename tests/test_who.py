@@ -19,17 +19,18 @@ from helpers import Row, portrait, squares, tiny
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from metaface import FaceSet, benchmark, checkpoint, cross_domain, train
-from metaface.benchmark import Settings
+from metaface import FaceSet, checkpoint, train
 from metaface.cli import main
 from metaface.data import load
 from metaface.data._content import telling
 from metaface.data._sources import open_source
-from metaface.domains import joined, split_together, two_sided
+from metaface.data.domain_split import joined, paired_domains, split_together
+from metaface.experiments import benchmark, cross_domain
+from metaface.experiments.benchmark import Settings
+from metaface.experiments.protocols import aligned
+from metaface.faces.photos import in_folder
 from metaface.learners import Prototypical
-from metaface.model import load_model
-from metaface.recognition.photos import in_folder
-from metaface.recognition.protocols import aligned
+from metaface.learners.spec import load_model
 from metaface.recognition.strangers import opened
 
 NAMES = ["Zoë", "José", "Ana", "Bo", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo"]
@@ -170,8 +171,11 @@ def test_groups_of_other_people_stay_groups(tmp_path):
     album(tmp_path / "x" / "train", ["a", "b"])
     album(tmp_path / "x" / "test", ["c", "d"], first=5000)
     assert people_of(load(tmp_path / "x", image_size=16)) == {
-        "train/a", "train/b", "test/c", "test/d"
-    }  # fmt: skip
+        "train/a",
+        "train/b",
+        "test/c",
+        "test/d",
+    }
     album(tmp_path / "y" / "Greek", ["c1", "c2"])
     album(tmp_path / "y" / "Latin", ["c1"], first=5000)
     assert len(people_of(load(tmp_path / "y", image_size=16))) == 3
@@ -264,14 +268,23 @@ def test_characters_stay_characters_beside_a_preview(tmp_path):
 
 @pytest.mark.parametrize(
     "parts",
-    ["gallery probe", "enrol query", "Enroll Probe", "support query", "train_set test-set",
-     "trainset testset", "train val query", "train val extra"],
-)  # fmt: skip
+    [
+        "gallery probe",
+        "enrol query",
+        "Enroll Probe",
+        "support query",
+        "train_set test-set",
+        "trainset testset",
+        "train val query",
+        "train val extra",
+    ],
+)
 def test_parts_by_their_names_hold_the_same_people(tmp_path, caplog, parts):
     names = parts.split()
     for at, part in enumerate(names):
-        album(tmp_path / "set" / part, NAMES[:3] if part != "extra" else ["x", "y"],
-              first=5000 * at)  # fmt: skip
+        album(
+            tmp_path / "set" / part, NAMES[:3] if part != "extra" else ["x", "y"], first=5000 * at
+        )
     faces = load(tmp_path / "set", image_size=16)
     others = {"extra/x", "extra/y"} if "extra" in names else set()
     assert people_of(faces) == {*NAMES[:3], *others}
@@ -328,8 +341,22 @@ def test_training_refuses_validation_people_by_their_photographs(tmp_path):
 def test_evaluate_knows_whom_a_checkpoint_has_seen(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     photos = album(tmp_path / "photos", [f"p{n}" for n in range(20)])
-    words = ["train", "--data", "photos", "--learner", "prototypical", "--iterations", "2", "--out",
-             "out", "--image-size", "16", "--embedding", "conv4-32", "--quiet"]  # fmt: skip
+    words = [
+        "train",
+        "--data",
+        "photos",
+        "--learner",
+        "prototypical",
+        "--iterations",
+        "2",
+        "--out",
+        "out",
+        "--image-size",
+        "16",
+        "--embedding",
+        "conv4-32",
+        "--quiet",
+    ]
     assert main(words) == 0
     seen = checkpoint.load("out/checkpoint.pt")["seen"]
     assert len(seen["people"]) == 16 and len(seen["photos"]["digests"]) == 64
@@ -337,8 +364,18 @@ def test_evaluate_knows_whom_a_checkpoint_has_seen(tmp_path, capsys, monkeypatch
         (photos / f"p{person}").rename(photos / f"renamed{19 - person}")
     photos.rename("moved")
     album(tmp_path / "photos", [f"p{n}" for n in range(20)], first=9000)
-    asked = ["evaluate", "out/checkpoint.pt", "--ways", "3", "--episodes", "5", "--queries", "2",
-             "--quiet", "--data"]  # fmt: skip
+    asked = [
+        "evaluate",
+        "out/checkpoint.pt",
+        "--ways",
+        "3",
+        "--episodes",
+        "5",
+        "--queries",
+        "2",
+        "--quiet",
+        "--data",
+    ]
     capsys.readouterr()
     assert main([*asked, "moved"]) == 0
     assert "test: moved: 4 people" in capsys.readouterr().out
@@ -393,9 +430,24 @@ def test_whom_the_first_weights_have_seen_is_known_for_good(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     album(tmp_path / "a", [f"a{n}" for n in range(10)])
     album(tmp_path / "b", [f"b{n}" for n in range(10)], first=9000)
-    words = ["train", "--learner", "prototypical", "--iterations", "1", "--image-size", "16",
-             "--embedding", "conv4-32", "--ways", "2", "--shots", "1", "--queries", "1",
-             "--quiet"]  # fmt: skip
+    words = [
+        "train",
+        "--learner",
+        "prototypical",
+        "--iterations",
+        "1",
+        "--image-size",
+        "16",
+        "--embedding",
+        "conv4-32",
+        "--ways",
+        "2",
+        "--shots",
+        "1",
+        "--queries",
+        "1",
+        "--quiet",
+    ]
     assert main([*words, "--data", "a", "--out", "1"]) == 0
     assert main([*words, "--data", "b", "--out", "2", "--start", "1/checkpoint.pt"]) == 0
     assert main([*words, "--data", "b", "--out", "3", "--start", "2/checkpoint.pt"]) == 0
@@ -466,8 +518,10 @@ def test_equal_names_and_sizes_are_no_one_source(tmp_path, caplog, form):
         folder = raw_album(tmp_path / str(at) / "faces", names, 5000 * (at % 2))
         source = zipped(folder) if form == "zip" else folder
         if form == "csv":
-            rows = [f"faces/{f.parent.name}/{f.name},{f.parent.name}"
-                    for f in sorted(folder.rglob("*.ppm"))]  # fmt: skip
+            rows = [
+                f"faces/{f.parent.name}/{f.name},{f.parent.name}"
+                for f in sorted(folder.rglob("*.ppm"))
+            ]
             source = tmp_path / str(at) / "list.csv"
             source.write_text("\n".join(["path,person", *rows]))
         sets.append(load(source, image_size=16))
@@ -520,9 +574,11 @@ def test_domains_with_the_same_photographs_under_other_names_are_refused(tmp_pat
     with pytest.raises(ValueError, match="xAna is Ana"):
         joined(sets)
     settings = cross_domain.Settings(
-        domains={n: str(tmp_path / n) for n in sets}, learners=("prototypical",), iterations=1,
+        domains={n: str(tmp_path / n) for n in sets},
+        learners=("prototypical",),
+        iterations=1,
         **SMALL,
-    )  # fmt: skip
+    )
     with pytest.raises(ValueError, match="xAna is Ana"):
         cross_domain.run(settings, tmp_path / "out", progress=False)
 
@@ -530,7 +586,7 @@ def test_domains_with_the_same_photographs_under_other_names_are_refused(tmp_pat
 def test_domains_with_names_in_two_forms_are_of_the_same_people(tmp_path):
     one = load(album(tmp_path / "a"), image_size=16)
     other = load(album(tmp_path / "b", [nfd(n) for n in NAMES], first=5000), image_size=16)
-    assert len(two_sided(one, other).person_ids) == len(NAMES)
+    assert len(paired_domains(one, other).person_ids) == len(NAMES)
     parts = split_together({"a": one, "b": other})
     assert people_of(parts["a"].test) == people_of(parts["b"].test)
 
@@ -567,8 +623,10 @@ def test_a_picture_of_two_people_is_nobodys(tmp_path, caplog):
     for _ in range(2):  # decoded, and from the cache
         faces = load(source, image_size=16)
         assert faces.photos().tolist() == [2, 3, 3]
-        want = [np.asarray(picture(n).resize((16, 16), Image.Resampling.LANCZOS)) for n in
-                (0, 2, 100, 101, 102, 200, 201, 202)]  # fmt: skip
+        want = [
+            np.asarray(picture(n).resize((16, 16), Image.Resampling.LANCZOS))
+            for n in (0, 2, 100, 101, 102, 200, 201, 202)
+        ]
         assert np.array_equal(faces.images, np.stack(want))
         assert sorted(s.path for s in faces.skipped) == ["Ana/1.png", "Bo/x.png"]
     assert "one picture under several people (Ana and Bo)" in caplog.text
@@ -598,9 +656,24 @@ def test_protocols_count_a_photograph_once(tmp_path, caplog):
 # --- junk
 
 
-JUNK = ("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "@Recycle", "@Recently-Snapshot",
-        "System Volume Information", "lost+found", "__MACOSX", ".AppleDouble", "@EADIR",
-        ".thumbnails", "@Transcode", "#Trash", "Previews.lrdata", "iPod Photo Cache")  # fmt: skip
+JUNK = (
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "$RECYCLE.BIN",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "System Volume Information",
+    "lost+found",
+    "__MACOSX",
+    ".AppleDouble",
+    "@EADIR",
+    ".thumbnails",
+    "@Transcode",
+    "#Trash",
+    "Previews.lrdata",
+    "iPod Photo Cache",
+)
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -613,8 +686,11 @@ def test_what_systems_keep_is_nobody_and_no_photograph(tmp_path, junk, form):
     (source / "Ana" / "Thumbs.db").write_bytes(b"\xff\xd8\xff")
     if form == "folder":
         assert [p.relative_to(source).as_posix() for p in in_folder(source)] == [
-            "Ana/0.png", "Ana/1.png", "Bo/0.png", "Bo/1.png"
-        ]  # fmt: skip
+            "Ana/0.png",
+            "Ana/1.png",
+            "Bo/0.png",
+            "Bo/1.png",
+        ]
     faces = load(zipped(source) if form == "zip" else source, image_size=16)
     assert faces.people == ("Ana", "Bo") and faces.photos().tolist() == [2, 2]
     assert not [s for s in faces.skipped if "2019" not in s.path]
@@ -655,9 +731,12 @@ def test_what_is_not_read_is_listed(tmp_path, caplog):
     (source / "notes.txt").write_text("x")
     faces = load(source, image_size=16)
     assert {s.path: s.reason.split(",")[0].split(" is not")[0] for s in faces.skipped} == {
-        "Ana/a.jxl": ".jxl", "Ana/b.DNG": "a raw photograph", "Bo/c.mp4": "a video",
-        "Cy/d.mov": "a video", "Dee": "a folder without a picture",
-    }  # fmt: skip
+        "Ana/a.jxl": ".jxl",
+        "Ana/b.DNG": "a raw photograph",
+        "Bo/c.mp4": "a video",
+        "Cy/d.mov": "a video",
+        "Dee": "a folder without a picture",
+    }
     assert "a.jxl" in caplog.text and "Dee" in caplog.text
     again = load(zipped(source), image_size=16)
     assert {s.path.partition("/")[2] for s in again.skipped} == {s.path for s in faces.skipped}
@@ -673,11 +752,41 @@ def jpeg(number: int) -> bytes:
 
 
 ODD = (
-    ".hif", ".j2k", ".jpx", ".jpf", ".jps", ".apng", ".heics", ".pcx", ".kdc", ".dcr",
-    ".erf", ".mef", ".mrw", ".rwl", ".gpr", ".raw", ".hdp", ".wdp", ".vob", ".ogv", ".ts",
-    ".m2v", ".insv", ".lrv", ".jpg1", ".jpeg2", ".jpg.bak", ".jpg.part", ".img", ".thm",
-    ".fff", ".ptx", ".jpg_original", ".new",
-)  # fmt: skip
+    ".hif",
+    ".j2k",
+    ".jpx",
+    ".jpf",
+    ".jps",
+    ".apng",
+    ".heics",
+    ".pcx",
+    ".kdc",
+    ".dcr",
+    ".erf",
+    ".mef",
+    ".mrw",
+    ".rwl",
+    ".gpr",
+    ".raw",
+    ".hdp",
+    ".wdp",
+    ".vob",
+    ".ogv",
+    ".ts",
+    ".m2v",
+    ".insv",
+    ".lrv",
+    ".jpg1",
+    ".jpeg2",
+    ".jpg.bak",
+    ".jpg.part",
+    ".img",
+    ".thm",
+    ".fff",
+    ".ptx",
+    ".jpg_original",
+    ".new",
+)
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
@@ -697,13 +806,18 @@ def test_what_is_a_picture_is_read_or_listed_whatever_its_suffix(tmp_path, form)
 
 
 STARTS = {
-    b"\0\0\0\x18ftypisom\0\0\0\0": "video", b"\x1a\x45\xdf\xa3" + bytes(12): "video",
-    b"RIFF\0\0\0\0AVI LIST": "video", b"OggS" + bytes(12): "video",
-    b"\0\0\x01\xba" + bytes(12): "video", b"G@\0\x10" + bytes(12): "video",
-    b"8BPS" + bytes(12): "not read", b"\xff\x0a" + bytes(14): "not read",
-    b"FUJIFILMCCD-RAW ": "raw", b"\0\0\0\x18ftypcrx \0\0\0\0": "raw",
+    b"\0\0\0\x18ftypisom\0\0\0\0": "video",
+    b"\x1a\x45\xdf\xa3" + bytes(12): "video",
+    b"RIFF\0\0\0\0AVI LIST": "video",
+    b"OggS" + bytes(12): "video",
+    b"\0\0\x01\xba" + bytes(12): "video",
+    b"G@\0\x10" + bytes(12): "video",
+    b"8BPS" + bytes(12): "not read",
+    b"\xff\x0a" + bytes(14): "not read",
+    b"FUJIFILMCCD-RAW ": "raw",
+    b"\0\0\0\x18ftypcrx \0\0\0\0": "raw",
     b"II*\0" + bytes(12): "TIFF",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -740,8 +854,11 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "metaface.data._sources.file_head", lambda path: opened.append(path.name) or head(path)
     )
-    files = [(("a", "x.txt"), tmp_path / "x.txt"), (("a", "1.png"), tmp_path / "1.png"),
-             (("a", "x.odd"), tmp_path / "x.odd")]  # fmt: skip
+    files = [
+        (("a", "x.txt"), tmp_path / "x.txt"),
+        (("a", "1.png"), tmp_path / "1.png"),
+        (("a", "x.odd"), tmp_path / "x.odd"),
+    ]
     found, left = _listing.pictures(files, lambda path: opened.append(path.name) or head(path))
     assert opened == ["x.odd"] and len(found) == 1
     assert [s.path for s in left] == ["a/x.odd"]  # gone meanwhile
@@ -866,7 +983,7 @@ def test_heic_names_its_remedy_where_it_cannot_be_read(tmp_path):
     path = heic(tmp_path / "p")
     code = (
         "import sys; sys.modules['pillow_heif'] = None\n"  # as if it was not installed
-        "from metaface.recognition.photos import read\n"
+        "from metaface.faces.photos import read\n"
         f"read({str(path)!r})"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from metaface.metrics.cohort import prototypes
 from metaface.recognition import Gallery, Recognizer
-from metaface.recognition.faces import Seen
-from metaface.recognition.scoring import prototypes
-from metaface.recognition.search import Exact
+from metaface.recognition.embedded_faces import EmbeddedFaces
+from metaface.recognition.gallery.search import Exact
 
 D, SHOTS, GUESTS = 64, 2, 900_000
 MODEL: dict[str, Any] = {"model": "0123abcd", "model_name": "told", "dim": D}
@@ -53,11 +53,13 @@ def embedding(person: int, shot: int) -> np.ndarray:
 class Told(Recognizer):
     """Reads photographs of :func:`photo`."""
 
-    def _seen(self, photos: Any, pick: Any) -> Iterator[Seen]:
+    def _seen(self, photos: Any, pick: Any) -> Iterator[EmbeddedFaces]:
         for one in photos:
             low, high, rest = one.reshape(3).tolist()
             vector = embedding(low + 256 * high + 256**2 * (rest // 16), rest % 16)[None]
-            yield Seen(np.zeros((1, 4), np.float32), np.zeros((1, 112, 112, 3), np.uint8), vector)
+            yield EmbeddedFaces(
+                np.zeros((1, 4), np.float32), np.zeros((1, 112, 112, 3), np.uint8), vector
+            )
 
 
 def told(path: Any, search: Any = Exact) -> Told:

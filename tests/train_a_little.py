@@ -20,9 +20,15 @@ def run(out: str | Path, **options) -> Prototypical:
     train_people, val_people, _ = patterns(20).split(val=0.3, test=0.1)
     learner = Prototypical(tiny("frozen"))
     arguments = dict(
-        iterations=ITERATIONS, ways=6, out=out, resume=True, device="cpu", progress=False,
-        val_episodes=20, checkpoint_seconds=0,
-    )  # fmt: skip
+        iterations=ITERATIONS,
+        ways=6,
+        out=out,
+        resume=True,
+        device="cpu",
+        progress=False,
+        val_episodes=20,
+        checkpoint_seconds=0,
+    )
     train(learner, train_people, val_people, **(arguments | options))
     return learner
 

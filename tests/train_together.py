@@ -14,9 +14,10 @@ import torch
 from helpers import RUNNABLE, patterns, tiny
 from torch import nn
 
-from metaface import EpisodeSampler, checkpoint, cli, distributed, learners, train
+from metaface import EpisodeSampler, checkpoint, cli, learners, train
 from metaface.learners import MetaLearner
-from metaface.training import History, Interrupted
+from metaface.training import distributed
+from metaface.training.loop import History, Interrupted
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LAST = RANK == SIZE - 1
@@ -49,10 +50,21 @@ def go(
     train_people, val_people, _ = patterns(20).split(val=0.3, test=0.1)
     given = {"iterations": 6} | options
     return train(
-        learner, train_people, val_people, ways=(3, 5), shots=(1, 2), queries=1, meta_batch=3,
-        val_shots=2, val_episodes=4, out=out, resume=True, device="cpu", progress=False,
+        learner,
+        train_people,
+        val_people,
+        ways=(3, 5),
+        shots=(1, 2),
+        queries=1,
+        meta_batch=3,
+        val_shots=2,
+        val_episodes=4,
+        out=out,
+        resume=True,
+        device="cpu",
+        progress=False,
         **given,
-    )  # fmt: skip
+    )
 
 
 def interrupted(name: str, out: Path) -> str:

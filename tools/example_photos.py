@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metaface.data import synthetic
+from metaface import synthetic
 
 NAMES = ("Ana", "Bo", "Chidi", "Dana")
 SIDE = 224

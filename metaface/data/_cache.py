@@ -31,7 +31,8 @@ import numpy as np
 from metaface._digest import file_digest
 from metaface._json import dumps
 from metaface._text import given_path
-from metaface.data.faceset import FaceSet, Skipped
+from metaface.data._skipped import Skipped
+from metaface.data.faceset import FaceSet
 
 try:
     import fcntl

@@ -143,9 +143,12 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
 
         faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
         return replace(
-            faces, name=source.name, source=listing, crop=geometry.crop or 1.0,
+            faces,
+            name=source.name,
+            source=listing,
+            crop=geometry.crop or 1.0,
             skipped=(*source.skipped, *faces.skipped),
-        )  # fmt: skip
+        )
 
 
 def _matching(photos: list[Photo], only: str, path: Path) -> list[Photo]:
@@ -175,9 +178,12 @@ def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
 
     faces = _cache.in_memory(build)
     return replace(
-        faces, name=name, people=tuple(given.people(faces.people)), crop=geometry.crop or 1.0,
+        faces,
+        name=name,
+        people=tuple(given.people(faces.people)),
+        crop=geometry.crop or 1.0,
         source=together(_token(base) for base in bases(source)),
-    )  # fmt: skip
+    )
 
 
 def _token(dataset: Any) -> str:
@@ -191,7 +197,7 @@ def _token(dataset: Any) -> str:
 def _synthetic(
     name: str, people: int, photos: int, seed: int, geometry: Geometry, root: Path, progress: bool
 ) -> FaceSet:
-    from metaface.data import synthetic
+    from metaface import synthetic
 
     _, colon, listed = name.partition(":")
     chosen = tuple(part.strip() for part in listed.split(",") if part.strip())

@@ -20,8 +20,9 @@ from metaface._progress import track
 from metaface._text import same_name
 from metaface.data._content import Distinct
 from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
+from metaface.data._skipped import Skipped
 from metaface.data._sources import EXPECTED, Photo, Source
-from metaface.data.faceset import FaceSet, Skipped
+from metaface.data.faceset import FaceSet
 
 _BATCH = 256  # pictures in flight at once
 _LISTED = 5  # labels that a message names
@@ -200,14 +201,18 @@ class Items:
                 "%s: people by number, without names, are in several of its data sets, and %d of "
                 "them (%s) are taken for one person in all of those; where they are not, give the "
                 "data sets classes",
-                type(self.dataset).__name__, len(twice), _first(twice),
-            )  # fmt: skip
+                type(self.dataset).__name__,
+                len(twice),
+                _first(twice),
+            )
         if times and len(sets) < len(self.labels):
             log.warning(
                 "%s: %d people by number (%s) are taken for other people than those whom other "
                 "data sets of it name; where they are not, give all of them classes",
-                type(self.dataset).__name__, len(times), _first(sorted(times)),
-            )  # fmt: skip
+                type(self.dataset).__name__,
+                len(times),
+                _first(sorted(times)),
+            )
 
     def _person(self, part: Any, label: int) -> str:
         key = id(part)

@@ -20,7 +20,8 @@ from zlib import crc32
 from metaface._text import folded, printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
 from metaface.data._listing import Parts, file_head, is_junk, pictures, walk
-from metaface.data.faceset import SPLITS, Skipped
+from metaface.data._skipped import Skipped
+from metaface.data.faceset import SPLITS
 
 MAX_BYTES = 256 * 2**20  # of one picture file: what a zip declares is never trusted
 EXPECTED = (
@@ -278,9 +279,11 @@ def _csv(path: Path) -> Source:
 
 
 def _people(
-    files: list[tuple[Parts, Any]], folders: Iterable[Parts], top: Path,
+    files: list[tuple[Parts, Any]],
+    folders: Iterable[Parts],
+    top: Path,
     head: Callable[[Any], bytes] = file_head,
-) -> tuple[list[Photo], list[Skipped]]:  # fmt: skip
+) -> tuple[list[Photo], list[Skipped]]:
     """Whose each picture is: the outermost folder that itself holds pictures, and is no group (see
     :func:`_groups`), is the person.
 
@@ -326,8 +329,9 @@ def _people(
         top,
     )
     photos.sort(key=lambda photo: photo.person.split("/"))  # stable
-    return photos, skipped + _empty(folders, [parts for parts, _ in files], found, persons, depth,
-                                    skipped)  # fmt: skip
+    return photos, skipped + _empty(
+        folders, [parts for parts, _ in files], found, persons, depth, skipped
+    )
 
 
 def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
@@ -378,9 +382,11 @@ def _say_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) 
         log.warning(
             "%s: %d folders inside %s are taken for one person, beside pictures there%s; where "
             "they are people, put those pictures elsewhere",
-            top, number, printable("/".join(person[depth:])),
+            top,
+            number,
+            printable("/".join(person[depth:])),
             f" (and so in {len(several) - 1} more)" if len(several) > 1 else "",
-        )  # fmt: skip
+        )
 
 
 def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
@@ -397,9 +403,11 @@ def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
             log.warning(
                 "%s: %s are taken for parts of one set, and people of equal names in them for one "
                 "person (%d, such as %s)",
-                top, " and ".join(sorted({p[place] for p in parted})), len(both),
+                top,
+                " and ".join(sorted({p[place] for p in parted})),
+                len(both),
                 printable(both[0]),
-            )  # fmt: skip
+            )
             people = [bare.get(person, person) for person in people]
             break
     _say_namesakes(set(people), top)
@@ -422,8 +430,10 @@ def _say_namesakes(people: set[Parts], top: Path) -> None:
             "%s: people of equal names in folders beside each other, such as %s, are taken for "
             "other people (%d names); where they are not, put a person's photographs into one "
             "folder",
-            top, printable(shown), len(alike),
-        )  # fmt: skip
+            top,
+            printable(shown),
+            len(alike),
+        )
 
 
 def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
@@ -438,8 +448,9 @@ def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
             if names[person] != person and without_unseen(person) != person:
                 log.warning(
                     "the name %r holds characters that nobody sees: it is taken as %r",
-                    person, names[person],
-                )  # fmt: skip
+                    person,
+                    names[person],
+                )
         same = names[person]
         found.append(photo if same == person else replace(photo, person=same))
     first: dict[str, str] = {}
@@ -449,15 +460,21 @@ def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
         log.warning(
             "%s: %d names differ from others in case, width or accents only, and are taken for "
             "other people (%s): where they are not, give them one name",
-            top, len(mixed), printable("; ".join(mixed[:_NAMED])) + ", ..." * (len(mixed) > _NAMED),
-        )  # fmt: skip
+            top,
+            len(mixed),
+            printable("; ".join(mixed[:_NAMED])) + ", ..." * (len(mixed) > _NAMED),
+        )
     return found
 
 
 def _empty(
-    folders: Iterable[Parts], files: Iterable[Parts], found: list[tuple[Parts, Any]],
-    persons: set[Parts], depth: int, skipped: list[Skipped],
-) -> list[Skipped]:  # fmt: skip
+    folders: Iterable[Parts],
+    files: Iterable[Parts],
+    found: list[tuple[Parts, Any]],
+    persons: set[Parts],
+    depth: int,
+    skipped: list[Skipped],
+) -> list[Skipped]:
     """The folders where a person's could be, without anything that was used or skipped in them."""
     left = [tuple(one.path.split("/")) for one in skipped]
     there = [parts for parts, _ in found] + left

@@ -14,7 +14,7 @@ import torch
 from metaface._text import printable, same_name
 from metaface.arguments import check_given_counts
 from metaface.data._content import digests, telling
-from metaface.data._skipped import Skipped as Skipped
+from metaface.data._skipped import Skipped
 
 SYNTHETIC = "synthetic"
 SPLITS = frozenset(
@@ -177,8 +177,9 @@ class FaceSet:
         if again:
             log.warning(
                 "%d photographs are in several of %s: each is in the first of them alone",
-                again, ", ".join(map(printable, parts)),
-            )  # fmt: skip
+                again,
+                ", ".join(map(printable, parts)),
+            )
         found = cls.from_arrays(
             np.concatenate([part.images for part in kept.values()]),
             np.concatenate(
@@ -249,9 +250,13 @@ class FaceSet:
         }
 
     def known(
-        self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
-        source: str = "", before: Sequence[Mapping[str, Any]] = (),
-    ) -> dict[int, str]:  # fmt: skip
+        self,
+        data: str,
+        people: Sequence[str],
+        photos: Mapping[str, Any] | None = None,
+        source: str = "",
+        before: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[int, str]:
         """Who of this view is among other people, such as those seen in training.
 
         A person is known by their photographs, whatever the names: one photograph of theirs that is
@@ -292,23 +297,33 @@ class FaceSet:
         if not (photos is None or compared or by_name or _is_synthetic(self.name, data)):
             log.warning(
                 "%s: its photographs have another size or crop than those of %s: nobody is known "
-                "by them, only by name", printable(self.name), printable(data),
-            )  # fmt: skip
+                "by them, only by name",
+                printable(self.name),
+                printable(data),
+            )
         numbered = self.people == tuple(map(str, range(len(self.people))))  # nobody has a name
         if others and not numbered:
             log.warning(
                 "%s: %d people have names of people of %s (%s), and %s: they are taken for other "
                 "people; where they are not, leave them out",
-                printable(self.name), len(others), printable(data), _listed(others),
-                "none of their photographs" if compared
+                printable(self.name),
+                len(others),
+                printable(data),
+                _listed(others),
+                "none of their photographs"
+                if compared
                 else "whether they have the same photographs is not known",
-            )  # fmt: skip
+            )
         return found
 
     def unseen(
-        self, data: str, people: Sequence[str], photos: Mapping[str, Any] | None = None,
-        source: str = "", before: Sequence[Mapping[str, Any]] = (),
-    ) -> FaceSet:  # fmt: skip
+        self,
+        data: str,
+        people: Sequence[str],
+        photos: Mapping[str, Any] | None = None,
+        source: str = "",
+        before: Sequence[Mapping[str, Any]] = (),
+    ) -> FaceSet:
         """The view without the people who are :meth:`known` from training; a warning names them.
 
         Args:
@@ -333,8 +348,11 @@ class FaceSet:
             )
         log.warning(
             "%s: %d of %d people were seen in training, and are left out: %s",
-            printable(self.name), len(known), len(self.person_ids), _listed(who),
-        )  # fmt: skip
+            printable(self.name),
+            len(known),
+            len(self.person_ids),
+            _listed(who),
+        )
         return self.of_people(ids)
 
     def photos(self) -> np.ndarray:

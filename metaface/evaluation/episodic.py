@@ -15,10 +15,10 @@ from torch import Tensor
 from metaface._progress import track
 from metaface.arguments import check_given_counts, checked_device
 from metaface.data import FaceSet
-from metaface.episodes import BLOCK, EpisodeSampler
-from metaface.intervals import ci95
+from metaface.episodes.sampler import BLOCK, EpisodeSampler
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.learners.checks import check_scores
+from metaface.metrics.intervals import ci95
 from metaface.nets import not_finite
 
 log = logging.getLogger("metaface.evaluation")
@@ -127,18 +127,31 @@ def evaluate(
         device = next((p.device for p in learner.parameters()), torch.device("cpu"))
     device = checked_device(device)
     sampler = EpisodeSampler(
-        faces, ways, shots, queries, seed=seed, stream=stream, device=device,
-        support_domain=support_domain, query_domain=query_domain,
-    )  # fmt: skip
+        faces,
+        ways,
+        shots,
+        queries,
+        seed=seed,
+        stream=stream,
+        device=device,
+        support_domain=support_domain,
+        query_domain=query_domain,
+    )
     pixels = faces.image_shape[1] * faces.image_shape[2] * ways * (shots + queries)
     batch = max(1, BATCH_PIXELS // pixels)
     counts = np.zeros((episodes, ways, ways), dtype=np.int64)
     shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
     seconds, undecided = 0.0, 0
-    with learner.predicting(), track(
-        total=episodes, desc=f"{ways}-way {shots}-shot", unit="task", show=progress,
-        leave=False,
-    ) as bar:  # fmt: skip
+    with (
+        learner.predicting(),
+        track(
+            total=episodes,
+            desc=f"{ways}-way {shots}-shot",
+            unit="task",
+            show=progress,
+            leave=False,
+        ) as bar,
+    ):
         answers: _Answers
         if isinstance(learner, FeatureLearner) and learner.sees_single_images:
             answers, batch = _FromFeatures(learner, sampler), BLOCK
@@ -156,9 +169,11 @@ def evaluate(
     if undecided:
         log.warning(
             "%s gives %d of %d queries the same score for everybody, which counts as the first "
-            "person: its features do not differ, or are too large", type(learner).__name__,
-            undecided, counts.sum(),
-        )  # fmt: skip
+            "person: its features do not differ, or are too large",
+            type(learner).__name__,
+            undecided,
+            counts.sum(),
+        )
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(hits / counts.sum(1))

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from metaface.interop.learn2learn import Learn2Learn
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
 from metaface.learners.coral import coral
 from metaface.learners.cosine import CosineClassifier
 from metaface.learners.finetune import FineTune
+from metaface.learners.learn2learn import Learn2Learn
 from metaface.learners.linear_probe import LinearProbe
 from metaface.learners.maml import MAML
 from metaface.learners.prototypical import Prototypical
 from metaface.learners.reptile import Reptile
-from metaface.nets.tune import tune as tuned
+from metaface.nets.trainable import set_trainable
 
 __all__ = [
     "ANIL",
@@ -69,7 +69,7 @@ def build(
 
     Args:
         tune: which part of ``embedding`` learns and adapts, such as ``norm`` or ``lora:8``; see
-            :func:`metaface.nets.tune.tune`, which changes it in place. None: what does already.
+            :func:`metaface.nets.set_trainable`, which changes it in place. None: what does already.
         features: length of the embedding, for ``tune="bottleneck"``; None: its attribute
             ``features``.
         options: of the learner.
@@ -92,7 +92,7 @@ def build(
                     f"{type(embedding).__name__} does not say: give features="
                 )
             length = 0  # no other way looks at it
-        embedding = tuned(embedding, tune, length)
+        embedding = set_trainable(embedding, tune, length)
     make = LEARNERS[name]
     known = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())

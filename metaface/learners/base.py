@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from metaface.arguments import HIGHEST_RATE, check_counts, check_rates
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 from metaface.learners.checks import (
     check_embedding,
     check_episodes,
@@ -25,7 +25,7 @@ from metaface.learners.checks import (
     check_scores,
     explained,
 )
-from metaface.learners.chunks import over_chunks
+from metaface.learners.chunks import Result, over_chunks
 from metaface.nets import norm_mode
 
 Weights = dict[str, Tensor]
@@ -94,15 +94,15 @@ class MetaLearner(nn.Module):
     A learner is two pure functions, :meth:`fit` and :meth:`score`, of several tasks at once: every
     tensor leads with the task, T. Training, adaptation and evaluation are built from them here.
     By default the meta-gradient is that of the query loss through :meth:`fit`; a learner whose
-    outer loop descends another direction overrides :meth:`direction`.
+    outer loop descends another direction overrides :meth:`meta_gradient`.
 
     Heads know no way: :meth:`fit` takes any number of people, whatever the training way was.
 
     Attributes:
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
             CPU the chunks are shared out to one thread a core.
-        frugal: whether memory goes before speed: one chunk after the other, on all threads, of one
-            task where ``task_chunk`` does not say more.
+        low_memory: whether memory goes before speed: one chunk after the other, on all threads, of
+            one task where ``task_chunk`` does not say more.
         pixel_range: of the photographs that :meth:`adapt` and its classifier take.
         trained_before: whom its first weights were trained on, as ``FaceSet.seen`` has them.
 
@@ -119,7 +119,7 @@ class MetaLearner(nn.Module):
         self.embedding = embedding
         self.task_chunk: int | None = None
         self.trained_before: tuple[Mapping[str, Any], ...] = ()
-        self.frugal = False
+        self.low_memory = False
         self.pixel_range = (0.0, 1.0)
 
     # -- what a learner defines ------------------------------------------------------------
@@ -143,7 +143,7 @@ class MetaLearner(nn.Module):
 
     # -- what every learner has ------------------------------------------------------------
 
-    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+    def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         """What the outer optimiser descends, summed over the tasks, and the query logits.
 
         Returns:
@@ -171,12 +171,19 @@ class MetaLearner(nn.Module):
         episodes = check_episodes(episodes)
         self.zero_grad(set_to_none=True)
         with explained(self.embedding, episodes.query), self._written_out():
-            parts = over_chunks(self, episodes, type(self).direction)
+            parts = self._over_chunks(episodes, type(self).meta_gradient)
         for name, parameter in self.named_parameters():
             found = [gradients[name] for gradients, _ in parts if name in gradients]
             if found:
                 parameter.grad = torch.stack(found).sum(0).div_(len(episodes))
         return metrics(torch.cat([logits for _, logits in parts]), episodes.query_y)
+
+    def _over_chunks(
+        self, episodes: Episodes, function: Callable[[Any, Episodes], Result]
+    ) -> list[Result]:
+        return over_chunks(
+            self, episodes, function, task_chunk=self.task_chunk, low_memory=self.low_memory
+        )
 
     def logits(self, episodes: Episodes) -> Tensor:
         """Logits ``[B, N*Q, N]`` of the queries of every task, each adapted to its support."""
@@ -186,7 +193,7 @@ class MetaLearner(nn.Module):
             return learner.score(state, part.query)
 
         with self._written_out():
-            return torch.cat(over_chunks(self, episodes, task_logits))
+            return torch.cat(self._over_chunks(episodes, task_logits))
 
     def adapt(self, images: Tensor, labels: Tensor) -> Classifier:
         """A frozen classifier from a few photographs; the learner itself is left as it was.
@@ -245,8 +252,8 @@ class MetaLearner(nn.Module):
     def theta(self) -> Weights:
         """The weights that adaptation starts from, by their names as the learner's parameters.
 
-        Those that are frozen (``requires_grad`` is False, see :func:`metaface.nets.tune.tune`) are
-        among them, and stay as they are, shared by the tasks.
+        Those that are frozen (``requires_grad`` is False, see :func:`metaface.nets.set_trainable`)
+        are among them, and stay as they are, shared by the tasks.
         """
         return {f"embedding.{n}": p for n, p in self.embedding.named_parameters()}
 

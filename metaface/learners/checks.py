@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 
 
 def check_embedding(embedding: Any) -> None:

@@ -7,16 +7,13 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 from metaface.machine import keep_memory
-
-if TYPE_CHECKING:
-    from metaface.learners.base import MetaLearner
 
 # of photographs in a chunk: fewer, and the time goes into calls; more, and into waiting for memory
 PIXELS_CPU = 8 * 30 * 28 * 28
@@ -27,9 +24,12 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def over_chunks(
-    learner: MetaLearner,
+    learner: Module,
     episodes: Episodes,
-    function: Callable[[MetaLearner, Episodes], Result],
+    function: Callable[[Module, Episodes], Result],
+    *,
+    task_chunk: int | None,
+    low_memory: bool,
 ) -> list[Result]:
     """``function`` of the learner and of each chunk of the tasks, in order.
 
@@ -38,11 +38,11 @@ def over_chunks(
     """
     keep_memory()
     threads = torch.get_num_threads()
-    if learner.task_chunk is not None and learner.task_chunk < 1:
-        raise ValueError(f"task_chunk={learner.task_chunk}: must be at least 1")
-    size = learner.task_chunk or (1 if learner.frugal else automatic(episodes, threads))
+    if task_chunk is not None and task_chunk < 1:
+        raise ValueError(f"task_chunk={task_chunk}: must be at least 1")
+    size = task_chunk or (1 if low_memory else automatic(episodes, threads))
     chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
-    workers = 1 if learner.frugal else min(threads, len(chunks))
+    workers = 1 if low_memory else min(threads, len(chunks))
     if workers == 1 or episodes.support.is_cuda:
         return [function(learner, chunk) for chunk in chunks]
     recording = torch.is_grad_enabled()

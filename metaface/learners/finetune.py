@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.arguments import check_counts, check_rates
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.cosine import imprinted
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
@@ -20,8 +20,9 @@ from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 class FineTune(LinearHeadLearner):
     """Fine-tuning a pretrained embedding to each task, by Adam on the support.
 
-    What adapts is the head and what ``metaface.nets.tune.tune`` left to train: all of the network,
-    its norms, low-rank changes, an adaptation layer. Frozen weights are shared by the tasks.
+    What adapts is the head and what ``metaface.nets.set_trainable`` left to train: all of the
+    network, its norms, low-rank changes, an adaptation layer. Frozen weights are shared by the
+    tasks.
 
     First the head alone descends, on features computed once; then the network as well. A layer's
     depth is 0 for the last that runs and 1 for the first: ``decay`` slows deep layers
@@ -107,7 +108,7 @@ class FineTune(LinearHeadLearner):
             weights |= adam(now, gradients(loss, now, create_graph=False))
         return {"theta": raw(weights)}
 
-    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+    def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()
         support = F.normalize(self.embed(theta, episodes.support), dim=-1)
         head = imprinted(support, episodes.support_y, episodes.ways)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metaface.arguments import check_counts, check_flags, check_rates
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights, task_losses
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 
@@ -83,7 +83,7 @@ class MAML(LinearHeadLearner):
         self.first_order = first_order
         self.multi_step = multi_step
         self.memory = memory
-        self.frugal = memory == "sweep"
+        self.low_memory = memory == "sweep"
         if multi_step:
             self.register_buffer("outer_steps", torch.zeros((), dtype=torch.long))
         self.rates: nn.ParameterDict | None = None
@@ -154,12 +154,12 @@ class MAML(LinearHeadLearner):
             self.outer_steps += 1
         return metrics
 
-    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+    def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         if self.multi_step and int(self.outer_steps) < self.multi_step:
             return self._every_step(episodes)
         if self.first_order or self.memory == "sweep":
             return self._sweep(episodes)
-        return super().direction(episodes)
+        return super().meta_gradient(episodes)
 
     def _every_step(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         """The gradient of a weighted sum of the query losses after every step."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metaface.arguments import check_counts, check_rates
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights
 from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
 
@@ -39,9 +39,15 @@ class Reptile(LinearHeadLearner):
     """
 
     recipe = Recipe(
-        ways=20, shots=5, queries=1, meta_batch=1, optimizer="sgd", lr=1.0, schedule="linear",
+        ways=20,
+        shots=5,
+        queries=1,
+        meta_batch=1,
+        optimizer="sgd",
+        lr=1.0,
+        schedule="linear",
         clip=None,
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -102,7 +108,7 @@ class Reptile(LinearHeadLearner):
         return {"theta": {name: w.detach() for name, w in raw(weights).items()}}
 
     @torch.no_grad()
-    def direction(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+    def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()
         images = torch.cat([episodes.support, episodes.query], 1)  # Reptile needs no split
         labels = torch.cat([episodes.support_y, episodes.query_y], 1)

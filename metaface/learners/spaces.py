@@ -1,4 +1,4 @@
-"""What can be searched over, learner by learner; see ``metaface.sweep``."""
+"""What can be searched over, learner by learner; see ``metaface.experiments.sweep``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Categorical:
     """One of a few names."""
 
     values: tuple[str, ...]
 
 
-Space = dict[str, "Range | Choice"]
+Space = dict[str, "Range | Categorical"]
 
 # By name: arguments of the learner, fields of its Recipe, and norm. Not the norm "batch", whose
 # accuracy is transductive and cannot be held against the others'.
@@ -32,7 +32,7 @@ OUTER: Space = {
     "shots": Range(1, 10),
     "meta_batch": Range(1, 32),
     "lr": Range(1e-4, 1e-2),
-    "norm": Choice(("group", "frozen")),
+    "norm": Categorical(("group", "frozen")),
 }
 _HEAD: Space = {"head_lr": Range(0.05, 2.0), "inner_steps": Range(1, 10)}
 _MAML: Space = {"inner_lr": Range(1e-3, 0.3), **_HEAD, **OUTER}

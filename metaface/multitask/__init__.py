@@ -1,19 +1,17 @@
 """One shared network, many tasks: joint detection, alignment and recognition."""
 
 from metaface.multitask.augment import augmented, mirrored, moved
+from metaface.multitask.backbone import SharedBackbone
 from metaface.multitask.batch import Batch, pictures
 from metaface.multitask.heads import HEADS, Head, Loss
-from metaface.multitask.joint import JointFace
 from metaface.multitask.metrics import constant_box, measure
-from metaface.multitask.model import Embedding, Found, MultiTask
-from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS, Pool
+from metaface.multitask.model import Embedding, MultiTask, Predictions
 from metaface.multitask.portraits import Portraits, portraits
-from metaface.multitask.samples import Labelled
+from metaface.multitask.samples import FaceAnnotations
 from metaface.multitask.scenes import compose
-from metaface.multitask.sheet import sheet
 from metaface.multitask.sources import celeba, wider
+from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
 from metaface.multitask.training import Source, draws, fit
-from metaface.multitask.trunk import Trunk
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
 
 __all__ = [
@@ -22,18 +20,17 @@ __all__ = [
     "HEADS",
     "Batch",
     "Embedding",
+    "FaceAnnotations",
+    "FaceSprites",
     "Fixed",
-    "Found",
     "Head",
-    "JointFace",
-    "Labelled",
     "Loss",
     "MultiTask",
     "PCGrad",
-    "Pool",
     "Portraits",
+    "Predictions",
+    "SharedBackbone",
     "Source",
-    "Trunk",
     "Uncertainty",
     "Weighting",
     "augmented",
@@ -47,6 +44,5 @@ __all__ = [
     "moved",
     "pictures",
     "portraits",
-    "sheet",
     "wider",
 ]

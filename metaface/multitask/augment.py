@@ -9,17 +9,22 @@ from typing import Any
 import cv2
 import numpy as np
 
-from metaface.multitask.samples import UNKNOWN, Labelled
-from metaface.recognition.align import MIRRORED
+from metaface.faces.alignment import MIRRORED
+from metaface.multitask.samples import UNKNOWN, FaceAnnotations
 
 _UNMOVED = ("pose", "person", "expression", "attributes")
 
 
 def augmented(
-    pictures: Labelled, seed: int | Sequence[int], *, flip: bool = True,
-    zoom: tuple[float, float] = (0.7, 1.4), shift: float = 0.15, light: float = 0.25,
+    pictures: FaceAnnotations,
+    seed: int | Sequence[int],
+    *,
+    flip: bool = True,
+    zoom: tuple[float, float] = (0.7, 1.4),
+    shift: float = 0.15,
+    light: float = 0.25,
     blur: float = 0.3,
-) -> Labelled:  # fmt: skip
+) -> FaceAnnotations:
     """The pictures, each changed at random, alike for the same seed.
 
     Args:
@@ -57,24 +62,26 @@ def augmented(
     return replace(pictures, images=images)
 
 
-def mirrored(pictures: Labelled, which: np.ndarray | None = None) -> Labelled:
+def mirrored(pictures: FaceAnnotations, which: np.ndarray | None = None) -> FaceAnnotations:
     """The pictures mirrored left to right; ``which``, bool ``[n]``: only those."""
     n, _, width = pictures.images.shape[:3]
     which = np.ones(n, bool) if which is None else which
     images, masks = pictures.images.copy(), pictures.masks.copy()
     images[which], masks[which] = images[which, :, ::-1], masks[which, :, ::-1]
     faces = which[pictures.image]
-    boxes, points, pose = pictures.boxes.copy(), pictures.points.copy(), pictures.pose.copy()
+    boxes, landmarks, pose = pictures.boxes.copy(), pictures.landmarks.copy(), pictures.pose.copy()
     boxes[faces, 0] = width - boxes[faces, 0] - boxes[faces, 2]
-    points[faces] = points[faces][:, MIRRORED]
-    points[faces, :, 0] = width - points[faces, :, 0]
+    landmarks[faces] = landmarks[faces][:, MIRRORED]
+    landmarks[faces, :, 0] = width - landmarks[faces, :, 0]
     pose[faces] *= np.array([-1, 1, -1], np.float32)
-    return replace(pictures, images=images, masks=masks, boxes=boxes, points=points, pose=pose)
+    return replace(
+        pictures, images=images, masks=masks, boxes=boxes, landmarks=landmarks, pose=pose
+    )
 
 
 def moved(
-    pictures: Labelled, zoom: np.ndarray, shift: np.ndarray, size: int | None = None
-) -> Labelled:
+    pictures: FaceAnnotations, zoom: np.ndarray, shift: np.ndarray, size: int | None = None
+) -> FaceAnnotations:
     """The pictures enlarged about their middles, then shifted; where they end, padded with grey.
 
     A face whose middle (of its box or else of its landmarks) leaves the picture is left out; the
@@ -119,17 +126,17 @@ def moved(
 
 
 def _relabelled(
-    pictures: Labelled, factor: np.ndarray, offset: np.ndarray, tall: int, wide: int
+    pictures: FaceAnnotations, factor: np.ndarray, offset: np.ndarray, tall: int, wide: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Boxes, points, masks and complete; faces kept, bool ``[F]``; pictures of which something is
-    known, bool ``[n]``."""
+    """Boxes, landmarks, masks and complete; faces kept, bool ``[F]``; pictures of which something
+    is known, bool ``[n]``."""
     scale, start = factor[pictures.image], offset[pictures.image]
     corners = pictures.boxes.reshape(-1, 2, 2).astype(np.float64)
     corners[:, 1] += corners[:, 0]
     corners = corners * scale[:, None, None] + start[:, None]
-    points = pictures.points * scale[:, None, None] + start[:, None]
+    landmarks = pictures.landmarks * scale[:, None, None] + start[:, None]
     placed = ~np.isnan(corners).any((1, 2))
-    middle = np.where(placed[:, None], corners.mean(1), points.mean(1))
+    middle = np.where(placed[:, None], corners.mean(1), landmarks.mean(1))
     with np.errstate(invalid="ignore"):
         out = ((middle < 0) | (middle >= np.array([wide, tall]))).any(1)
         inside = corners.clip(0, np.array([wide, tall], np.float64))
@@ -145,12 +152,12 @@ def _relabelled(
     complete[pictures.image[out]] = False
     known = complete | (masks != UNKNOWN).any((1, 2))
     some = (pictures.person >= 0) | (pictures.expression >= 0)
-    for values in (boxes, points.reshape(-1, 10), pictures.pose, pictures.attributes):
+    for values in (boxes, landmarks.reshape(-1, 10), pictures.pose, pictures.attributes):
         some |= (~np.isnan(values)).any(1)
     known[pictures.image[kept & some]] = True
     labels = {
         "boxes": boxes[kept].astype(np.float32),
-        "points": points[kept].astype(np.float32),
+        "landmarks": landmarks[kept].astype(np.float32),
         "masks": masks,
         "complete": complete,
     }
@@ -158,9 +165,12 @@ def _relabelled(
 
 
 def _warped(
-    picture: np.ndarray, factor: float, offset: np.ndarray, size: tuple[int, int],
+    picture: np.ndarray,
+    factor: float,
+    offset: np.ndarray,
+    size: tuple[int, int],
     mask: bool = False,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     # cv2 counts from the middle of the first pixel
     shift = offset + 0.5 * factor - 0.5
     matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])

@@ -8,27 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaface.multitask.reader import filled
-from metaface.multitask.samples import Labelled
+from metaface.multitask.roi import filled
+from metaface.multitask.samples import FaceAnnotations
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """:class:`Labelled` as tensors.
+    """:class:`FaceAnnotations` as tensors.
 
     Attributes:
         images: float ``[n, 3, H, W]`` in 0..1.
-        image, boxes, points, pose, person, expression, attributes, masks, complete: as there;
+        image, boxes, landmarks, pose, person, expression, attributes, masks, complete: as there;
             what is not known is NaN, -1 or 255 as there.
-        places, marks: ``[F, 4]`` and ``[F, 5, 2]``: ``boxes`` and ``points``, each where it is not
-            known put where it lies by the other. Where to look, never what to answer.
+        places, marks: ``[F, 4]`` and ``[F, 5, 2]``: ``boxes`` and ``landmarks``, each where it is
+            not known put where it lies by the other. Where to look, never what to answer.
         readable: bool ``[F]``: one of both is known.
     """
 
     images: Tensor
     image: Tensor
     boxes: Tensor
-    points: Tensor
+    landmarks: Tensor
     pose: Tensor
     person: Tensor
     expression: Tensor
@@ -40,21 +40,29 @@ class Batch:
     readable: Tensor
 
     @classmethod
-    def of(cls, labelled: Labelled, device: torch.device | str = "cpu") -> Batch:
+    def of(cls, labelled: FaceAnnotations, device: torch.device | str = "cpu") -> Batch:
         """The tensors of ``labelled``."""
 
         def there(values: np.ndarray) -> Tensor:
             return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
 
-        boxes, points = there(labelled.boxes), there(labelled.points)
-        places, marks = filled(boxes, points)
+        boxes, landmarks = there(labelled.boxes), there(labelled.landmarks)
+        places, marks = filled(boxes, landmarks)
         return cls(
-            images=pictures(labelled.images, device), image=there(labelled.image),
-            boxes=boxes, points=points, pose=there(labelled.pose), person=there(labelled.person),
-            expression=there(labelled.expression), attributes=there(labelled.attributes),
-            masks=there(labelled.masks), complete=there(labelled.complete),
-            places=places, marks=marks, readable=~places.isnan().any(1),
-        )  # fmt: skip
+            images=pictures(labelled.images, device),
+            image=there(labelled.image),
+            boxes=boxes,
+            landmarks=landmarks,
+            pose=there(labelled.pose),
+            person=there(labelled.person),
+            expression=there(labelled.expression),
+            attributes=there(labelled.attributes),
+            masks=there(labelled.masks),
+            complete=there(labelled.complete),
+            places=places,
+            marks=marks,
+            readable=~places.isnan().any(1),
+        )
 
 
 def pictures(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

@@ -8,13 +8,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from metaface.evaluation.open_set import open_set
-from metaface.evaluation.pairs import draw_pairs
-from metaface.evaluation.verification import verification
+from metaface.metrics.one_to_many import open_set
+from metaface.metrics.one_to_one import verification
+from metaface.metrics.pairs import draw_pairs
 from metaface.multitask.batch import Batch
 from metaface.multitask.metrics import matched, parts_of
 from metaface.multitask.model import MultiTask
-from metaface.multitask.samples import Labelled
+from metaface.multitask.samples import FaceAnnotations
 
 WAYS, QUERIES = 5, 5  # of the episodes, with one photograph to know each person by
 _GROUPS = (0.3, 0.5, 0.2)  # shares of people enrolled, strangers and the cohort
@@ -24,7 +24,7 @@ _GALLERIES, _FOLDS = 20, 2
 
 def embedded(
     model: Any,
-    scenes: Labelled,
+    scenes: FaceAnnotations,
     *,
     given: bool = False,
     least: float = 0.3,
@@ -105,9 +105,17 @@ def figures(embeddings: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[s
     people = len(np.unique(person))
     enrolled, strangers, cohort = (max(1, int(share * people)) for share in _GROUPS)
     result = open_set(
-        embeddings, person, enrolled=enrolled, shots=1, strangers=strangers, cohort=cohort,
-        galleries=_GALLERIES, fpirs=_FPIRS, ask=0.1, seed=seed,
-    )  # fmt: skip
+        embeddings,
+        person,
+        enrolled=enrolled,
+        shots=1,
+        strangers=strangers,
+        cohort=cohort,
+        galleries=_GALLERIES,
+        fpirs=_FPIRS,
+        ask=0.1,
+        seed=seed,
+    )
     return found | {f"dir@{at.fpir:g}": at.dir.value for at in result.at}
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from metaface.evaluation.detection import average_precision
+from metaface.faces.detections import overlaps
+from metaface.metrics.detection import average_precision
 from metaface.multitask.batch import Batch
-from metaface.multitask.model import Found, MultiTask
-from metaface.multitask.samples import UNKNOWN, Labelled
-from metaface.recognition.detect import overlaps
+from metaface.multitask.model import MultiTask, Predictions
+from metaface.multitask.samples import UNKNOWN, FaceAnnotations
 
 _IOU = 0.5  # from which a face counts as found
 _TURNED = 45.0  # degrees of yaw from which the distance between the eyes says little of the size
@@ -20,7 +20,7 @@ LEAST = 0.02  # score from which faces are looked at for average precision
 
 def measure(
     model: MultiTask,
-    labelled: Labelled,
+    labelled: FaceAnnotations,
     *,
     given: bool = False,
     least: float = 0.3,
@@ -70,13 +70,13 @@ def measure(
             getattr(part, label)[rows] for (part, _), (rows, _) in zip(parts, pairs, strict=True)
         ]
         said = [
-            (found.points if head == "alignment" else found.heads[head]).cpu().numpy()[rows]
+            (found.landmarks if head == "alignment" else found.heads[head]).cpu().numpy()[rows]
             for (_, found), (_, rows) in zip(parts, pairs, strict=True)
         ]
         return np.concatenate(truth), np.concatenate(said)
 
-    if "alignment" in model.heads and not np.isnan(labelled.points).all():
-        true, said = joined("points", "alignment")
+    if "alignment" in model.heads and not np.isnan(labelled.landmarks).all():
+        true, said = joined("landmarks", "alignment")
         out["nme"] = nme(true, said)
         if not np.isnan(labelled.pose[:, 0]).all():
             ahead = np.abs(joined("pose", "alignment")[0][:, 0]) <= _TURNED
@@ -101,7 +101,7 @@ def measure(
     return out
 
 
-def constant_box(labelled: Labelled) -> tuple[np.ndarray, float]:
+def constant_box(labelled: FaceAnnotations) -> tuple[np.ndarray, float]:
     """What detection is worth without looking: of the known boxes the one that, said of every
     complete picture, finds the most faces, and its average precision at an IoU of 0.5.
 
@@ -144,8 +144,8 @@ def rank1(person: np.ndarray, embeddings: np.ndarray) -> float:
 
 
 def parts_of(
-    model: MultiTask, labelled: Labelled, given: bool, size: int, device: torch.device | str
-) -> Iterator[tuple[Labelled, Found]]:
+    model: MultiTask, labelled: FaceAnnotations, given: bool, size: int, device: torch.device | str
+) -> Iterator[tuple[FaceAnnotations, Predictions]]:
     for start in range(0, len(labelled), size):
         part = labelled.take(np.arange(start, min(start + size, len(labelled))))
         batch = Batch.of(part, device)
@@ -157,7 +157,9 @@ def parts_of(
         yield part, found
 
 
-def matched(part: Labelled, found: Found, least: float) -> tuple[np.ndarray, np.ndarray]:
+def matched(
+    part: FaceAnnotations, found: Predictions, least: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of known faces, and of the found ones they are."""
     image, boxes, scores = (t.cpu().numpy() for t in (found.image, found.boxes, found.scores))
     overlap = overlaps(part.boxes, boxes)
@@ -172,7 +174,7 @@ def matched(part: Labelled, found: Found, least: float) -> tuple[np.ndarray, np.
     return np.array(true, np.int64), np.array(rows, np.int64)
 
 
-def _detection(parts: list[tuple[Labelled, Found]]) -> dict[str, float]:
+def _detection(parts: list[tuple[FaceAnnotations, Predictions]]) -> dict[str, float]:
     detected, truth = [], []
     for part, found in parts:
         for i in np.flatnonzero(part.complete):
@@ -185,14 +187,14 @@ def _detection(parts: list[tuple[Labelled, Found]]) -> dict[str, float]:
     return {"ap50": float(result.ap.value)}
 
 
-def _truth(labelled: Labelled) -> list[np.ndarray]:
+def _truth(labelled: FaceAnnotations) -> list[np.ndarray]:
     """The known boxes of each complete picture."""
     known = ~np.isnan(labelled.boxes).any(1)
     complete = np.flatnonzero(labelled.complete)
     return [labelled.boxes[known & (labelled.image == i)] for i in complete]
 
 
-def _mask_iou(parts: list[tuple[Labelled, Found]]) -> float:
+def _mask_iou(parts: list[tuple[FaceAnnotations, Predictions]]) -> float:
     both = either = 0
     for part, found in parts:
         known, true = part.masks != UNKNOWN, part.masks == 1

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
+from metaface.multitask.backbone import SharedBackbone
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads import HEADS, Alignment, Head, Loss
 from metaface.multitask.heads.detection import cells, decoded
-from metaface.multitask.reader import Tower, filled, frames_of, jittered
-from metaface.multitask.trunk import Trunk
+from metaface.multitask.roi import RoIHead, filled, frames_of, jittered
 from metaface.nets import NormMode
 from metaface.nets.weights import load_weights, read_weights, save_weights
 
@@ -28,13 +28,13 @@ _OVERLAP = 0.45  # IoU from which two boxes are one face
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Predictions:
     """What was found in n pictures: F faces, those of a picture together, the surest first.
 
     Attributes:
         image: int64 ``[F]``: the picture of each.
         boxes: ``[F, 4]`` left, top, width, height in pixels.
-        points: ``[F, 5, 2]`` x, y in pixels.
+        landmarks: ``[F, 5, 2]`` x, y in pixels.
         scores: ``[F]``, 0..1; 1 where the faces were given.
         heads: by the name of each head what it says: ``recognition`` embeddings ``[F, D]`` of unit
             length, ``pose`` ``[F, 3]`` degrees, ``expression`` and ``attributes`` logits;
@@ -43,21 +43,23 @@ class Found:
 
     image: Tensor
     boxes: Tensor
-    points: Tensor
+    landmarks: Tensor
     scores: Tensor
     heads: dict[str, Tensor]
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def of(self, image: int) -> Found:
+    def of(self, image: int) -> Predictions:
         """What was found in one picture."""
         rows = self.image == image
         said = {
             name: found[image : image + 1] if name == "segmentation" else found[rows]
             for name, found in self.heads.items()
         }
-        return Found(self.image[rows], self.boxes[rows], self.points[rows], self.scores[rows], said)
+        return Predictions(
+            self.image[rows], self.boxes[rows], self.landmarks[rows], self.scores[rows], said
+        )
 
 
 class MultiTask(nn.Module):
@@ -66,13 +68,13 @@ class MultiTask(nn.Module):
     Args:
         heads: by the name of the task (see ``metaface.multitask.HEADS``) its options, such as
             ``{"detection": {}, "alignment": {}, "recognition": {"people": 500}}``.
-        trunk: see :class:`Trunk`.
+        trunk: see :class:`SharedBackbone`.
         channels: of the shared map.
         features: of a face, as its heads share them.
         norm: see :class:`metaface.nets.Norm2d`. A ``frozen`` network needs its statistics
             refreshed after training, as ``fit`` does.
         weights: published ones, for the trunk.
-        width: of the trunk's inside; see :class:`Trunk`.
+        width: of the trunk's inside; see :class:`SharedBackbone`.
 
     Example::
 
@@ -100,11 +102,14 @@ class MultiTask(nn.Module):
             raise ValueError(f"a network needs a head: one of {', '.join(HEADS)}")
         self.spec: dict[str, Any] = {
             "heads": {name: dict(options) for name, options in heads.items()},
-            "trunk": trunk, "channels": channels, "features": features, "norm": norm,
-        }  # fmt: skip
+            "trunk": trunk,
+            "channels": channels,
+            "features": features,
+            "norm": norm,
+        }
         if width != 1:
             self.spec["width"] = width
-        self.trunk = Trunk(trunk, channels, norm, weights, width)
+        self.trunk = SharedBackbone(trunk, channels, norm, weights, width)
         self.heads = nn.ModuleDict()
         self.towers = nn.ModuleDict()
         for name, options in heads.items():
@@ -113,7 +118,7 @@ class MultiTask(nn.Module):
             reads = options.get("reads", HEADS[name].reads)
             head = HEADS[name](channels if reads == "map" else features, **options)
             if head.reads != "map" and head.reads not in self.towers:
-                self.towers[head.reads] = Tower(channels, features, head.reads, norm)
+                self.towers[head.reads] = RoIHead(channels, features, head.reads, norm)
             self.heads[name] = head
 
     def forward(self, images: Tensor) -> Tensor:
@@ -155,7 +160,9 @@ class MultiTask(nn.Module):
     # -- looking ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def predict(self, images: Tensor, least: float = 0.3, maps: Tensor | None = None) -> Found:
+    def predict(
+        self, images: Tensor, least: float = 0.3, maps: Tensor | None = None
+    ) -> Predictions:
         """The faces in pictures, and what every head says of them, in one forward pass.
 
         Args:
@@ -186,22 +193,22 @@ class MultiTask(nn.Module):
         images: Tensor,
         image: Tensor,
         boxes: Tensor,
-        points: Tensor | None = None,
+        landmarks: Tensor | None = None,
         maps: Tensor | None = None,
-    ) -> Found:
+    ) -> Predictions:
         """What every head says of faces that are known already.
 
         Args:
             images: float ``[n, 3, H, W]`` in 0..1.
             image: int64 ``[F]``, ascending: the picture of each face.
             boxes: ``[F, 4]`` left, top, width, height in pixels.
-            points: ``[F, 5, 2]`` landmarks to read the faces by; None: the network's own, or those
-                of a mean face in the box where it has no alignment head.
+            landmarks: ``[F, 5, 2]`` to read the faces by; None: the network's own, or those of a
+                mean face in the box where it has no alignment head.
             maps: as for :meth:`losses`.
         """
         maps = self(images) if maps is None else maps
         scores, at = boxes.new_ones(len(boxes)), cells(boxes, maps.shape)
-        return self._describe(maps, images, image, boxes, points, scores, at)
+        return self._describe(maps, images, image, boxes, landmarks, scores, at)
 
     def _describe(
         self,
@@ -209,17 +216,17 @@ class MultiTask(nn.Module):
         images: Tensor,
         image: Tensor,
         boxes: Tensor,
-        points: Tensor | None,
+        landmarks: Tensor | None,
         scores: Tensor,
         at: tuple[Tensor, Tensor],
-    ) -> Found:
-        own = points
+    ) -> Predictions:
+        own = landmarks
         if "alignment" in self.heads:
             alignment = cast(Alignment, self.heads["alignment"])
-            own = alignment.points(alignment(maps), images, image, *at)
+            own = alignment.landmarks(alignment(maps), images, image, *at)
         if own is None:
             own = filled(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
-        by = own if points is None else points
+        by = own if landmarks is None else landmarks
         features = {
             reading: tower(maps, image, frames_of(reading, boxes, by))
             for reading, tower in self.towers.items()
@@ -238,7 +245,7 @@ class MultiTask(nn.Module):
         if "segmentation" in said:
             height, width = images.shape[-2:]
             said["segmentation"] = said["segmentation"][:, 0, :height, :width]
-        return Found(image, boxes, own, scores, said)
+        return Predictions(image, boxes, own, scores, said)
 
     def embedding(self) -> Embedding:
         """The recognition part as an embedding network, which shares its weights with this."""
@@ -298,7 +305,7 @@ class Embedding(nn.Module):
     meta-learner may start from.
 
     Shape:
-        float ``[n, 1 or 3, H, W]`` in 0..1, aligned as ``metaface.recognition.align`` does (for a
+        float ``[n, 1 or 3, H, W]`` in 0..1, aligned as ``metaface.faces.alignment`` does (for a
         network that reads by box, cropped to 1.2 times the box) -> ``[n, D]``, of any length.
 
     Raises:
@@ -311,7 +318,7 @@ class Embedding(nn.Module):
             raise ValueError("this network has no recognition head to embed faces with")
         head = model.head("recognition")
         self.trunk = model.trunk
-        self.tower = cast(Tower, model.towers[head.reads])
+        self.tower = cast(RoIHead, model.towers[head.reads])
         self.layer = cast(nn.Linear, head.layer)
 
     def forward(self, images: Tensor) -> Tensor:

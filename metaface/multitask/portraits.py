@@ -16,11 +16,11 @@ from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
-from metaface.multitask.pool import ATTRIBUTES, Pool
-from metaface.recognition.align import SIDE, align, shrunk
-from metaface.recognition.detect import Detector
-from metaface.recognition.faces import most_prominent
-from metaface.recognition.photos import Unusable, read
+from metaface.faces.alignment import SIDE, align, shrunk
+from metaface.faces.choose import most_prominent
+from metaface.faces.detect import Detector
+from metaface.faces.photos import Unusable, read
+from metaface.multitask.sprites import ATTRIBUTES, FaceSprites
 
 SURE = 0.8  # score from which what a detector says is taken for the truth
 _AROUND = 2.0  # side of what is cut out, in longer sides of the face
@@ -34,7 +34,7 @@ class Portraits:
     Attributes:
         images: uint8 ``[H, W, 3]`` RGB each, of any size.
         boxes: float32 ``[m, 4]`` left, top, width, height in pixels, in the photograph.
-        points: float32 ``[m, 5, 2]``, see ``Labelled``.
+        landmarks: float32 ``[m, 5, 2]``, see ``FaceAnnotations``.
         alone: bool ``[m]``: the detector found nothing else that may be a face.
         person: int64 ``[m]``, an index into ``people``.
         people: names, ``set/person``.
@@ -43,7 +43,7 @@ class Portraits:
 
     images: tuple[np.ndarray, ...]
     boxes: np.ndarray
-    points: np.ndarray
+    landmarks: np.ndarray
     alone: np.ndarray
     person: np.ndarray
     people: tuple[str, ...]
@@ -56,11 +56,15 @@ class Portraits:
         """The photographs ``rows`` (positions, or bool ``[m]``); people keep their numbers."""
         rows = np.arange(len(self))[rows]
         return replace(
-            self, images=tuple(self.images[i] for i in rows), boxes=self.boxes[rows],
-            points=self.points[rows], alone=self.alone[rows], person=self.person[rows],
-        )  # fmt: skip
+            self,
+            images=tuple(self.images[i] for i in rows),
+            boxes=self.boxes[rows],
+            landmarks=self.landmarks[rows],
+            alone=self.alone[rows],
+            person=self.person[rows],
+        )
 
-    def pool(self, size: int = 128, *, sharp: bool = False) -> Pool:
+    def pool(self, size: int = 128, *, sharp: bool = False) -> FaceSprites:
         """The faces with what is around them, to be pasted by :func:`compose`.
 
         Each is cut out in a square of twice its longer side, with soft edges of a shape that varies
@@ -74,7 +78,7 @@ class Portraits:
         m = len(self)
         images = np.empty((m, size, size, 3), np.uint8)
         layers = np.zeros((m, size, size, 3), np.uint8)
-        points = np.empty((m, 5, 2), np.float32)
+        landmarks = np.empty((m, 5, 2), np.float32)
         y, x = np.mgrid[:size, :size] + 0.5
         for i, (picture, box) in enumerate(zip(self.images, self.boxes, strict=True)):
             scale = size / (_AROUND * box[2:].max())
@@ -87,20 +91,25 @@ class Portraits:
             away = np.hypot((2 * x - size) / box[2], (2 * y - size) / box[3]) / scale
             face = np.clip((1 - away) * scale * box[2:].min() / 2 + 0.5, 0, 1)
             layers[i, ..., 0], layers[i, ..., 1] = 255 * shown, 255 * face
-            points[i] = scale * self.points[i] + start
+            landmarks[i] = scale * self.landmarks[i] + start
         # nothing goes on beyond the square, also when it is halved
         layers[:, 0] = layers[:, -3:] = layers[:, :, 0] = layers[:, :, -1] = 0
-        return Pool(
-            images=images, layers=layers, outlined=np.zeros(m, bool), points=points,
-            pose=np.full((m, 3), np.nan, np.float32), person=self.person,
+        return FaceSprites(
+            images=images,
+            layers=layers,
+            outlined=np.zeros(m, bool),
+            landmarks=landmarks,
+            pose=np.full((m, 3), np.nan, np.float32),
+            person=self.person,
             expression=np.full(m, -1, np.int64),
             attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
-            people=self.people, name=self.name,
-        )  # fmt: skip
+            people=self.people,
+            name=self.name,
+        )
 
     def faces(self, size: int = SIDE) -> FaceSet:
         """Aligned crops of ``size`` pixels, as learners take them."""
-        return aligned_faces(self.images, self.points, self.person, self.people, self.name, size)
+        return aligned_faces(self.images, self.landmarks, self.person, self.people, self.name, size)
 
 
 def portraits(
@@ -131,7 +140,7 @@ def portraits(
     path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
-    images, boxes, points, alone, whose = [], [], [], [], []
+    images, boxes, landmarks, alone, whose = [], [], [], [], []
     with open_source(path) as found:
         report_skipped(found.name, found.skipped, len(found.photos))
         names, person = np.unique([p.person for p in found.photos], return_inverse=True)
@@ -153,7 +162,7 @@ def portraits(
             end = (one.boxes[0, :2] + one.boxes[0, 2:]).clip(0, ends)
             images.append(picture)
             boxes.append(np.r_[start, end - start])
-            points.append(one.points[0])
+            landmarks.append(one.landmarks[0])
             alone.append(len(faces) == 1)
             whose.append(person[row])
         name = found.name
@@ -161,19 +170,27 @@ def portraits(
         raise ValueError(f"{path}: no face in any of the {len(rows)} photographs asked for")
     kept, number = np.unique(whose, return_inverse=True)
     return Portraits(
-        images=tuple(images), boxes=np.array(boxes, np.float32),
-        points=np.array(points, np.float32), alone=np.array(alone),
-        person=number.astype(np.int64), people=tuple(f"{name}/{names[p]}" for p in kept), name=name,
-    )  # fmt: skip
+        images=tuple(images),
+        boxes=np.array(boxes, np.float32),
+        landmarks=np.array(landmarks, np.float32),
+        alone=np.array(alone),
+        person=number.astype(np.int64),
+        people=tuple(f"{name}/{names[p]}" for p in kept),
+        name=name,
+    )
 
 
 def aligned_faces(
-    images: Collection[np.ndarray], points: np.ndarray, person: np.ndarray,
-    people: Collection[str], name: str, size: int = SIDE,
-) -> FaceSet:  # fmt: skip
+    images: Collection[np.ndarray],
+    landmarks: np.ndarray,
+    person: np.ndarray,
+    people: Collection[str],
+    name: str,
+    size: int = SIDE,
+) -> FaceSet:
     """Photographs ``[H, W, 3]`` by their landmarks ``[m, 5, 2]``, aligned and reduced to ``size``
     pixels."""
-    crops = [align(picture, five[None])[0] for picture, five in zip(images, points, strict=True)]
+    crops = [align(picture, five[None])[0] for picture, five in zip(images, landmarks, strict=True)]
     kept = np.stack(crops) if size == SIDE else shrunk(crops, size)
     return FaceSet.from_arrays(kept, person, people=tuple(people), name=name)
 

@@ -13,15 +13,15 @@ _OUTSIDE = 0.5  # pixels that a box may stick out by rounding
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class FaceAnnotations:
     """n pictures of one size with F faces in them; a label that is not known is never made up.
 
     Attributes:
         images: uint8 ``[n, H, W, 3]`` RGB.
         image: int64 ``[F]``, ascending: the picture that each face is in.
         boxes: float32 ``[F, 4]`` left, top, width, height, pixels, in the picture; NaN: unknown.
-        points: float32 ``[F, 5, 2]`` x, y in pixels of eye, eye, nose, mouth corner, mouth corner,
-            each pair from left to right in the picture (as YuNet); NaN: unknown.
+        landmarks: float32 ``[F, 5, 2]`` x, y in pixels of eye, eye, nose, mouth corner, mouth
+            corner, each pair from left to right in the picture (as YuNet); NaN: unknown.
         pose: float32 ``[F, 3]`` yaw (> 0: to the picture's right), pitch, roll, degrees; NaN:
             unknown.
         person: int64 ``[F]``, an index into ``people``; -1: unknown.
@@ -41,7 +41,7 @@ class Labelled:
     images: np.ndarray
     image: np.ndarray
     boxes: np.ndarray
-    points: np.ndarray
+    landmarks: np.ndarray
     pose: np.ndarray
     person: np.ndarray
     expression: np.ndarray
@@ -56,17 +56,24 @@ class Labelled:
     def __post_init__(self) -> None:
         n, height, width = self.images.shape[:3]
         faces = len(self.image)
-        if self.points.ndim != 3 or self.points.shape[1:] != (5, 2):
+        if self.landmarks.ndim != 3 or self.landmarks.shape[1:] != (5, 2):
             raise ValueError(
-                f"{self.name}: landmarks are {list(self.points.shape)}, must be [{faces}, 5, 2]: "
-                "eye, eye, nose, mouth corner, mouth corner; use NaN for one that is not known"
+                f"{self.name}: landmarks are {list(self.landmarks.shape)}, "
+                f"must be [{faces}, 5, 2]: eye, eye, nose, mouth corner, mouth corner; use NaN for "
+                "one that is not known"
             )
         wanted = {
-            "images": (n, height, width, 3), "image": (faces,), "boxes": (faces, 4),
-            "points": (faces, 5, 2), "pose": (faces, 3), "person": (faces,),
-            "expression": (faces,), "attributes": (faces, len(self.attribute_names)),
-            "masks": (n, height, width), "complete": (n,),
-        }  # fmt: skip
+            "images": (n, height, width, 3),
+            "image": (faces,),
+            "boxes": (faces, 4),
+            "landmarks": (faces, 5, 2),
+            "pose": (faces, 3),
+            "person": (faces,),
+            "expression": (faces,),
+            "attributes": (faces, len(self.attribute_names)),
+            "masks": (n, height, width),
+            "complete": (n,),
+        }
         for label, shape in wanted.items():
             if getattr(self, label).shape != shape:
                 raise ValueError(
@@ -109,12 +116,12 @@ class Labelled:
         """bool ``[n]``: whether something is known of each picture."""
         found: np.ndarray = self.complete | (self.masks != UNKNOWN).any((1, 2))
         known = (self.person >= 0) | (self.expression >= 0)
-        for values in (self.boxes, self.points.reshape(-1, 10), self.pose, self.attributes):
+        for values in (self.boxes, self.landmarks.reshape(-1, 10), self.pose, self.attributes):
             known |= (~np.isnan(values)).any(1)
         found[self.image[known]] = True
         return found
 
-    def take(self, rows: np.ndarray) -> Labelled:
+    def take(self, rows: np.ndarray) -> FaceAnnotations:
         """The pictures ``rows``, int64, in that order; one may be taken more than once."""
         rows = np.arange(len(self))[rows]
         first = np.searchsorted(self.image, rows)
@@ -123,15 +130,19 @@ class Labelled:
         faces = start + np.arange(count.sum())
         by_face = {
             label: getattr(self, label)[faces]
-            for label in ("boxes", "points", "pose", "person", "expression", "attributes")
+            for label in ("boxes", "landmarks", "pose", "person", "expression", "attributes")
         }
         return replace(
-            self, images=self.images[rows], masks=self.masks[rows], complete=self.complete[rows],
-            image=np.repeat(np.arange(len(rows)), count), **by_face,
-        )  # fmt: skip
+            self,
+            images=self.images[rows],
+            masks=self.masks[rows],
+            complete=self.complete[rows],
+            image=np.repeat(np.arange(len(rows)), count),
+            **by_face,
+        )
 
     @staticmethod
-    def join(sets: Iterable[Labelled]) -> Labelled:
+    def join(sets: Iterable[FaceAnnotations]) -> FaceAnnotations:
         """All of ``sets``, of one picture size.
 
         Their names are joined, too: who is called alike is the same person, likewise expressions
@@ -156,12 +167,12 @@ class Labelled:
         starts = np.cumsum([0] + [len(one) for one in sets[:-1]])
         kept: dict[str, Any] = {
             label: np.concatenate([getattr(one, label) for one in sets])
-            for label in ("images", "boxes", "points", "pose", "masks", "complete")
+            for label in ("images", "boxes", "landmarks", "pose", "masks", "complete")
         }
         attributes = [np.full((len(one.image), len(columns)), np.nan, np.float32) for one in sets]
         for values, one in zip(attributes, sets, strict=True):
             values[:, [columns.index(name) for name in one.attribute_names]] = one.attributes
-        return Labelled(
+        return FaceAnnotations(
             **kept,
             image=np.concatenate([one.image + s for one, s in zip(sets, starts, strict=True)]),
             person=np.concatenate([_renumbered(one.person, one.people, people) for one in sets]),

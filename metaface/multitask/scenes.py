@@ -1,4 +1,4 @@
-"""Scenes with exact labels: faces of a ``Pool``, pasted on backgrounds with other things."""
+"""Scenes with exact labels: faces of a ``FaceSprites``, pasted on backgrounds with other things."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from metaface.faces.alignment import MIRRORED
 from metaface.multitask import _backdrop as backdrop
-from metaface.multitask.pool import Pool
-from metaface.multitask.samples import UNKNOWN, Labelled
-from metaface.recognition.align import MIRRORED
+from metaface.multitask.samples import UNKNOWN, FaceAnnotations
+from metaface.multitask.sprites import FaceSprites
 
 HIDDEN = 0.3  # share of a face that other people and things may cover, at most
 CUT = 0.15  # share of its side by which a face may stick out of the picture, at most
@@ -18,7 +18,7 @@ _TRIES = 8  # places tried for a face
 
 
 def compose(
-    pool: Pool,
+    pool: FaceSprites,
     n: int,
     *,
     size: int = 128,
@@ -27,7 +27,7 @@ def compose(
     turn: float = 25.0,
     seed: int = 0,
     first: int = 0,
-) -> Labelled:
+) -> FaceAnnotations:
     """``n`` square pictures of ``size`` pixels with faces of ``pool`` in them, all labelled.
 
     Each face is scaled, turned a little and in half of the cases mirrored, its labels with it;
@@ -81,11 +81,11 @@ def compose(
         * pool.pose[rows]
     )
     pose[:, 2] += turned
-    return Labelled(
+    return FaceAnnotations(
         images=images,
         image=np.array(image, np.int64),
         boxes=np.array([p.box for p in found], np.float32).reshape(-1, 4),
-        points=np.array([p.points for p in found], np.float32).reshape(-1, 5, 2),
+        landmarks=np.array([p.landmarks for p in found], np.float32).reshape(-1, 5, 2),
         pose=pose.astype(np.float32),
         person=pool.person[rows],
         expression=pool.expression[rows],
@@ -114,11 +114,11 @@ class _Plan:
 @dataclass(frozen=True)
 class _Pasted(_Plan):
     box: np.ndarray
-    points: np.ndarray
+    landmarks: np.ndarray
 
 
 def _scene(
-    pool: Pool,
+    pool: FaceSprites,
     random: np.random.Generator,
     faces: tuple[int, int],
     side: tuple[float, float],
@@ -149,10 +149,10 @@ def _scene(
         known = pool.outlined[plan.row]
         mask[covers | face if not known else covers] = 0 if known else UNKNOWN
         mask[(layers[..., 2] >= 128) & covers & face] = 1
-        points = pool.points[plan.row] @ matrix[:, :2].T + matrix[:, 2]
+        landmarks = pool.landmarks[plan.row] @ matrix[:, :2].T + matrix[:, 2]
         if plan.mirrored:
-            points = points[MIRRORED]
-        done.append(_Pasted(**vars(plan), box=box, points=points))
+            landmarks = landmarks[MIRRORED]
+        done.append(_Pasted(**vars(plan), box=box, landmarks=landmarks))
         whole.append(face)
         seen.append(face.copy())
     if done and random.random() < 0.25:
@@ -165,7 +165,7 @@ def _scene(
 
 
 def _plans(
-    pool: Pool,
+    pool: FaceSprites,
     random: np.random.Generator,
     count: int,
     side: tuple[float, float],
@@ -196,7 +196,7 @@ def _left_seen(seen: list[np.ndarray], whole: list[np.ndarray], covers: np.ndarr
     )
 
 
-def _moved(pool: Pool, plan: _Plan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moved(pool: FaceSprites, plan: _Plan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture and layers of a plan's face, in a square of ``size``, and the affine ``[2, 3]``
     that takes coordinates (of pixels' outer corners) there."""
     image, layers = pool.images[plan.row], pool.layers[plan.row]
@@ -229,7 +229,7 @@ def _moved(pool: Pool, plan: _Plan, size: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _paste_back(
-    pool: Pool, random: np.random.Generator, scene: np.ndarray, side: tuple[float, float]
+    pool: FaceSprites, random: np.random.Generator, scene: np.ndarray, side: tuple[float, float]
 ) -> None:
     """Somebody without a face: what is not one is to be learnt, too."""
     known = np.flatnonzero(pool.outlined)

@@ -14,17 +14,20 @@ import numpy as np
 from metaface._text import given_path
 from metaface.data._decode import UnreadableError, whole
 from metaface.data._sources import open_zip, read_entry, read_file
-from metaface.evaluation.wider import read_wider
-from metaface.multitask.pool import ATTRIBUTES, EXPRESSIONS
-from metaface.multitask.samples import UNKNOWN, Labelled
+from metaface.data.wider import read_wider
+from metaface.multitask.samples import UNKNOWN, FaceAnnotations
+from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS
 
 _LONGEST = 4096  # pixels: a longer photograph is reduced
 _GREY = 114  # of padding
 _MARGIN = 1.8  # side of CelebA's pictures, in longer sides of the face
 _OURS = {
-    "Eyeglasses": ("glasses", 1), "Wearing_Hat": ("cap", 1), "Male": ("female", -1),
-    "No_Beard": ("beard", -1), "Mustache": ("moustache", 1),
-}  # fmt: skip
+    "Eyeglasses": ("glasses", 1),
+    "Wearing_Hat": ("cap", 1),
+    "Male": ("female", -1),
+    "No_Beard": ("beard", -1),
+    "Mustache": ("moustache", 1),
+}
 """CelebA's attributes that procedural faces have, too: their name here, and the sign"""
 
 
@@ -35,7 +38,7 @@ def wider(
     side: tuple[float, float] = (24, 96),
     crops: int = 1,
     seed: int = 0,
-) -> Labelled:
+) -> FaceAnnotations:
     """Squares cut out of the photographs of WIDER FACE, with the boxes in them.
 
     Each square is about one of the photograph's faces, drawn at random, as are its length in the
@@ -45,7 +48,7 @@ def wider(
     Boxes are cut to the square. Only boxes are known.
 
     Args:
-        source: a folder or zip as :func:`metaface.evaluation.wider.read_wider` takes it, or its
+        source: a folder or zip as :func:`metaface.data.wider.read_wider` takes it, or its
             annotations themselves.
         size: side of the squares in pixels.
         side: least and greatest length of the longer side of the face that a square is about, but
@@ -81,11 +84,11 @@ def wider(
     if not images:
         raise ValueError(f"{source}: no usable face in {len(annotated)} photographs")
     faces = len(image)
-    return Labelled(
+    return FaceAnnotations(
         images=np.stack(images),
         image=np.array(image, np.int64),
         boxes=np.concatenate(boxes).astype(np.float32),
-        points=np.full((faces, 5, 2), np.nan, np.float32),
+        landmarks=np.full((faces, 5, 2), np.nan, np.float32),
         pose=np.full((faces, 3), np.nan, np.float32),
         person=np.full(faces, -1, np.int64),
         expression=np.full(faces, -1, np.int64),
@@ -183,7 +186,7 @@ def _pixels(source: Path, path: str, read: Callable[[str], bytes]) -> tuple[np.n
         ) from error
 
 
-def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> Labelled:
+def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> FaceAnnotations:
     """CelebA as its authors publish it, one labelled face a picture.
 
     Pictures are those of ``img_celeba/`` (with ``list_bbox_celeba.txt`` and
@@ -209,8 +212,9 @@ def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> 
             file, line and value.
     """
     folder = given_path(folder, "CelebA").expanduser()
-    shelf = next((folder / n for n in ("img_celeba", "img_align_celeba") if (folder / n).is_dir()),
-                 None)  # fmt: skip
+    shelf = next(
+        (folder / n for n in ("img_celeba", "img_align_celeba") if (folder / n).is_dir()), None
+    )
     if shelf is None:
         raise FileNotFoundError(f"{folder} holds no folder img_celeba or img_align_celeba")
     aligned = shelf.name == "img_align_celeba"
@@ -234,25 +238,25 @@ def celeba(folder: str | Path, *, size: int = 128, limit: int | None = None) -> 
         unknown = np.full(width, np.nan)
         return np.stack([values.get(name, unknown) for name in names])
 
-    box, points = rows(boxes, 4), rows(marks, 10).reshape(-1, 5, 2)
+    box, landmarks = rows(boxes, 4), rows(marks, 10).reshape(-1, 5, 2)
     box[~(box[:, 2:] > 0).all(1)] = np.nan
     images = np.empty((len(names), size, size, 3), np.uint8)
     for i, name in enumerate(names):
         pixels, times = _pixels(folder, f"{shelf.name}/{name}", lambda p: read_file(folder / p))
         box[i] /= times
-        points[i] /= times
+        landmarks[i] /= times
         box[i] = _cut_box(box[i], pixels)
-        window = _about(box[i], points[i], pixels)
+        window = _about(box[i], landmarks[i], pixels)
         images[i] = _cut(pixels, window, size)
         scale, start = size / window.side, np.array([window.left, window.top])
         box[i] = np.r_[(box[i, :2] - start) * scale, box[i, 2:] * scale]
-        points[i] = (points[i] - start) * scale
+        landmarks[i] = (landmarks[i] - start) * scale
     n = len(names)
-    return Labelled(
+    return FaceAnnotations(
         images=images,
         image=np.arange(n),
         boxes=box.astype(np.float32),
-        points=points.astype(np.float32),
+        landmarks=landmarks.astype(np.float32),
         pose=np.full((n, 3), np.nan, np.float32),
         person=np.array([number[int(who[m][0])] if m in who else -1 for m in names], np.int64),
         expression=np.full(n, -1, np.int64),
@@ -331,14 +335,14 @@ def _cut_box(box: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     return np.r_[start, end - start] if (end > start).all() else np.full(4, np.nan)
 
 
-def _about(box: np.ndarray, points: np.ndarray, pixels: np.ndarray) -> _Window:
+def _about(box: np.ndarray, landmarks: np.ndarray, pixels: np.ndarray) -> _Window:
     """A square about a face, of which the box or the landmarks or neither may be known."""
     height, width = pixels.shape[:2]
     if not np.isnan(box).any():
         middle, side = box[:2] + box[2:] / 2, _MARGIN * box[2:].max()
-    elif not np.isnan(points).any():  # a face is about three times as high as eyes to mouth
-        middle = points.mean(0)
-        side = _MARGIN * 3 * max(float(np.ptp(points[:, 0])), float(np.ptp(points[:, 1])))
+    elif not np.isnan(landmarks).any():  # a face is about three times as high as eyes to mouth
+        middle = landmarks.mean(0)
+        side = _MARGIN * 3 * max(float(np.ptp(landmarks[:, 0])), float(np.ptp(landmarks[:, 1])))
     else:
         middle, side = np.array([width, height]) / 2, float(min(width, height))
     span = max(1, round(side))

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface import checkpoint, runs
+from metaface import checkpoint
 from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
-from metaface.multitask.samples import Labelled
+from metaface.multitask.samples import FaceAnnotations
 from metaface.multitask.weighting import Fixed, Weighting, cosines
 from metaface.nets import not_finite, refresh_statistics
-from metaface.training import (
+from metaface.training import runs
+from metaface.training.loop import (
     CURVE_POINTS,
     Budget,
     History,
@@ -33,7 +34,7 @@ from metaface.training import (
     interruptible,
 )
 
-Source = Callable[[int], Labelled]
+Source = Callable[[int], FaceAnnotations]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
 pictures of another size."""
 
@@ -42,7 +43,7 @@ _DECAY = 0.01  # of weights, not of biases and norms
 _REFRESH = 16  # batches that statistics are taken from
 
 
-def draws(labelled: Labelled, size: int, seed: int = 0) -> Source:
+def draws(labelled: FaceAnnotations, size: int, seed: int = 0) -> Source:
     """Batches of ``size`` pictures, each epoch in another order.
 
     To change them as well: ``lambda step: augmented(batches(step), (seed, step))``.
@@ -54,7 +55,7 @@ def draws(labelled: Labelled, size: int, seed: int = 0) -> Source:
         raise ValueError(f"size={size}: give 1 to {len(labelled)}, the pictures there are")
     each = len(labelled) // size
 
-    def batch(step: int) -> Labelled:
+    def batch(step: int) -> FaceAnnotations:
         order = np.random.default_rng((seed, step // each)).permutation(len(labelled))
         start = step % each * size
         return labelled.take(order[start : start + size])
@@ -96,8 +97,8 @@ def fit(
         clip: largest norm of the gradient.
         cosines_every: steps from which to which the cosines between the tasks' gradients over the
             trunk are noted, at a backward pass a task; 0: never.
-        data: what the batches are made of, as ``metaface.runs.define`` takes options; a run of
-            other data is refused on resuming.
+        data: what the batches are made of, as ``metaface.training.runs.define`` takes options; a
+            run of other data is refused on resuming.
         seed: of the jitter.
         device: None: a GPU where there is one.
         out: folder for ``checkpoint.pt``, and ``model.safetensors`` at the end; None: nothing is
@@ -115,17 +116,22 @@ def fit(
         ValueError: a bad budget.
         FloatingPointError: a loss or the gradient is not finite (which task and step); the last
             checkpoint is kept.
-        metaface.training.Interrupted: Ctrl-C, after a checkpoint was written.
+        metaface.training.loop.Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
     budget = Budget(iterations, minutes=minutes)
     device = choose_device(device)
     weighting = Fixed() if weighting is None else weighting
     settings = {
-        "spec": model.spec, "budget": asdict(budget), "lr": lr, "clip": clip, "seed": seed,
-        "cosines_every": cosines_every, "data": data,
+        "spec": model.spec,
+        "budget": asdict(budget),
+        "lr": lr,
+        "clip": clip,
+        "seed": seed,
+        "cosines_every": cosines_every,
+        "data": data,
         "weighting": [type(weighting).__name__, weighting.weights],
-    }  # fmt: skip
+    }
     weighting = weighting.to(device)
     run = _Run(model.to(device), weighting, budget, settings)
     path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
@@ -163,10 +169,14 @@ def _loop(
     run.model.train()
     saved = time.monotonic()
     bar = track(
-        total=100, initial=round(100 * run.spent), unit="%", show=label is not None, desc=label,
+        total=100,
+        initial=round(100 * run.spent),
+        unit="%",
+        show=label is not None,
+        desc=label,
         mininterval=0.5,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
-    )  # fmt: skip
+    )
     with bar, interruptible() as stop, ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(source, run.history.iterations)
         while run.spent < 1:
@@ -255,10 +265,13 @@ class _Run:
         self._sums = {}
         history.rows.append(
             {
-                "iteration": history.iterations, "images": history.images,
-                "seconds": history.seconds, "lr": rate, **means,
+                "iteration": history.iterations,
+                "images": history.images,
+                "seconds": history.seconds,
+                "lr": rate,
+                **means,
             }
-        )  # fmt: skip
+        )
         return True
 
     def _values(self, losses: dict[str, Tensor]) -> dict[str, float]:

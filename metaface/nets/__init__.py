@@ -16,7 +16,7 @@ from metaface.nets.mobilefacenet import Columns, MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
 from metaface.nets.pixels import Pixels
 from metaface.nets.resnet12 import ResNet12
-from metaface.nets.tune import blended, merged, trainable, tune
+from metaface.nets.trainable import blended, count_trainable, merged, set_trainable
 from metaface.nets.weights import not_finite, pretrained
 
 __all__ = [
@@ -32,14 +32,14 @@ __all__ = [
     "ResNet12",
     "blended",
     "build",
+    "count_trainable",
     "make_adaptable",
     "merged",
     "norm_mode",
     "not_finite",
     "pretrained",
     "refresh_statistics",
-    "trainable",
-    "tune",
+    "set_trainable",
 ]
 
 

@@ -74,9 +74,18 @@ def _backward(
 
     def one(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor]:
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(
-            g, x, weight, None, stride, padding, [1, 1], False, [0, 0], groups,
+            g,
+            x,
+            weight,
+            None,
+            stride,
+            padding,
+            [1, 1],
+            False,
+            [0, 0],
+            groups,
             [to_x, True, False],
-        )  # fmt: skip
+        )
         return by_x, by_weight
 
     if x.ndim == 4:

@@ -74,10 +74,15 @@ def _fold(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
     scale = (norm.running_var + 1e-5).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight
     both = nn.Conv2d(
-        conv.in_channels, conv.out_channels,
-        conv.kernel_size, conv.stride, conv.padding, conv.dilation,  # type: ignore[arg-type]
-        conv.groups, padding_mode=conv.padding_mode,
-    )  # fmt: skip
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        padding_mode=conv.padding_mode,
+    )
     both.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
     both.bias.copy_(norm.bias - norm.running_mean * scale)  # type: ignore[union-attr]
     if conv.bias is not None:

@@ -1,16 +1,17 @@
 """Recognising people from a few photographs: detect, align, embed, compare, or say "unknown"."""
 
+from metaface.faces.detect import Cascade, Detector, YuNet
+from metaface.faces.detections import Detections
+from metaface.faces.photos import REASONS, Unusable
+from metaface.metrics.thresholds import Calibration
 from metaface.recognition.adaptation import Adaptation
-from metaface.recognition.calibrate import Calibration
-from metaface.recognition.detect import Cascade, Detector, YuNet
-from metaface.recognition.detect import Faces as DetectedFaces
-from metaface.recognition.embed import Embedder, Network, Onnx, Preprocessing
-from metaface.recognition.gallery import Gallery, GalleryError
+from metaface.recognition.embedders import JointFace
+from metaface.recognition.embedders.loading import Embedder, Network, Onnx, Preprocessing
+from metaface.recognition.gallery.gallery import Gallery, GalleryError
+from metaface.recognition.gallery.search import Exact, Faiss, Qdrant, Search, recall
 from metaface.recognition.models import ModelDamaged, ModelMissing
-from metaface.recognition.photos import REASONS, Unusable
 from metaface.recognition.recognizer import Recognizer
 from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
-from metaface.recognition.search import Exact, Faiss, Qdrant, Search, recall
 
 __all__ = [
     "REASONS",
@@ -18,7 +19,7 @@ __all__ = [
     "Calibration",
     "Cascade",
     "Chosen",
-    "DetectedFaces",
+    "Detections",
     "Detector",
     "Embedder",
     "Enrolment",
@@ -27,6 +28,7 @@ __all__ = [
     "Gallery",
     "GalleryError",
     "Identified",
+    "JointFace",
     "Match",
     "ModelDamaged",
     "ModelMissing",

@@ -13,10 +13,10 @@ import torch
 
 from metaface import learners
 from metaface.learners import FeatureLearner, MetaLearner
+from metaface.metrics.cohort import Cohort
 from metaface.recognition.alike import groups_within
-from metaface.recognition.embed import Embedder, Network
-from metaface.recognition.matching import Faces, Make, Prototypes, left_out
-from metaface.recognition.scoring import Cohort
+from metaface.recognition.embedders.loading import Embedder, Network
+from metaface.recognition.matching import Embeddings, Make, Prototypes, left_out
 
 _FEWEST = 10  # photographs of people with two or more that a verdict needs
 _BATCH = 64  # crops classified at once
@@ -69,7 +69,7 @@ class Adapted:
     """
 
     def __init__(
-        self, faces: Faces, person: np.ndarray, learner: MetaLearner, embedder: Network
+        self, faces: Embeddings, person: np.ndarray, learner: MetaLearner, embedder: Network
     ) -> None:
         self.learner, self.embedder = learner, embedder
         labels = torch.from_numpy(person)
@@ -82,7 +82,7 @@ class Adapted:
                 self.classifier = learner.adapt(self._pictures(faces), labels)
 
     def __call__(
-        self, probes: Faces, cohort_person: np.ndarray | None = None
+        self, probes: Embeddings, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         with _turn, torch.no_grad(), self.learner.predicting():
             if isinstance(self.learner, FeatureLearner):
@@ -96,7 +96,7 @@ class Adapted:
         score, found = logits.max(1)
         return score.numpy(), found.numpy()
 
-    def _pictures(self, faces: Faces) -> torch.Tensor:
+    def _pictures(self, faces: Embeddings) -> torch.Tensor:
         assert faces.crops is not None  # `maker` has seen to it
         return self.embedder.preprocessing(faces.crops)
 
@@ -151,8 +151,8 @@ def judged(
     name: str,
     options: dict[str, Any],
     make: Make,
-    enrolled: tuple[Faces, np.ndarray],
-    strangers: tuple[Faces, np.ndarray],
+    enrolled: tuple[Embeddings, np.ndarray],
+    strangers: tuple[Embeddings, np.ndarray],
     fpir: float,
     near: float,
 ) -> Adaptation:
@@ -185,8 +185,8 @@ def judged(
 
 
 def _among(
-    faces: Faces, person: np.ndarray, near: float
-) -> tuple[tuple[Faces, np.ndarray], tuple[Faces, np.ndarray]]:
+    faces: Embeddings, person: np.ndarray, near: float
+) -> tuple[tuple[Embeddings, np.ndarray], tuple[Embeddings, np.ndarray]]:
     """A gallery among strangers, two photographs a person, of half of those who have them; of
     pictures that are nearly one, the first."""
     _, different = np.unique(groups_within(faces.embeddings, person, near), return_index=True)

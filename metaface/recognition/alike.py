@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from metaface.recognition.embed import Embedder
+from metaface.recognition.embedders.loading import Embedder
 from metaface.recognition.models import MODELS
 
 EXACT = 0.9999  # cosine: what batches of another size may change is below 1e-5

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageDraw
 
 from metaface import _letters
 from metaface._picture_file import picture_kind, write_picture
-from metaface.recognition.photos import Photo, reduced
+from metaface.faces.photos import Photo, reduced
 from metaface.recognition.results import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
@@ -17,7 +17,7 @@ _MARK = "metaface identify --draw"
 
 def drawn(photo: Photo, found: Identified) -> Image.Image:
     """The upright photograph with a box around each face, green with the name and the score or,
-    of unknown people, red. A very large one is reduced (see ``metaface.recognition.photos.read``).
+    of unknown people, red. A very large one is reduced (see ``metaface.faces.photos.read``).
 
     A name that no font here can draw is drawn as ``#`` and the place of the face in ``found``,
     from 1; a warning says so.

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from metaface.recognition.scoring import Cohort, prototypes, within
-from metaface.recognition.search import Exact, Search
+from metaface.metrics.cohort import Cohort, prototypes, within
+from metaface.recognition.gallery.search import Exact, Search
 
 FOLDS = 5  # photographs of a person that are left out, one by one
 _MOST = 2000  # photographs left out at once
@@ -17,7 +17,7 @@ _SAME = 1e-3  # by how much an engine's cosine may differ from ours of the same 
 
 
 @dataclass(frozen=True, eq=False)
-class Faces:
+class Embeddings:
     """Embedded faces.
 
     Attributes:
@@ -31,16 +31,16 @@ class Faces:
     def __len__(self) -> int:
         return len(self.embeddings)
 
-    def __getitem__(self, rows: np.ndarray) -> Faces:
+    def __getitem__(self, rows: np.ndarray) -> Embeddings:
         crops = None if self.crops is None else self.crops[rows]
-        return Faces(self.embeddings[rows], crops)
+        return Embeddings(self.embeddings[rows], crops)
 
 
 class Matcher(Protocol):
     """Made of the faces of N people."""
 
     def __call__(
-        self, probes: Faces, cohort_person: np.ndarray | None = None
+        self, probes: Embeddings, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best score, float32 ``[q]``, and the person, int64 ``[q]`` in 0..N-1.
 
@@ -50,7 +50,7 @@ class Matcher(Protocol):
         ...
 
 
-Make = Callable[[Faces, np.ndarray], Matcher]
+Make = Callable[[Embeddings, np.ndarray], Matcher]
 """from faces and whose they are, int64 ``[n]`` in 0..N-1, everyone present, to a matcher"""
 
 
@@ -70,7 +70,7 @@ class Prototypes:
 
     def __init__(
         self,
-        faces: Faces,
+        faces: Embeddings,
         person: np.ndarray,
         cohort: Cohort,
         engine: Search | None = None,
@@ -86,13 +86,13 @@ class Prototypes:
         self.engine.add(self.ids, self._vectors)
 
     def __call__(
-        self, probes: Faces, cohort_person: np.ndarray | None = None
+        self, probes: Embeddings, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         cosines, found = self._nearest(probes.embeddings, 1)
         best = within(cosines[:, 0])
         return best - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
-    def others(self, faces: Faces, person: np.ndarray) -> np.ndarray:
+    def others(self, faces: Embeddings, person: np.ndarray) -> np.ndarray:
         """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
         if len(self.ids) < 2:
             return np.empty(0, np.float32)
@@ -117,7 +117,7 @@ class Prototypes:
 
 
 def left_out(
-    make: Make, faces: Faces, person: np.ndarray, picture: np.ndarray | None = None
+    make: Make, faces: Embeddings, person: np.ndarray, picture: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Photographs of people with two or more, left out and looked for.
 

@@ -57,7 +57,7 @@ class Model:
         weights: :func:`metaface.nets.weights.weights_digest` of its tensors, whatever file they
             are in.
         preprocessing: what an embedder was trained with.
-        known: its embedding of one procedural face; see ``metaface.recognition.known``.
+        known: its embedding of one procedural face; see ``metaface.recognition.embedders.known``.
         false_match: rows of (FMR, cosine), the rate falling: the share of pairs of different
             people, 0..1, whose embeddings are more similar than that.
         copies: cosines from which two photographs are the same picture (copied, saved again,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from metaface._text import folded
+from metaface.metrics.cohort import Cohort, prototypes, unit
+from metaface.metrics.thresholds import calibrate
 from metaface.recognition.alike import groups, same_picture
-from metaface.recognition.calibrate import calibrate
-from metaface.recognition.embed import Embedder
-from metaface.recognition.gallery import Enrolled
-from metaface.recognition.scoring import Cohort, prototypes, unit
+from metaface.recognition.embedders.loading import Embedder
+from metaface.recognition.gallery.gallery import Enrolled
 from metaface.recognition.strangers import look_enrolled, nearest, published_threshold, usual_cosine
 
 _LISTED = 5  # photographs in a remark

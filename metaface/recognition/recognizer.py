@@ -22,20 +22,22 @@ from metaface._text import given_path, printable
 from metaface.arguments import between_0_and_1
 from metaface.data import Skipped
 from metaface.data._sources import open_source
-from metaface.recognition import adaptation, alike, embed, faces, models, strangers
+from metaface.faces import choose
+from metaface.faces.detect import Detector, YuNet
+from metaface.faces.photos import Photo, Unusable, listed, name_of
+from metaface.metrics.cohort import Cohort, prototypes, within
+from metaface.metrics.thresholds import Calibration, calibrate, with_genuine
+from metaface.recognition import adaptation, alike, models, strangers
 from metaface.recognition.adaptation import Adaptation
-from metaface.recognition.calibrate import Calibration, calibrate, with_genuine
-from metaface.recognition.detect import Detector, YuNet
-from metaface.recognition.embed import Embedder
-from metaface.recognition.faces import Seen
-from metaface.recognition.gallery import Enrolled, Gallery, GalleryError
-from metaface.recognition.matching import Faces, Make, Matcher, Prototypes, left_out
-from metaface.recognition.names import person_name
+from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
+from metaface.recognition.embedders import loading
+from metaface.recognition.embedders.loading import Embedder
+from metaface.recognition.gallery.gallery import Enrolled, Gallery, GalleryError
+from metaface.recognition.gallery.names import person_name
+from metaface.recognition.gallery.search import Exact, Search
+from metaface.recognition.matching import Embeddings, Make, Matcher, Prototypes, left_out
 from metaface.recognition.newcomers import Newcomers
-from metaface.recognition.photos import Photo, Unusable, listed, name_of
 from metaface.recognition.results import Chosen, Enrolment, Identified, Match, Verified
-from metaface.recognition.scoring import Cohort, prototypes, within
-from metaface.recognition.search import Exact, Search
 
 log = logging.getLogger("metaface.recognition")
 
@@ -57,13 +59,13 @@ class _Known:
     version: tuple[Any, ...]
     people: np.ndarray  # their ids, as in `Enrolled`
     names: tuple[str, ...]
-    faces: Faces
+    faces: Embeddings
     person: np.ndarray
     cohort: Cohort  # the strangers, without those who look like somebody enrolled
     lookalikes: int  # how many of those the user gave do
     make: Make  # of the same kind as `matcher`, of fewer faces
     matcher: Matcher
-    strange: tuple[Faces, np.ndarray] | None = None  # by whom it is calibrated
+    strange: tuple[Embeddings, np.ndarray] | None = None  # by whom it is calibrated
     calibration: Calibration | None = None
 
 
@@ -110,7 +112,7 @@ class Recognizer:
         self._own = threading.local()  # .changed: this thread must see what it has changed
         self._enrolling = threading.RLock()  # held by who uses `_newcomers`; before `_making`
         self._newcomers: tuple[tuple[Any, ...], Newcomers] | None = None
-        self._procedural: Faces | None = None
+        self._procedural: Embeddings | None = None
 
     @classmethod
     def from_pretrained(
@@ -140,16 +142,19 @@ class Recognizer:
             metaface.recognition.ModelMissing: no such model file; says how to get it.
             metaface.recognition.GalleryError: the gallery was made by another model, or is none.
         """
-        embedder = embed.load(weights, models)
+        embedder = loading.load(weights, models)
         return cls(
             detector or detector_for(embedder, models),
             embedder,
             Gallery(
-                gallery, model=embedder.digest, model_name=embedder.name, dim=embedder.dim,
+                gallery,
+                model=embedder.digest,
+                model_name=embedder.name,
+                dim=embedder.dim,
                 keep_crops=keep_crops,
             ),
             search,
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(
@@ -213,7 +218,7 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: a photograph (see ``metaface.recognition.photos.reduced``), several, or the
+            photos: a photograph (see ``metaface.faces.photos.reduced``), several, or the
                 folder they lie in; each of that person alone, or with others much smaller.
             strict: refuse them, all together, where there are remarks.
 
@@ -221,7 +226,7 @@ class Recognizer:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
         name, given = person_name(name), listed(photos)
-        seen = self._seen(given, faces.to_enrol)
+        seen = self._seen(given, choose.to_enrol)
         outcome = self._enrolled(name, given, seen, strict)
         if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
@@ -234,7 +239,7 @@ class Recognizer:
         """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
         Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
-        has a name that :func:`metaface.recognition.names.person_name` refuses is yielded with all
+        has a name that :func:`person_name` refuses is yielded with all
         photographs skipped, and the reason. Enrolling a source again adds what is new.
 
         Args:
@@ -258,9 +263,12 @@ class Recognizer:
             photos = [photo for photo in found.photos if photo.person in names]
             photos.sort(key=lambda photo: names[photo.person])
             bar = track(
-                self._seen((partial(found.read, p) for p in photos), faces.to_enrol),
-                total=len(photos), desc="enrolling", unit="photo", show=progress,
-            )  # fmt: skip
+                self._seen((partial(found.read, p) for p in photos), choose.to_enrol),
+                total=len(photos),
+                desc="enrolling",
+                unit="photo",
+                show=progress,
+            )
             seen = iter(bar)
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
                 yield self._enrolled(name, [photo.path for photo in group], seen, strict)
@@ -269,7 +277,7 @@ class Recognizer:
         self,
         name: str,
         photos: Sequence[Photo],
-        seen: Iterator[Seen | Unusable],
+        seen: Iterator[EmbeddedFaces | Unusable],
         strict: bool,
     ) -> Enrolment:
         good, paths, skipped = [], [], []
@@ -284,7 +292,12 @@ class Recognizer:
         return self._added(name, good, paths, skipped, strict)
 
     def _added(
-        self, name: str, good: list[Seen], paths: list[str], skipped: list[Skipped], strict: bool
+        self,
+        name: str,
+        good: list[EmbeddedFaces],
+        paths: list[str],
+        skipped: list[Skipped],
+        strict: bool,
     ) -> Enrolment:
         """Enrol photographs, by what each is called, of a person; others were ``skipped``."""
         embeddings = np.concatenate([one.embeddings for one in good])
@@ -351,7 +364,7 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.recognition.photos.reduced``), a list of them, or
+            photos: a photograph (see ``metaface.faces.photos.reduced``), a list of them, or
                 the folder they lie in.
 
         Returns:
@@ -367,20 +380,20 @@ class Recognizer:
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
         given = listed(photos)
-        for photo, seen in zip(given, self._seen(given, faces.everyone), strict=True):
+        for photo, seen in zip(given, self._seen(given, choose.everyone), strict=True):
             if isinstance(seen, Unusable):
                 yield Identified(name_of(photo), (), seen.reason, seen.detail)
             else:
                 yield Identified(name_of(photo), tuple(self._matches(seen)))
 
-    def _matches(self, seen: Seen) -> Iterator[Match]:
+    def _matches(self, seen: EmbeddedFaces) -> Iterator[Match]:
         known = self._known()
         boxes = [tuple(round(float(v), 1) for v in box) for box in seen.boxes]
         if not known.names:
             yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
             return
         calibration = self._calibrated(known)
-        scores, persons = known.matcher(Faces(seen.embeddings, seen.crops))
+        scores, persons = known.matcher(Embeddings(seen.embeddings, seen.crops))
         for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
             if not math.isfinite(score):
                 yield Match(None, None, None, box)  # type: ignore[arg-type]
@@ -398,7 +411,7 @@ class Recognizer:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
-            first, second: photographs; see ``metaface.recognition.photos.reduced``.
+            first, second: photographs; see ``metaface.faces.photos.reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
@@ -408,7 +421,7 @@ class Recognizer:
         pair: list[np.ndarray] = []
         several: list[Chosen] = []
         for photo in (first, second):
-            (seen,) = self._seen([photo], faces.the_one)
+            (seen,) = self._seen([photo], choose.the_one)
             if isinstance(seen, Unusable):
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
@@ -514,8 +527,10 @@ class Recognizer:
 
     # -- from one to the other ---------------------------------------------------------------
 
-    def _seen(self, photos: Iterable[Photo], pick: faces.Pick) -> Iterator[Seen | Unusable]:
-        return faces.embedded(photos, pick, self.detector, self.embedder)
+    def _seen(
+        self, photos: Iterable[Photo], pick: choose.Pick
+    ) -> Iterator[EmbeddedFaces | Unusable]:
+        return embed_faces(photos, pick, self.detector, self.embedder)
 
     def _known(self) -> _Known:
         """What the gallery holds now; made anew, by one thread at a time, where it has changed."""
@@ -581,7 +596,10 @@ class Recognizer:
         if known.names:
             known.strange = self._strange_faces(everyone, rows, pictures)
             self._calibrated(known)
-        known.faces, known.strange = Faces(np.empty_like(held.embeddings[:0])), None  # their memory
+        known.faces, known.strange = (
+            Embeddings(np.empty_like(held.embeddings[:0])),
+            None,
+        )  # their memory
         return known
 
     def _apart(self, everyone: Cohort, enrolled: Enrolled) -> np.ndarray:
@@ -589,9 +607,13 @@ class Recognizer:
         if not (len(everyone) and enrolled.names):
             return np.arange(len(everyone))
         found = strangers.held_against(
-            everyone.embeddings, everyone.person, everyone, enrolled.embeddings, enrolled.person,
+            everyone.embeddings,
+            everyone.person,
+            everyone,
+            enrolled.embeddings,
+            enrolled.person,
             self.embedder,
-        )  # fmt: skip
+        )
         return np.flatnonzero(~found.does)
 
     def _clear(self, engine: Search, there: np.ndarray) -> None:
@@ -613,10 +635,10 @@ class Recognizer:
             revision, adapted = self.gallery.revision, self.gallery.setting("adaptation")
             return self.gallery.files, revision, self._fpir(), adapted
 
-    def _enrolled_faces(self, crops: bool) -> tuple[Enrolled, Faces]:
+    def _enrolled_faces(self, crops: bool) -> tuple[Enrolled, Embeddings]:
         """Everyone and their faces; with their crops, if need be."""
         enrolled = self.gallery.enrolled()
-        return enrolled, Faces(enrolled.embeddings, self.gallery.crops() if crops else None)
+        return enrolled, Embeddings(enrolled.embeddings, self.gallery.crops() if crops else None)
 
     def _calibrated(self, known: _Known) -> Calibration:
         if known.calibration is not None:
@@ -670,7 +692,7 @@ class Recognizer:
 
     def _strange_faces(
         self, everyone: Cohort, rows: np.ndarray, pictures: np.ndarray | None
-    ) -> tuple[Faces, np.ndarray]:
+    ) -> tuple[Embeddings, np.ndarray]:
         """Some of the strangers given or, failing those, procedural ones; and who is who.
 
         Args:
@@ -678,7 +700,7 @@ class Recognizer:
         """
         if len(rows):
             crops = None if pictures is None else pictures[rows]
-            return Faces(everyone.embeddings[rows], crops), everyone.person[rows]
+            return Embeddings(everyone.embeddings[rows], crops), everyone.person[rows]
         if self._procedural is None:
             self._procedural = strangers.procedural(self.embedder)
         return self._procedural, np.arange(len(self._procedural))
@@ -688,11 +710,14 @@ class Recognizer:
         good, photographs = [], []
         reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, given):
-            seen = self._seen(photos, faces.the_one)
+            seen = self._seen(photos, choose.the_one)
             bar = track(
-                zip(seen, given, strict=True), total=len(given), desc="strangers", unit="photo",
+                zip(seen, given, strict=True),
+                total=len(given),
+                desc="strangers",
+                unit="photo",
                 show=progress,
-            )  # fmt: skip
+            )
             for one, photograph in bar:
                 if isinstance(one, Unusable):
                     reasons[one.reason] += 1
@@ -715,7 +740,7 @@ class Recognizer:
         return embeddings[rows], crops, person
 
 
-def _chosen(path: str, seen: Seen) -> Chosen:
+def _chosen(path: str, seen: EmbeddedFaces) -> Chosen:
     """Which face was taken."""
     left, top, width, height = (round(float(v), 1) for v in seen.boxes[0])
     return Chosen(path, (left, top, width, height), seen.left)
@@ -735,7 +760,7 @@ def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 def detector_for(embedder: Embedder, given: str | Path | None = None) -> Detector:
     """The embedder itself where it detects as well, else :func:`default_detector`."""
-    from metaface.multitask.joint import JointFace  # which needs this package
+    from metaface.recognition.embedders.shared import JointFace  # which needs this package
 
     one: object = embedder
     return cast(Detector, one) if isinstance(one, JointFace) else default_detector(given)
@@ -760,6 +785,6 @@ def default_detector(given: str | Path | None = None) -> YuNet:
 
 
 def _nobody(
-    probes: Faces, cohort_person: np.ndarray | None = None
+    probes: Embeddings, cohort_person: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     raise ValueError("nobody is enrolled")

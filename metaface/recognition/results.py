@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metaface.data import Skipped
-from metaface.recognition.photos import Reason
+from metaface.faces.photos import Reason
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Match:
         name: who it is, or None: unknown.
         nearest: the most similar person, whether similar enough or not; None: nobody is enrolled,
             or an adapted classifier gave no number.
-        score: how similar, a finite number; see :class:`metaface.recognition.scoring.Cohort`. Not a
+        score: how similar, a finite number; see :class:`metaface.metrics.cohort.Cohort`. Not a
             probability. None where ``nearest`` is.
         box: left, top, width, height in pixels of the upright photograph.
         probability: see :meth:`Calibration.probability`.

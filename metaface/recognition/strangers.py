@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metaface import synthetic
 from metaface._text import given_path, printable
-from metaface.data import synthetic
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
-from metaface.recognition.align import align
+from metaface.faces.alignment import align
+from metaface.faces.exposure import exposed
+from metaface.faces.photos import Photo, in_folder, listed, name_of
+from metaface.metrics.cohort import Cohort, prototypes, unit
 from metaface.recognition.alike import groups, merged, same_picture
-from metaface.recognition.embed import Embedder
-from metaface.recognition.exposure import exposed
-from metaface.recognition.gallery import Enrolled
-from metaface.recognition.matching import Faces
+from metaface.recognition.embedders.loading import Embedder
+from metaface.recognition.gallery.gallery import Enrolled
+from metaface.recognition.matching import Embeddings
 from metaface.recognition.models import MODELS
-from metaface.recognition.photos import Photo, in_folder, listed, name_of
-from metaface.recognition.scoring import Cohort, prototypes, unit
 
 _PROCEDURAL = 128  # people, enough for a rate of 1%
 _LISTED = 5  # photographs that perhaps show somebody enrolled, of more
@@ -148,8 +148,11 @@ def different(
             name, score = enrolled.names[found.whose[picture[row]]], found.score[picture[row]]
             log.warning(
                 "%s looks like %s (%.2f), who is enrolled: %s",
-                printable(given[row].path), printable(name), score, done,
-            )  # fmt: skip
+                printable(given[row].path),
+                printable(name),
+                score,
+                done,
+            )
         if most is not None and len(there) > most:
             log.warning("and %d more, less like them: %s", len(there) - most, done)
     if found.does.all():
@@ -175,9 +178,13 @@ def nearest(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def look_enrolled(
-    best: np.ndarray, base: np.ndarray, person: np.ndarray, people: int, usual: float,
+    best: np.ndarray,
+    base: np.ndarray,
+    person: np.ndarray,
+    people: int,
+    usual: float,
     embedder: Embedder,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Which strangers look like somebody enrolled, with all their photographs.
 
     Most people are taken to be strangers, however many photographs there are of one: how far a
@@ -252,9 +259,13 @@ class Likeness:
 
 
 def held_against(
-    probes: np.ndarray, person: np.ndarray, cohort: Cohort, faces: np.ndarray, owner: np.ndarray,
+    probes: np.ndarray,
+    person: np.ndarray,
+    cohort: Cohort,
+    faces: np.ndarray,
+    owner: np.ndarray,
     embedder: Embedder,
-) -> Likeness:  # fmt: skip
+) -> Likeness:
     """Strangers, float32 ``[n, D]``, against enrolled faces ``[M, D]``, M at least 1.
 
     Args:
@@ -301,10 +312,10 @@ def look_like_one(
     return [(int(one[i]), int(other[i]), float(cosines[i])) for i in order]
 
 
-def procedural(embedder: Embedder) -> Faces:
+def procedural(embedder: Embedder) -> Embeddings:
     """Faces of people who do not exist: one photograph each of ``_PROCEDURAL``."""
     crops = _procedural_crops()
-    return Faces(embedder(crops), crops)
+    return Embeddings(embedder(crops), crops)
 
 
 @cache

@@ -14,7 +14,7 @@ from metaface.data import FaceSet
 from metaface.report.page import inline, write_page
 from metaface.report.pictures import grid
 from metaface.report.plots import plain, svg
-from metaface.report.table import measured
+from metaface.report.text_table import measured
 
 PHOTOS = 8  # of a domain, to see what it is
 Row = Mapping[str, Any]
@@ -61,10 +61,14 @@ def heat_map(rows: Sequence[Row]) -> Markup:
         y, x = trains.index(row["train"]), tests.index(row["test"])
         dark = values[y, x] < (low + high) / 2 or low == high
         axes.text(
-            x, y, f"{100 * row['accuracy']:.1f}", ha="center", va="center",
+            x,
+            y,
+            f"{100 * row['accuracy']:.1f}",
+            ha="center",
+            va="center",
             color="white" if dark else "black",
             fontweight="bold" if row["train"] == row["test"] else "normal",
-        )  # fmt: skip
+        )
     axes.set_xticks(range(len(tests)), [plain(name) for name in tests])
     axes.set_yticks(range(len(trains)), [plain(name) for name in trains])
     axes.set_xlabel("tested in")
@@ -84,17 +88,22 @@ def matrix(rows: Sequence[Row]) -> str:
             tests = _names(mine, "test")
             lines = [[f"{learner}, {title}", *tests]]
             for train in _names(mine, "train"):
-                cells = {r["test"]: measured(r["accuracy"], r["ci95"]) for r in mine
-                         if r["train"] == train}  # fmt: skip
+                cells = {
+                    r["test"]: measured(r["accuracy"], r["ci95"])
+                    for r in mine
+                    if r["train"] == train
+                }
                 lines.append([train, *(cells.get(test, "") for test in tests)])
             widths = [max(len(line[i]) for line in lines) for i in range(len(tests) + 1)]
             blocks.append(
                 "\n".join(
-                    "  ".join(c.ljust(w) if i == 0 else c.rjust(w)
-                              for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+                    "  ".join(
+                        c.ljust(w) if i == 0 else c.rjust(w)
+                        for i, (c, w) in enumerate(zip(line, widths, strict=True))
+                    ).rstrip()
                     for line in lines
                 )
-            )  # fmt: skip
+            )
     return "\n\n".join(blocks)
 
 

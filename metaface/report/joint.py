@@ -15,23 +15,31 @@ from PIL import Image
 
 from metaface._atomic import replacing
 from metaface.multitask.batch import pictures
-from metaface.multitask.samples import Labelled
-from metaface.multitask.sheet import sheet
+from metaface.multitask.samples import FaceAnnotations
+from metaface.report.annotated import sheet
 from metaface.report.page import inline, write_page
 from metaface.report.plots import COLOURS, chart, plain, svg
-from metaface.report.table import measured
+from metaface.report.text_table import measured
 
 PICTURES = 8
 COLUMNS = (
-    ("ap50", "AP50 %", 100), ("nme", "NME %", 100), ("iou", "IoU %", 100),
-    ("pose", "pose error °", 1), ("expression", "expression %", 100),
-    ("attributes", "attributes %", 100), ("attributes_precision", "precision %", 100),
-    ("attributes_recall", "recall %", 100), ("attributes_f1", "F1 %", 100),
-    ("one_shot", "1-shot %", 100), ("one_shot_given", "1-shot, true landmarks %", 100),
-    ("tar@0.01", "TAR % at FAR 0.01", 100), ("tar@0.001", "TAR % at FAR 0.001", 100),
-    ("dir@0.01", "DIR % at FPIR 0.01", 100), ("dir@0.1", "DIR % at FPIR 0.1", 100),
+    ("ap50", "AP50 %", 100),
+    ("nme", "NME %", 100),
+    ("iou", "IoU %", 100),
+    ("pose", "pose error °", 1),
+    ("expression", "expression %", 100),
+    ("attributes", "attributes %", 100),
+    ("attributes_precision", "precision %", 100),
+    ("attributes_recall", "recall %", 100),
+    ("attributes_f1", "F1 %", 100),
+    ("one_shot", "1-shot %", 100),
+    ("one_shot_given", "1-shot, true landmarks %", 100),
+    ("tar@0.01", "TAR % at FAR 0.01", 100),
+    ("tar@0.001", "TAR % at FAR 0.001", 100),
+    ("dir@0.01", "DIR % at FPIR 0.01", 100),
+    ("dir@0.1", "DIR % at FPIR 0.1", 100),
     ("score", "mean task score %", 100),
-)  # fmt: skip
+)
 
 
 def write_joint(path: str | Path, results: Mapping[str, Any], folder: Path) -> None:
@@ -76,10 +84,13 @@ def lines(results: Mapping[str, Any]) -> list[list[str]]:
         cells = [_cell(row["metrics"].get(name), unit) for name, _, unit in _columns(results)]
         found.append(
             [
-                row["variant"], f"{row['parameters']:,}", "" if ms is None else f"{ms:.1f}",
-                f"{row['train_seconds']:.0f}", *cells,
+                row["variant"],
+                f"{row['parameters']:,}",
+                "" if ms is None else f"{ms:.1f}",
+                f"{row['train_seconds']:.0f}",
+                *cells,
             ]
-        )  # fmt: skip
+        )
     return found
 
 
@@ -96,7 +107,7 @@ def joint_table(results: Mapping[str, Any]) -> str:
     )
 
 
-def overlays(path: Path, model: Any, scenes: Labelled, device: torch.device) -> None:
+def overlays(path: Path, model: Any, scenes: FaceAnnotations, device: torch.device) -> None:
     """Draw the first scenes with what is true above, and what ``model`` says below, as a PNG."""
     some = scenes.take(np.arange(min(PICTURES, len(scenes))))
     both = np.concatenate([sheet(some), sheet(predicted(model, some, device))])
@@ -106,7 +117,7 @@ def overlays(path: Path, model: Any, scenes: Labelled, device: torch.device) -> 
         file.write(data.tobytes())
 
 
-def predicted(model: Any, scenes: Labelled, device: torch.device) -> Labelled:
+def predicted(model: Any, scenes: FaceAnnotations, device: torch.device) -> FaceAnnotations:
     """What ``model`` says of the pictures of ``scenes``, as labels."""
     found = model.predict(pictures(scenes.images, device))
     height, width = scenes.images.shape[1:3]
@@ -119,14 +130,17 @@ def predicted(model: Any, scenes: Labelled, device: torch.device) -> Labelled:
     if "segmentation" in found.heads:
         masks = (found.heads["segmentation"] > 0).cpu().numpy().astype(np.uint8)
     return replace(
-        scenes, image=found.image.cpu().numpy(),
+        scenes,
+        image=found.image.cpu().numpy(),
         boxes=np.concatenate([start, sides], 1).astype(np.float32),
-        points=found.points.cpu().numpy(), masks=masks,
+        landmarks=found.landmarks.cpu().numpy(),
+        masks=masks,
         pose=found.heads["pose"].cpu().numpy() if "pose" in found.heads else nothing,
-        person=np.full(n, -1), expression=np.full(n, -1),
+        person=np.full(n, -1),
+        expression=np.full(n, -1),
         attributes=np.full((n, len(scenes.attribute_names)), np.nan, np.float32),
         complete=np.ones(len(scenes), bool),
-    )  # fmt: skip
+    )
 
 
 def _turned(table: list[list[str]]) -> list[tuple[str, ...]]:
@@ -169,15 +183,21 @@ def _speed(points: list[dict[str, Any]]) -> Markup:
     for i, variant in enumerate(dict.fromkeys(p["variant"] for p in points)):
         mine = [p for p in points if p["variant"] == variant and p["ms"] is not None]
         axes.plot(
-            [p["ms"] for p in mine], [100 * p["one_shot"] for p in mine], "o",
-            color=COLOURS[i % len(COLOURS)], label=plain(variant),
-        )  # fmt: skip
+            [p["ms"] for p in mine],
+            [100 * p["one_shot"] for p in mine],
+            "o",
+            color=COLOURS[i % len(COLOURS)],
+            label=plain(variant),
+        )
         for p in mine:
             if rest := p["what"].removeprefix(variant).strip(":, "):
                 axes.annotate(
-                    plain(rest), (p["ms"], 100 * p["one_shot"]), xytext=(4, 3), fontsize=6,
+                    plain(rest),
+                    (p["ms"], 100 * p["one_shot"]),
+                    xytext=(4, 3),
+                    fontsize=6,
                     textcoords="offset points",
-                )  # fmt: skip
+                )
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
 

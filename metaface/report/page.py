@@ -15,10 +15,10 @@ from PIL import Image
 from metaface._atomic import replacing
 from metaface._text import given_path, printable
 from metaface.data import FaceSet
-from metaface.episodes import EpisodeSampler
+from metaface.episodes.sampler import EpisodeSampler
 from metaface.report import plots
 from metaface.report.pictures import episode_picture, grid
-from metaface.report.table import COLUMNS, cells, measured
+from metaface.report.text_table import COLUMNS, cells, measured
 
 
 def write(path: str | Path, results: Mapping[str, Any], test: FaceSet) -> None:
@@ -70,9 +70,11 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
         OSError: the file cannot be written; what was there is as it was.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metaface", "report"), autoescape=True, trim_blocks=True,
+        loader=jinja2.PackageLoader("metaface", "report"),
+        autoescape=True,
+        trim_blocks=True,
         finalize=_shown,
-    )  # fmt: skip
+    )
     page = environment.get_template(template).render(**values)
     with replacing(given_path(path, "the page")) as file:
         file.write(page.encode())

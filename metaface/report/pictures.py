@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from metaface import _letters
 from metaface.data import FaceSet
-from metaface.episodes import Episodes
+from metaface.episodes.sampler import Episodes
 
 CELL = 72  # pixels a face in a picture
 GAP = 4

@@ -30,10 +30,13 @@ def curves(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
         name = key.rsplit("-", 1)[0]
         points = [r for r in rows if "val_accuracy" in r]
         axes.plot(
-            [r["seconds"] for r in points], [100 * r["val_accuracy"] for r in points],
-            color=COLOURS[names.index(name) % len(COLOURS)], marker="o", markersize=3,
+            [r["seconds"] for r in points],
+            [100 * r["val_accuracy"] for r in points],
+            color=COLOURS[names.index(name) % len(COLOURS)],
+            marker="o",
+            markersize=3,
             label=plain(name) if key.endswith(f"-{_first_seed(found, name)}") else None,
-        )  # fmt: skip
+        )
     if found:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
@@ -49,10 +52,13 @@ def by_shot(rows: Sequence[Mapping[str, Any]]) -> Markup:
         mine = {(r["ways"], r["shots"]): r for r in rows if r["learner"] == name}
         axes.bar(
             [g + (i - len(names) / 2 + 0.5) * width for g in range(len(groups))],
-            [100 * mine[g]["accuracy"] for g in groups], width,
-            yerr=[100 * (mine[g]["ci95"] or 0) for g in groups], label=plain(name),
-            color=_colour(name, names), capsize=2,
-        )  # fmt: skip
+            [100 * mine[g]["accuracy"] for g in groups],
+            width,
+            yerr=[100 * (mine[g]["ci95"] or 0) for g in groups],
+            label=plain(name),
+            color=_colour(name, names),
+            capsize=2,
+        )
     axes.set_xticks(range(len(groups)), [f"{w}-way {s}-shot" for w, s in groups])
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
@@ -64,9 +70,14 @@ def cost(rows: Sequence[Mapping[str, Any]]) -> Markup:
     names = [r["learner"] for r in rows]
     for row in rows:
         axes.errorbar(
-            row["adapt_ms"], 100 * row["accuracy"], yerr=100 * (row["ci95"] or 0), fmt="o",
-            capsize=2, color=_colour(row["learner"], names), label=plain(row["learner"]),
-        )  # fmt: skip
+            row["adapt_ms"],
+            100 * row["accuracy"],
+            yerr=100 * (row["ci95"] or 0),
+            fmt="o",
+            capsize=2,
+            color=_colour(row["learner"], names),
+            label=plain(row["learner"]),
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

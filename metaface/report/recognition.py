@@ -11,7 +11,10 @@ import numpy as np
 from markupsafe import Markup
 from scipy.special import ndtri
 
-from metaface.evaluation import Detection, Estimate, OpenSet, Verification
+from metaface.metrics.detection import Detection
+from metaface.metrics.intervals import Estimate
+from metaface.metrics.one_to_many import OpenSet
+from metaface.metrics.one_to_one import Verification
 from metaface.report.page import write_page
 from metaface.report.plots import COLOURS, chart, svg
 
@@ -87,9 +90,13 @@ def dir_at_fpir(result: OpenSet) -> Markup:
     fpir = result.realised_fpir
     if fpir.value > 0:
         _bar(
-            axes, fpir.value, result.realised_dir, fpir, color=RED,
+            axes,
+            fpir.value,
+            result.realised_dir,
+            fpir,
+            color=RED,
             label=f"calibrated for {100 * result.asked:g}%",
-        )  # fmt: skip
+        )
         axes.legend(frameon=False, loc="lower right")
     axes.axvline(result.asked, color=RED, linewidth=0.8, linestyle=":")
     axes.set_xscale("log")
@@ -135,16 +142,27 @@ def precision_recall(result: Detection) -> Markup:
 
 
 def _bar(
-    axes: Any, x: float, y: Estimate, across: Estimate | None = None, color: str = BLUE,
+    axes: Any,
+    x: float,
+    y: Estimate,
+    across: Estimate | None = None,
+    color: str = BLUE,
     label: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """A point in percent with its interval, and that of x where there is one."""
     low_high = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
     wide = None if across is None else [[x - across.low], [across.high - x]]
     axes.errorbar(
-        x, 100 * y.value, yerr=low_high, xerr=wide, fmt="o", color=color, capsize=3, markersize=4,
+        x,
+        100 * y.value,
+        yerr=low_high,
+        xerr=wide,
+        fmt="o",
+        color=color,
+        capsize=3,
+        markersize=4,
         label=label,
-    )  # fmt: skip
+    )
 
 
 def _too_few(axes: Any, below: float, why: str) -> None:

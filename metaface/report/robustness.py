@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from metaface._text import printable
-from metaface.evaluation.robustness import Level
-from metaface.evaluation.slices import RATES, Rate, Slices
-from metaface.intervals import Estimate
+from metaface.evaluation.degradation import Level
+from metaface.metrics.groups import RATES, Rate, Slices
+from metaface.metrics.intervals import Estimate
 from metaface.report.page import write_page
 from metaface.report.plots import COLOURS, chart, plain, svg
 
@@ -34,8 +34,15 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
         y = 100 * np.array([level.accuracy for level in mine])
         half = 100 * np.array([level.ci95 for level in mine])
         colour = COLOURS[i % len(COLOURS)]
-        axes.plot(x, y, color=colour, marker="o", markersize=3, label=plain(name),
-                  linestyle=_STYLES[i // len(COLOURS) % len(_STYLES)])  # fmt: skip
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            marker="o",
+            markersize=3,
+            label=plain(name),
+            linestyle=_STYLES[i // len(COLOURS) % len(_STYLES)],
+        )
         axes.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
     if chance is not None:
         axes.axhline(100 * chance, color="#999999", linewidth=0.8, linestyle=":", label="chance")
@@ -71,7 +78,7 @@ def write_robustness(path: str | Path, title: str, levels: Sequence[Level], ways
     Args:
         path: the HTML file; the plot is inside it, nothing is fetched.
         title: of the section, such as "LFW, 20-way 1-shot".
-        levels: what :func:`metaface.evaluation.robustness` gives.
+        levels: what :func:`metaface.evaluation.degradation` gives.
         ways: of the episodes, for the line of chance.
     """
     rows = []
@@ -80,8 +87,9 @@ def write_robustness(path: str | Path, title: str, levels: Sequence[Level], ways
             continue
         name = (
             f"{level.nuisance} {level.severity} ({level.unit} {level.strength:g})"
-            if level.severity else "as it is"
-        )  # fmt: skip
+            if level.severity
+            else "as it is"
+        )
         accuracy, half = level.accuracy, level.ci95
         rows.append(_row(name, Estimate(accuracy, accuracy - half, min(1.0, accuracy + half))))
     about = (
@@ -132,8 +140,10 @@ def _section(slices: Slices) -> dict[str, Any]:
         f"One threshold, {slices.threshold:.3f}, at which everybody has a {names[0]} of "
         f"{100 * slices.asked:g}%. The worst group's rate over the best one's, {ratios}."
     )
-    plots = [(f"{name} by {slices.by}", group_rates(slices, which))
-             for name, which in zip(names, RATES, strict=True)]  # fmt: skip
+    plots = [
+        (f"{name} by {slices.by}", group_rates(slices, which))
+        for name, which in zip(names, RATES, strict=True)
+    ]
     title = f"{slices.kind.capitalize()} by {slices.by}"
     return {"title": title, "about": about, "rows": rows, "plots": plots}
 

@@ -15,8 +15,16 @@ from metaface.report.plots import COLOURS, chart, plain, svg
 
 BLUE, RED, GREEN = COLOURS[:3]
 GREY = "#999999"
-COLUMNS = ("learner", "parameters", "accuracy, %", "by default, %", "trials", "stopped early",
-           "failed", "minutes")  # fmt: skip
+COLUMNS = (
+    "learner",
+    "parameters",
+    "accuracy, %",
+    "by default, %",
+    "trials",
+    "stopped early",
+    "failed",
+    "minutes",
+)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -76,12 +84,23 @@ def spread(by_learner: Mapping[str, Rows]) -> Markup:
         found = _complete(rows)
         shift = np.linspace(-0.2, 0.2, len(found)) if len(found) > 1 else np.zeros(len(found))
         axes.plot(
-            column + shift, [100 * r["accuracy"] for r in found], "o", markersize=4, alpha=0.7,
+            column + shift,
+            [100 * r["accuracy"] for r in found],
+            "o",
+            markersize=4,
+            alpha=0.7,
             color=COLOURS[column % len(COLOURS)],
-        )  # fmt: skip
+        )
         default = [100 * r["accuracy"] for r in found if r["default"]]
-        axes.plot([column] * len(default), default, "D", color="black", markersize=7,
-                  fillstyle="none", label=None if column else "defaults")  # fmt: skip
+        axes.plot(
+            [column] * len(default),
+            default,
+            "D",
+            color="black",
+            markersize=7,
+            fillstyle="none",
+            label=None if column else "defaults",
+        )
     axes.set_xticks(range(len(by_learner)), [plain(name) for name in by_learner])
     axes.set_xlim(-0.6, len(by_learner) - 0.4)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -106,11 +125,23 @@ def slices(rows: Rows, space: Mapping[str, Any]) -> Markup:
 
         marks = [(stopped, "x", GREY), (found, "o", BLUE), ([best], "o", RED)]
         for some, mark, colour in marks:
-            axes.plot([place(r) for r in some], [100 * r["accuracy"] for r in some], mark,
-                      color=colour, markersize=4, alpha=0.8)  # fmt: skip
+            axes.plot(
+                [place(r) for r in some],
+                [100 * r["accuracy"] for r in some],
+                mark,
+                color=colour,
+                markersize=4,
+                alpha=0.8,
+            )
         default = [r for r in found if r["default"]]
-        axes.plot([place(r) for r in default], [100 * r["accuracy"] for r in default], "D",
-                  color="black", markersize=8, fillstyle="none")  # fmt: skip
+        axes.plot(
+            [place(r) for r in default],
+            [100 * r["accuracy"] for r in default],
+            "D",
+            color="black",
+            markersize=8,
+            fillstyle="none",
+        )
         if names:
             axes.set_xticks(range(len(names)), [plain(name) for name in names])
             axes.set_xlim(-0.5, len(names) - 0.5)
@@ -148,8 +179,17 @@ def best_so_far(rows: Rows) -> Markup:
     found = sorted(_complete(rows), key=lambda r: r["number"])
     numbers = [r["number"] + 1 for r in found]
     own = np.array([100 * r["accuracy"] for r in found])
-    axes.errorbar(numbers, own, yerr=[100 * r["ci95"] for r in found], fmt="o", color=BLUE,
-                  markersize=4, capsize=2, alpha=0.6, label="trial")  # fmt: skip
+    axes.errorbar(
+        numbers,
+        own,
+        yerr=[100 * r["ci95"] for r in found],
+        fmt="o",
+        color=BLUE,
+        markersize=4,
+        capsize=2,
+        alpha=0.6,
+        label="trial",
+    )
     axes.step(numbers, np.maximum.accumulate(own), where="post", color=RED, label="best so far")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -6,18 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads.base import Head, Loss, nothing
 from metaface.multitask.heads.detection import UNIT, around, cells, map_layers
-from metaface.multitask.reader import (
-    PATCH,
-    jittered,
-    landmark_frames,
-    places_in,
-    points_in,
-    read,
-)
-from metaface.multitask.trunk import STRIDE
+from metaface.multitask.roi import PATCH, jittered, landmark_frames, places_in, points_in, read
 
 _KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
 _FINE = 32  # channels of the closer look
@@ -34,7 +27,7 @@ class Alignment(Head):
 
     They are predicted in pixels from the middle of the cell, so that no error of the box enters,
     at the centre's cell and the eight around it. Then the frame of these (see
-    :func:`metaface.multitask.reader.landmark_frames`), whose size and turn are the face's, is read
+    :func:`metaface.multitask.roi.landmark_frames`), whose size and turn are the face's, is read
     out of further channels and out of the picture, its light taken off; each landmark is the mean
     place by a heat map of the frame (integral regression, Sun et al. 2018). Twice: a cascade (Sun,
     Wang, Tang 2013). The closer look learns in true frames with much jitter, so that it does not
@@ -55,9 +48,10 @@ class Alignment(Head):
         self.layers = map_layers(channels, 10)
         self.fine = nn.Conv2d(channels, _FINE, 1)
         self.pixels = nn.Sequential(
-            nn.Conv2d(3, _FINE // 2, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(3, _FINE // 2, 3, padding=1),
+            nn.ReLU(),
             nn.Conv2d(_FINE // 2, _FINE, 3, 2, padding=1),
-        )  # fmt: skip
+        )
         looks: list[nn.Module] = []
         for wide in _SPREAD:
             looks += [nn.Conv2d(_FINE, _FINE, 3, padding=wide, dilation=wide), nn.ReLU()]
@@ -66,17 +60,17 @@ class Alignment(Head):
     def forward(self, maps: Tensor) -> Tensor:
         return torch.cat([self.layers(maps), self.fine(maps)], 1)
 
-    def points(
+    def landmarks(
         self, predicted: Tensor, images: Tensor, image: Tensor, y: Tensor, x: Tensor
     ) -> Tensor:
         """Landmarks ``[k, 5, 2]`` in pixels of the faces at cells y, x of pictures ``image``,
         int64 ``[k]``, ascending; ``predicted`` is what :meth:`forward` gave of the map of
         ``images`` ``[n, 3, H, W]``."""
-        points = located(predicted[image, :10, y, x], y, x)
+        landmarks = located(predicted[image, :10, y, x], y, x)
         for _ in range(_LOOKS if len(image) else 0):
-            frames = landmark_frames(points)
-            points = expected(self.heat(predicted, images, image, frames), frames)
-        return points
+            frames = landmark_frames(landmarks)
+            landmarks = expected(self.heat(predicted, images, image, frames), frames)
+        return landmarks
 
     def heat(self, predicted: Tensor, images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
         """Logits ``[k, 5, PATCH, PATCH]`` of where in ``frames`` ``[k, 4]`` each landmark is."""
@@ -87,10 +81,10 @@ class Alignment(Head):
         return found
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        known = (batch.readable & (~batch.points.isnan()).all(2).any(1)).nonzero()[:, 0]
+        known = (batch.readable & (~batch.landmarks.isnan()).all(2).any(1)).nonzero()[:, 0]
         if not len(known):
             return nothing(predicted)
-        boxes, image, truth = batch.places[known], batch.image[known], batch.points[known]
+        boxes, image, truth = batch.places[known], batch.image[known], batch.landmarks[known]
         size = (boxes[:, 2] * boxes[:, 3]).sqrt()
         where, row, y, x = around(boxes, image, predicted.shape)
         first = located(predicted[where, :10, y, x], y, x)
@@ -116,9 +110,9 @@ def expected(heat: Tensor, frames: Tensor) -> Tensor:
 
 
 def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
-    """Cross entropy of ``heat``, meaned over the points ``truth`` ``[k, 5, 2]`` that are known and
-    lie in ``frames``; the four cells around a point are each as likely as they are near, so that
-    the mean of what is learnt is the point."""
+    """Cross entropy of ``heat``, meaned over the landmarks ``truth`` ``[k, 5, 2]`` that are known
+    and lie in ``frames``; the four cells around a point are each as likely as they are near, so
+    that the mean of what is learnt is the point."""
     place = (places_in(frames, truth) + 1) * (PATCH / 2) - 0.5
     inside = (place > 0).all(2) & (place < PATCH - 1).all(2)  # False where it is not known
     if not inside.any():

@@ -24,7 +24,7 @@ class Loss:
 
 class Head(nn.Module):
     """One task. Of the shared map (``reads = "map"``), or of the features of each face, read by
-    its centre, box or landmarks (see :class:`metaface.multitask.reader.Tower`).
+    its centre, box or landmarks (see :class:`metaface.multitask.roi.RoIHead`).
 
     Its constructor takes the number of channels of what it reads, and its own options. What is
     not known of a face is left out of the loss.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads.base import Head, Loss, nothing
-from metaface.multitask.trunk import STRIDE
 from metaface.nets.conv import Conv2d
 
 UNIT = 16.0  # pixels: of distances predicted

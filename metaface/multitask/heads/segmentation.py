@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads.base import Head, Loss, nothing
 from metaface.multitask.heads.detection import map_layers
 from metaface.multitask.samples import UNKNOWN
-from metaface.multitask.trunk import STRIDE
 
 
 class Segmentation(Head):

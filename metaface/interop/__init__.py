@@ -1,1 +1,0 @@
-"""Bridges to other meta-learning libraries; each imports its library when it is first used."""

@@ -1,0 +1,151 @@
+"""What a trained learner is made of, so that a checkpoint can rebuild it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaface import checkpoint, learners, nets
+from metaface.data import IMAGE_SIZE
+from metaface.learners import MetaLearner
+from metaface.nets.weights import read_checkpoint, read_weights
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A learner and its embedding by name, and the photographs they take.
+
+    Attributes:
+        learner: one of ``metaface.learners.LEARNERS``.
+        options: keyword arguments of the learner; ``tune`` among them says which part of the
+            embedding learns, see :func:`metaface.nets.set_trainable`.
+        embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>`` or ``timm:<model>``.
+        norm: ``group``, ``frozen`` or ``batch``.
+        image_size: side of the square photographs, pixels.
+        channels: 1 (grey) or 3 (RGB).
+        crop: the centre crop the photographs were given; see ``metaface.data.load``.
+        start_sha256: of the file of weights that the embedding started from; None: random ones.
+    """
+
+    learner: str
+    options: dict[str, Any] = field(default_factory=dict)
+    embedding: str = "conv4"
+    norm: str = "group"
+    image_size: int = IMAGE_SIZE
+    channels: int = 3
+    crop: float | None = None
+    start_sha256: str | None = None
+
+    def build(self, seed: int = 0, start: str | Path | None = None) -> MetaLearner:
+        """A fresh learner. The embedding's initial weights depend on ``seed`` alone, so that
+        different learners of one seed start from the same network.
+
+        Args:
+            seed: of the initial weights.
+            start: weights the embedding starts from instead: a file of published weights, or a
+                checkpoint of ``metaface train``.
+
+        Raises:
+            ValueError: weights of another network.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.embedding == "pixels":
+                embedding: torch.nn.Module = nets.Pixels()
+            else:
+                embedding = nets.build(
+                    self.embedding,
+                    self.channels,
+                    self.image_size,
+                    self.norm,  # type: ignore[arg-type]
+                )
+            seen = None if start is None else _start(embedding, start, self)
+            learner = learners.build(self.learner, embedding, **self.options)
+        learner.trained_before = () if seen is None else (seen,)
+        return learner
+
+
+def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that a learner had when its weights were made, where they are others today."""
+    before = not any(name.endswith("head_step.rule") for name in weights)
+    return {"inner_lr": 0.1} if before and learner.startswith("l2l-") else {}
+
+
+def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dict[str, Any] | None:
+    """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
+    trained = _trained(path)
+    if trained is not None:
+        state = nets.merged(load_model(path)[0].embedding).state_dict()
+    else:
+        state = read_weights(path)[0]
+        if isinstance(embedding, nets.Columns):
+            state = {f"net.{name}": tensor for name, tensor in state.items()}
+    try:
+        embedding.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
+    return trained and trained.get("seen")
+
+
+def _trained(path: str | Path) -> dict[str, Any] | None:
+    """A checkpoint of training; None: weights of another kind."""
+    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
+    return loaded if isinstance(loaded, dict) and loaded.get("spec") else None
+
+
+def seen_by(start: str | Path) -> dict[str, Any] | None:
+    """Whom the weights in ``start`` were trained on, as ``FaceSet.unseen`` takes it.
+
+    None where the file does not say: published weights, or a checkpoint of older times.
+    """
+    trained = _trained(start)
+    return trained and trained.get("seen")
+
+
+def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
+    """Write a learner's weights and what rebuilds it; see :func:`load_model`.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    if (weight := nets.not_finite(learner)) is not None:
+        raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
+    checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})
+
+
+def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
+    """A trained learner from a checkpoint of ``metaface train`` or :func:`save_model`.
+
+    The best weights by validation are used where there are any.
+
+    Raises:
+        metaface.checkpoint.CheckpointError: unreadable, or without what rebuilds the learner.
+    """
+    state = checkpoint.load(path)
+    if not state.get("spec"):
+        raise checkpoint.CheckpointError(
+            f"{path} does not say which learner it holds: train with spec=, or load it into a "
+            "learner of your own with load_state_dict"
+        )
+    try:
+        spec = ModelSpec(**state["spec"])
+        best = state.get("best")
+        weights = best["learner"] if best else state["learner"]
+        former = former_options(spec.learner, weights)
+        spec = replace(spec, options={**former, **spec.options})
+        learner = spec.build()
+        learner.load_state_dict(weights)
+        learner.trained_before = (state["seen"],) if state.get("seen") else ()
+        if (weight := nets.not_finite(learner)) is not None:
+            raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
+    except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} does not hold the learner that it says it holds: {error!r}"
+            if isinstance(error, KeyError)
+            else f"{path} does not hold the learner that it says it holds: {error}"
+        ) from error
+    return learner, spec

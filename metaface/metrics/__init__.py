@@ -1,0 +1,35 @@
+"""Arrays in, numbers out: what scores, embeddings and boxes are worth, with 95% intervals."""
+
+from metaface.metrics.detection import Detection, average_precision
+from metaface.metrics.groups import Slices, slice_identification, slice_verification
+from metaface.metrics.intervals import Estimate, bootstrap, ci95, clopper_pearson
+from metaface.metrics.one_to_many import DirAtFpir, OpenSet, cohort, open_set, prototypes
+from metaface.metrics.one_to_one import TarAtFar, Verification, verification
+from metaface.metrics.pairs import Pairs, draw_pairs, read_pairs
+from metaface.metrics.rejection import rejection
+from metaface.metrics.thresholds import Calibration
+
+__all__ = [
+    "Calibration",
+    "Detection",
+    "DirAtFpir",
+    "Estimate",
+    "OpenSet",
+    "Pairs",
+    "Slices",
+    "TarAtFar",
+    "Verification",
+    "average_precision",
+    "bootstrap",
+    "ci95",
+    "clopper_pearson",
+    "cohort",
+    "draw_pairs",
+    "open_set",
+    "prototypes",
+    "read_pairs",
+    "rejection",
+    "slice_identification",
+    "slice_verification",
+    "verification",
+]

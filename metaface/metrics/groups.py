@@ -1,0 +1,436 @@
+"""Error rates of each group of people at one threshold that all of them share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from metaface.arguments import between_0_and_1, check_given_counts
+from metaface.metrics.cohort import prototypes
+from metaface.metrics.intervals import Estimate, bootstrap, clopper_pearson
+from metaface.metrics.one_to_one import FALSE_MATCHES
+from metaface.metrics.pairs import cosines
+
+EACH = 10  # matched pairs of a person at most, so that nobody makes up a group
+MOST = 20_000  # mismatched pairs of a group at most
+
+DRAWS = 1000  # of people, for the intervals over them
+
+Rate = Literal["false_positive", "false_negative"]
+RATES: tuple[Rate, Rate] = ("false_positive", "false_negative")
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What was counted of one kind of error.
+
+    Attributes:
+        trials, errors: comparisons (or searches), and how many went wrong.
+        over_people: the rate with the interval of the bootstrap that draws people: comparisons
+            that share somebody go wrong together. Too narrow below about 20 people.
+    """
+
+    trials: int
+    errors: int
+    over_people: Estimate
+
+    @property
+    def exact(self) -> Estimate:
+        """The rate with the Clopper-Pearson interval, which takes trials for independent: it is
+        about these people, not about others. nan where nothing was counted."""
+        if not self.trials:
+            return Estimate(math.nan, math.nan, math.nan)
+        return clopper_pearson(self.errors, self.trials)
+
+    @property
+    def rate(self) -> Estimate:
+        """Errors a trial, 0..1, with the interval that decides whether groups differ: from the
+        lower of both lower ends, exact and over people, to the higher of both upper ends."""
+        if not self.trials:
+            return self.exact
+        ends = (self.exact, self.over_people)
+        low, high = np.nanmin([e.low for e in ends]), np.nanmax([e.high for e in ends])
+        return Estimate(self.exact.value, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Errors of one group at the shared threshold.
+
+    Attributes:
+        name: the attribute's value.
+        people: how many have it.
+        false_positive: FMR: pairs of two people that pass the threshold. Or FPIR: photographs of
+            strangers for which somebody is named.
+        false_negative: FNMR: pairs of one person that do not. Or FNIR: photographs of enrolled
+            people for which they are not named.
+    """
+
+    name: str
+    people: int
+    false_positive: Errors
+    false_negative: Errors
+
+    def errors(self, which: Rate) -> Errors:
+        return self.false_positive if which == "false_positive" else self.false_negative
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A measurement split by an attribute.
+
+    Attributes:
+        kind: ``verification`` (FMR and FNMR) or ``identification`` (FPIR and FNIR).
+        by: the attribute.
+        asked: the false-positive rate over everybody that the threshold was chosen for.
+        threshold: the one that all groups share.
+        overall: everybody, whatever the attribute.
+        groups: by value, in order.
+    """
+
+    kind: Literal["verification", "identification"]
+    by: str
+    asked: float
+    threshold: float
+    overall: Group
+    groups: tuple[Group, ...]
+
+    def ratio(self, which: Rate) -> float:
+        """The worst group's rate over the best group's: inf if the best made no error, nan if
+        nobody did, or fewer than two groups were measured."""
+        rates = [e.rate.value for e in self._measured(which)]
+        if len(rates) < 2 or max(rates) == 0:
+            return math.nan
+        return max(rates) / min(rates) if min(rates) else math.inf
+
+    def differs(self, which: Rate) -> bool:
+        """Whether some two groups lie apart: the intervals of their :attr:`Errors.rate` do not
+        meet. With many groups, some will by chance."""
+        ends = [e.rate for e in self._measured(which)]
+        return bool(ends) and max(e.low for e in ends) > min(e.high for e in ends)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What goes to ``results.json``; everybody first, whose ``group`` is None. ``low`` and
+        ``high``, and ``interval``, are of :attr:`Errors.rate`."""
+        found = []
+        for i, group in enumerate((self.overall, *self.groups)):
+            row: dict[str, Any] = {"kind": self.kind, "by": self.by, "people": group.people}
+            row["group"] = group.name if i else None
+            for which in RATES:
+                errors = group.errors(which)
+                row[which] = {
+                    "trials": errors.trials,
+                    "errors": errors.errors,
+                    **(errors.rate._asdict() if errors.trials else {}),
+                    "interval": errors.rate[1:] if errors.trials else None,
+                    "clopper_pearson": errors.exact[1:] if errors.trials else None,
+                }
+            found.append(row)
+        return found
+
+    def _measured(self, which: Rate) -> list[Errors]:
+        return [e for g in self.groups if (e := g.errors(which)).trials]
+
+
+def slice_verification(
+    embeddings: np.ndarray,
+    person: np.ndarray,
+    group: np.ndarray,
+    *,
+    by: str = "group",
+    fmr: float = 0.01,
+    seed: int = 0,
+) -> Slices:
+    """FMR and FNMR of every group, at the threshold where everybody's pairs have ``fmr``.
+
+    Pairs are within a group: two people of one kind are harder to tell apart than any two, so
+    groups have larger false match rates than everybody has. Pairs are drawn: at most 10 matched
+    ones a person, and 20,000 mismatched ones a group.
+
+    Args:
+        embeddings: float ``[n, D]``, unit length.
+        person: int ``[n]``.
+        group: text ``[n]``, of each photograph; "": unknown, in no group.
+        by: what the attribute is called.
+        fmr: 0..1.
+        seed: names the pairs.
+
+    Raises:
+        ValueError: shapes that differ, an embedding that is not a number, no two groups, or too
+            few pairs for ``fmr``.
+    """
+    fmr = between_0_and_1(fmr=fmr)
+    person, group = _checked(embeddings, person, group, by)
+    everyone = np.arange(len(person))
+    rows, same = draw_within(person, seed)
+    threshold = _threshold(cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
+
+    def counted(name: str, mine: np.ndarray) -> Group:
+        rows, same = draw_within(person[mine], seed)
+        rows = mine[rows]
+        passed = cosines(embeddings, rows) >= threshold
+        who = person[rows]
+        return Group(
+            name,
+            len(np.unique(person[mine])),
+            _errors(passed[~same], who[~same]),
+            _errors(~passed[same], who[same, :1]),
+        )
+
+    groups = [
+        counted(str(name), np.flatnonzero(group == name)) for name in np.unique(group[group != ""])
+    ]
+    return Slices("verification", by, fmr, threshold, counted("everybody", everyone), tuple(groups))
+
+
+def slice_identification(
+    embeddings: np.ndarray,
+    person: np.ndarray,
+    group: np.ndarray,
+    *,
+    by: str = "group",
+    shots: int = 1,
+    fpir: float = 0.01,
+    seed: int = 0,
+) -> Slices:
+    """FPIR and FNIR of every group, at the threshold where everybody has ``fpir``.
+
+    Half of the people are enrolled by ``shots`` photographs, the others are strangers; then the
+    halves change places. So everybody is searched for both ways, in a gallery of all groups. FPIR
+    is the share of a group's photographs, as strangers', for which anybody is named; FNIR that of
+    its enrolled people's other photographs for which they are not (another is nearer, or the
+    score is below the threshold).
+
+    Args:
+        embeddings, person, group, by: as for :func:`slice_verification`.
+        shots: photographs that enrol a person; people with no more are strangers alone.
+        fpir: 0..1.
+        seed: names the halves and the photographs.
+
+    Raises:
+        ValueError: as for :func:`slice_verification`; nobody with more than ``shots``.
+    """
+    fpir = between_0_and_1(fpir=fpir)
+    check_given_counts(1, shots=shots)
+    person, group = _checked(embeddings, person, group, by)
+    random = np.random.default_rng(seed)
+    people, who = np.unique(person, return_inverse=True)
+    half = np.empty(len(people), bool)
+    half[random.permutation(len(people))] = np.arange(len(people)) % 2 == 0
+    place = np.empty(len(who), dtype=np.int64)  # of a photograph among its person's
+    for p in range(len(people)):
+        mine = np.flatnonzero(who == p)
+        place[mine] = random.permutation(len(mine))
+    enough = np.bincount(who) > shots
+    best, right, stranger, rows = [], [], [], []
+    for side in (True, False):
+        enrolled = np.flatnonzero((half == side) & enough)
+        if not len(enrolled):
+            raise ValueError(
+                f"{int(enough.sum())} people have more than shots={shots} photographs (the most "
+                f"is {np.bincount(who).max()}): too few to enrol half of them; give fewer "
+                "shots, or more photographs"
+            )
+        number = np.full(len(people), -1)
+        number[enrolled] = np.arange(len(enrolled))
+        known = number[who] >= 0
+        gallery = known & (place < shots)
+        means = prototypes(embeddings[gallery], number[who[gallery]], len(enrolled))
+        probes = np.flatnonzero((known & (place >= shots)) | (half[who] != side))
+        scores = embeddings[probes] @ means.T
+        best.append(scores.max(1))
+        right.append(scores.argmax(1) == number[who[probes]])
+        stranger.append(number[who[probes]] < 0)
+        rows.append(probes)
+    score, named, strange, row = (np.concatenate(p) for p in (best, right, stranger, rows))
+    threshold = _threshold(score[strange], fpir, "searches of strangers")
+    passed = score.astype(np.float64) >= threshold
+
+    def counted(name: str, photographs: np.ndarray) -> Group:
+        mine = photographs[row]
+        who = person[row][:, None]
+        return Group(
+            name,
+            len(np.unique(person[photographs])),
+            _errors(passed[mine & strange], who[mine & strange]),
+            _errors(~(passed & named)[mine & ~strange], who[mine & ~strange]),
+        )
+
+    groups = tuple(counted(str(name), group == name) for name in np.unique(group[group != ""]))
+    everybody = counted("everybody", np.ones(len(person), bool))
+    return Slices("identification", by, fpir, threshold, everybody, groups)
+
+
+def draw_within(person: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of photographs: at most ``EACH`` matched ones a person, ``MOST`` mismatched ones.
+
+    Args:
+        person: int ``[n]``.
+
+    Returns:
+        int64 ``[pairs, 2]``, the matched ones first, and bool ``[pairs]``, whether they match.
+    """
+    random = np.random.default_rng(seed)
+    order = np.argsort(person, kind="stable")
+    _, starts, counts = np.unique(person[order], return_index=True, return_counts=True)
+    matched = [np.empty((0, 2), dtype=np.int64)]
+    for start, count in zip(starts, counts, strict=True):
+        mine = order[start : start + count]
+        left, right = np.triu_indices(count, 1)
+        kept = random.permutation(len(left))[:EACH]
+        matched.append(np.stack([mine[left[kept]], mine[right[kept]]], 1))
+    n = len(person)
+    possible = (n * n - int((counts**2).sum())) // 2
+    if possible <= 2 * MOST:
+        every = np.stack(np.nonzero(np.triu(person[:, None] != person)), 1)
+        mismatched = random.permutation(every)[:MOST]
+    else:
+        mismatched = np.empty((0, 2), dtype=np.int64)
+        while len(mismatched) < MOST:
+            two = np.sort(random.integers(n, size=(2 * MOST, 2)), 1)
+            two = np.concatenate([mismatched, two[person[two[:, 0]] != person[two[:, 1]]]])
+            _, first = np.unique(two[:, 0] * n + two[:, 1], return_index=True)
+            mismatched = two[np.sort(first)][:MOST]
+    pairs = np.concatenate([*matched, mismatched])
+    return pairs, np.arange(len(pairs)) < len(pairs) - len(mismatched)
+
+
+def binned(values: np.ndarray, bins: int = 3) -> np.ndarray:
+    """Numbers as groups of about equal size, named by their range: text ``[n]``.
+
+    Args:
+        values: float ``[n]``; nan: "".
+        bins: at least 2.
+
+    Raises:
+        ValueError: fewer than two bins, numbers that make no two, or infinite ones.
+    """
+    check_given_counts(1, bins=bins)
+    values = np.asarray(values, np.float64)
+    _refuse_infinite("values", values)
+    known = ~np.isnan(values)
+    if bins < 2 or len(np.unique(values[known])) < 2:
+        raise ValueError(
+            f"bins={bins} of {len(np.unique(values[known]))} different numbers: need two of each"
+        )
+    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, bins + 1)))
+    number = np.searchsorted(edges[1:-1], values, side="right")
+    ranges = enumerate(pairwise(_shown(edges)), 1)
+    names = np.array([f"{k}: {low} to {high}" for k, (low, high) in ranges])
+    return np.where(known, names[number], "")
+
+
+def as_groups(name: str, values: Sequence[Any] | np.ndarray, bins: int = 3) -> np.ndarray:
+    """An attribute's values as names of groups, text ``[n]``.
+
+    Args:
+        name: of the attribute: true is ``name``, false ``not name``.
+        values: bool, numbers (more than 10 different ones are :func:`binned`) or text, where ""
+            is unknown, and so is nan among numbers.
+
+    Raises:
+        ValueError: infinite numbers; or as :func:`binned`.
+    """
+    array = np.asarray(values)
+    if array.dtype == bool:
+        return np.where(array, name, f"not {name}")
+    if array.dtype.kind in "US":
+        try:
+            numbers = np.array([float(v) if v else math.nan for v in array.tolist()])
+        except ValueError:
+            return array
+        if not np.isfinite(numbers).any():  # words such as Nan
+            return array
+    else:
+        numbers = array.astype(np.float64)
+    _refuse_infinite(name, numbers)
+    known, number = np.unique(numbers[~np.isnan(numbers)], return_inverse=True)
+    if len(known) > 10:
+        return binned(numbers, bins)
+    if array.dtype.kind in "US":
+        return np.where(np.isnan(numbers), "", array)
+    found = np.full(len(numbers), "", dtype=object)
+    found[~np.isnan(numbers)] = np.array(_shown(known), dtype=object)[number]
+    return found.astype(str)
+
+
+def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
+    infinite = np.flatnonzero(np.isinf(numbers))
+    if len(infinite):
+        raise ValueError(
+            f"{name}: {len(infinite)} of {len(numbers)} values are infinite (the first is number "
+            f"{infinite[0]}, counted from 0): leave empty, or nan, what is not known"
+        )
+
+
+def _shown(numbers: np.ndarray) -> list[str]:
+    """Different numbers as different texts that people read, no longer than they must be: of
+    three digits or more, and never rounded beyond the point."""
+    texts: list[str] = []
+    for digits in range(3, 18):
+        texts = [_written(number, digits) for number in numbers.tolist()]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def _written(number: float, digits: int) -> str:
+    if number and not 1e-4 <= abs(number) < 1e15:
+        return f"{number:.{digits}g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(number)))) if number else 0
+    return str(np.format_float_positional(round(number, decimals), trim="-"))
+
+
+def _checked(
+    embeddings: np.ndarray, person: np.ndarray, group: np.ndarray, by: str
+) -> tuple[np.ndarray, np.ndarray]:
+    person, group = np.asarray(person), np.asarray(group).astype(str)
+    if embeddings.ndim != 2 or not len(embeddings) == len(person) == len(group):
+        raise ValueError(
+            f"embeddings {list(embeddings.shape)}, person {list(person.shape)} and group "
+            f"{list(group.shape)}: need [n, D], [n] and [n]"
+        )
+    if not np.isfinite(embeddings).all():
+        raise ValueError("some embedding is not a number: leave such photographs out")
+    names = np.unique(group[group != ""])
+    if len(names) < 2:
+        raise ValueError(f"{by} has the values {names.tolist()}: to compare takes two groups")
+    return person, group
+
+
+def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
+    """Halfway between the scores that may just pass (``score >= t``) and may just not."""
+    if len(impostor) * asked < FALSE_MATCHES:
+        least = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
+        raise ValueError(
+            f"a rate of {asked:g} is not measured on {len(impostor)} {what}: with fewer than "
+            f"{FALSE_MATCHES} errors it is a guess; ask for {least:.2g} or more (below 1)"
+        )
+    allowed = math.floor(asked * len(impostor) + 1e-9)
+    ordered = np.sort(impostor.astype(np.float64))[::-1]
+    refused = ordered[allowed]
+    above = ordered[ordered > refused]
+    halfway = (above[-1] + refused) / 2 if len(above) else refused
+    return float(halfway if halfway > refused else np.nextafter(refused, np.inf))
+
+
+def _errors(wrong: np.ndarray, who: np.ndarray) -> Errors:
+    """Of trials ``[n]``, and the one or two people of each ``[n, 1 or 2]``."""
+    if not len(wrong):
+        return Errors(0, 0, Estimate(math.nan, math.nan, math.nan))
+    people, who = np.unique(who, return_inverse=True)
+    who = who.reshape(len(wrong), -1)
+
+    def pooled(weights: np.ndarray) -> np.ndarray:
+        drawn = weights[:, who[:, 0]]
+        if who.shape[1] == 2:
+            drawn = drawn * weights[:, who[:, 1]]
+        total = drawn.sum(1)
+        return np.divide(drawn @ wrong, total, out=np.full(len(total), np.nan), where=total > 0)
+
+    return Errors(len(wrong), int(wrong.sum()), bootstrap(pooled, len(people), draws=DRAWS))
