@@ -337,13 +337,13 @@ def meta(
     mf.train(
         learner,
         train,
-        **{**recipe, "ways": min(most, recipe["ways"])},
         shots=1,
-        queries=queries,
         iterations=budget,
-        seed=seed,
-        device=domain.o.device,
-        progress=False,
+        task=mf.training.Task(
+            **{**recipe, "ways": min(most, recipe["ways"])},
+            queries=queries,
+        ),
+        run=mf.training.Run(seed=seed, device=domain.o.device, progress=False),
     )
     heads_alone = isinstance(learner, FeatureLearner)
 

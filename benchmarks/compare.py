@@ -21,7 +21,13 @@ results = {}
 for name in ("maml", "reptile", "prototypical"):
     spec = mf.ModelSpec(name)
     learner = spec.build(seed=0)  # the same initial network for all three
-    mf.train(learner, train, val, minutes=options.minutes, label=name)
+    mf.train(
+        learner,
+        train,
+        val,
+        budget=mf.training.Budget(minutes=options.minutes),
+        run=mf.training.Run(label=name),
+    )
     results[name] = mf.evaluate(learner, test, ways=5, shots=1, queries=5, episodes=1000)
     print(f"{name:>13}: {results[name]}")
 

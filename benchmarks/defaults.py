@@ -54,7 +54,7 @@ def measure(learner: str, network: str, size: int, seconds: float, episodes: int
     given = {"ways": 5, "shots": 1, "episodes": episodes, "progress": False}
     untrained = mf.evaluate(model, test, **given)  # type: ignore[arg-type]
     steps = min(MOST, max(LEAST, int(seconds / took)))
-    history = mf.train(model, train, val, iterations=steps, progress=False)
+    history = mf.train(model, train, val, iterations=steps, run=mf.training.Run(progress=False))
     trained = mf.evaluate(model, test, **given)  # type: ignore[arg-type]
     paired = trained.accuracies - untrained.accuracies
     return found | {

@@ -83,12 +83,11 @@ def main() -> None:
             mf.FaceSet.join(parts),
             ways=32,
             shots=1,
-            queries=1 if len(sets) > 1 else 2,
-            lr=options.lr,
-            meta_batch=1,
             iterations=options.iterations,
-            seed=split,
-            across=True,
+            task=mf.training.Task(
+                queries=1 if len(sets) > 1 else 2, lr=options.lr, meta_batch=1, across=True
+            ),
+            run=mf.training.Run(seed=split),
         )
         new = rank1 if len(sets) > 1 else few_shot
         net, choice = interpolate(

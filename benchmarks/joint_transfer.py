@@ -181,11 +181,9 @@ def train(o: argparse.Namespace) -> None:
             scenes,
             lr=4e-3,
             iterations=o.iterations,
-            seed=seed,
-            device=o.device,
-            out=folder,
-            resume=True,
-            label=folder.parent.name,
+            run=mf.training.Run(
+                seed=seed, device=o.device, out=folder, resume=True, label=folder.parent.name
+            ),
         )
 
 
@@ -392,11 +390,9 @@ def meta_trained(
             mf.train(
                 made,
                 people,
-                lr=lr if learner == "reptile" else rate * lr,
                 iterations=o.iterations,
-                seed=seed,
-                device=o.device,
-                progress=False,
+                task=mf.training.Task(lr=lr if learner == "reptile" else rate * lr),
+                run=mf.training.Run(seed=seed, device=o.device, progress=False),
             )
         judged = mf.evaluate(made, val, episodes=o.val_episodes, seed=seed, progress=False)
         found[str(rate)] = judged.accuracy

@@ -21,7 +21,7 @@ import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface.checkpoint import CheckpointError
 from metaface.learners.base import MetaLearner, State, Weights
-from metaface.training.loop import Interrupted
+from metaface.training import Interrupted
 
 # -- the protocols ---------------------------------------------------------------------------
 
@@ -228,12 +228,11 @@ def run(cell: str, faces: mf.FaceSet, options: argparse.Namespace) -> dict[str, 
         learner,
         train,
         iterations=training.iterations,
-        minutes=options.minutes,
-        augment=None,
-        out=options.out / name,
-        resume=True,
-        label=name,
-        progress=not options.quiet,
+        task=mf.training.Task(augment=None),
+        budget=mf.training.Budget(minutes=options.minutes),
+        run=mf.training.Run(
+            out=options.out / name, resume=True, label=name, progress=not options.quiet
+        ),
     )
 
     ways, shots = (int(n) for n in cell.rsplit("-", 1)[1].rstrip("s").split("w"))

@@ -28,12 +28,9 @@ def train(steps: int) -> None:
         faces,
         ways=5,
         shots=1,
-        queries=5,
-        meta_batch=TASKS,
         iterations=steps + 1,
-        augment=None,
-        device="cpu",
-        progress=False,
+        task=mf.training.Task(queries=5, meta_batch=TASKS, augment=None),
+        run=mf.training.Run(device="cpu", progress=False),
     )
     if mf.training.distributed.join().first:
         seconds = history.rows[-1]["seconds"] - history.rows[0]["seconds"]

@@ -48,7 +48,13 @@ def main() -> None:
         trained = spec.build()
         people = procedural(options.people, options.photos, options.size)
         train, val, _ = people.split(test=0)
-        mf.train(trained, train, val, minutes=options.minutes, spec=spec, out=options.out)
+        mf.train(
+            trained,
+            train,
+            val,
+            budget=mf.training.Budget(minutes=options.minutes),
+            run=mf.training.Run(spec=spec, out=options.out),
+        )
     learners = {
         "trained": trained,
         "untrained": spec.build(),

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from metaface.arguments import checked_device
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -84,3 +86,17 @@ def _libc(name: str) -> Any:
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
+
+
+def choose_device(given: str | torch.device | None) -> torch.device:
+    """What was ``given``; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: no device that this machine has.
+    """
+    return best_device() if given is None else checked_device(given)
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from helpers import train
 from PIL import Image
 
 import metaface as mf
@@ -242,7 +243,7 @@ def attributes(path: Path, real: Real) -> None:
 def trained(path: Path, real: Real) -> None:
     spec = mf.ModelSpec("prototypical")
     faces = mf.data.load("synthetic", people=40, photos=8, image_size=28, progress=False)
-    mf.train(spec.build(), faces, ways=5, iterations=2, spec=spec, out=path.parent, progress=False)
+    train(spec.build(), faces, ways=5, iterations=2, spec=spec, out=path.parent, progress=False)
 
 
 def imported(path: Path, real: Real) -> None:

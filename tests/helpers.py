@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from metaface import Episodes, EpisodeSampler, FaceSet, nets
+import metaface as mf
+from metaface import Episodes, EpisodeSampler, FaceSet, multitask, nets
 from metaface.faces.alignment import TEMPLATE
 from metaface.faces.detections import Detections
 from metaface.learners import LEARNERS
 from metaface.recognition import Network, Preprocessing
+from metaface.training import Budget, History, Run, Task, Validation
 
 # where learn2learn is required, tests do not skip for want of it: they fail
 REQUIRED = os.environ.get("CI") or os.environ.get("METAFACE_REQUIRE_LEARN2LEARN")
@@ -151,3 +154,29 @@ def damaged(data: bytes, seed: int) -> bytes:
     else:
         spoilt[at] ^= 1 << rng.randrange(8)
     return bytes(spoilt)
+
+
+def train(learner: Any, faces: Any, val: Any = None, **given: Any) -> History:
+    """``metaface.train`` with all its options in one row, as tests vary them one by one."""
+    return mf.train(learner, faces, val, **_grouped(given))
+
+
+def fit(model: Any, source: Any, **given: Any) -> History:
+    """``metaface.multitask.fit`` with all its options in one row."""
+    own = {n: given.pop(n) for n in ("lr", "weighting", "clip", "cosines_every") if n in given}
+    return multitask.fit(model, source, **own, **_grouped(given))
+
+
+def _grouped(given: dict[str, Any]) -> dict[str, Any]:
+    former = {"val_ways": "ways", "val_shots": "shots", "val_episodes": "episodes"}
+    former |= {"on_validation": "on_row"}
+    left = dict(given)
+    groups: dict[str, Any] = {}
+    validation = {now: left.pop(name) for name, now in former.items() if name in left}
+    if validation:
+        groups["validation"] = Validation(**validation)
+    for option, kind in (("task", Task), ("budget", Budget), ("run", Run)):
+        mine = {f.name: left.pop(f.name) for f in fields(kind) if f.name in left}
+        if mine:
+            groups[option] = kind(**mine)
+    return groups | left

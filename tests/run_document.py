@@ -36,7 +36,7 @@ from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
 from metaface.recognition import models
 from metaface.recognition.embedders.shared import JointFace
-from metaface.training.loop import Budget
+from metaface.training import Budget
 
 STEPS = 2  # of any training, whatever its budget
 MOST: dict[str, float] = {

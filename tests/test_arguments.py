@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from PIL import Image
 
 import metaface as mf
@@ -62,7 +62,7 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights at 
 def test_train_names_the_argument_and_its_value(name, value):
     given = {**TASKS, "iterations": 1, name: value}
     with pytest.raises(ValueError, match=name) as refused:
-        mf.train(
+        train(
             Prototypical(tiny()),
             FACES.of_people(range(10)),
             FACES.of_people(range(10, 16)),
@@ -126,7 +126,7 @@ def test_a_share_of_numpy_is_a_share(tmp_path):
 
 def test_a_path_that_is_none_is_named(tmp_path):
     with pytest.raises(TypeError, match="path of the results must be text or a Path, got 5"):
-        mf.train(Prototypical(tiny()), FACES, iterations=1, out=5, **TASKS)
+        train(Prototypical(tiny()), FACES, iterations=1, out=5, **TASKS)
 
 
 class Predictions:

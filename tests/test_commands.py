@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import train
 from PIL import Image
 
 import metaface as mf
@@ -246,7 +247,7 @@ def test_align_then_train_from_published_weights(photos, tmp_path, capsys):
         norm="pinned",
     )
     learner = spec.build(start=WEIGHTS / "mobilefacenet_casia.ckpt")
-    mf.train(learner, people, ways=2, shots=1, queries=1, iterations=1, progress=False)
+    train(learner, people, ways=2, shots=1, queries=1, iterations=1, progress=False)
     mf.save_model(tmp_path / "tuned.pt", learner, spec)
     before = Recognizer.from_pretrained(models=WEIGHTS).embedder(people.images[:2])
     tuned = Recognizer.from_pretrained(tmp_path / "tuned.pt", models=WEIGHTS).embedder

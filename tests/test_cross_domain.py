@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from PIL import Image
 
 import metaface as mf
@@ -223,15 +223,15 @@ def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
         return Prototypical(tiny())
 
     whole, plain = learner(), learner()
-    mf.train(whole, faces, across=True, **options | {"out": None})
-    mf.train(plain, faces, **options | {"out": None})
+    train(whole, faces, across=True, **options | {"out": None})
+    train(plain, faces, **options | {"out": None})
     differ = [
         not torch.equal(a, b) for a, b in zip(whole.parameters(), plain.parameters(), strict=True)
     ]
     assert any(differ)
-    mf.train(learner(), faces, across=True, **options)
+    train(learner(), faces, across=True, **options)
     with pytest.raises(CheckpointError, match="across"):
-        mf.train(learner(), faces, resume=True, **options)
+        train(learner(), faces, resume=True, **options)
 
 
 # -- a domain of two sources ---------------------------------------------------------------------
@@ -357,14 +357,14 @@ def test_validation_where_few_have_more_queries_than_one():
     names = list("abcd")
     asked = FaceSet.join({"x": named(names, "s", 1), "y": named(names[:3], "s", 1, seed=1)})
     val = paired_domains(named(names, "photos", 2, seed=2), asked)
-    train = paired_domains(
+    people = paired_domains(
         named(list("efgh"), "photos", 2, seed=3), named(list("hgfe"), "s", seed=4)
     )
-    train, val = (
-        replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (train, val)
+    people, val = (
+        replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (people, val)
     )
     options = {"ways": 3, "shots": 1, "queries": 2, "iterations": 1, "progress": False}
-    history = mf.train(Prototypical(tiny()), train, val, val_ways=4, **options, **sides(train))
+    history = train(Prototypical(tiny()), people, val, val_ways=4, **options, **sides(people))
     assert "val_accuracy" in history.rows[-1]
 
 
@@ -431,7 +431,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
         given, learners=("prototypical",), queries=9, protocols=cross_domain.PROTOCOLS, across=True
     )
     drawn = {}
-    real = mf.training.loop._Run.step
+    real = mf.training.meta._MetaTraining.step
 
     def noted(self):
         sampler = self.sampler
@@ -440,7 +440,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
         drawn.setdefault(self.seen["data"], set()).update({pair}, *turns)
         return real(self)
 
-    monkeypatch.setattr(mf.training.loop._Run, "step", noted)
+    monkeypatch.setattr(mf.training.meta._MetaTraining, "step", noted)
     with pytest.raises(ValueError, match="domain day: .*at least 10 photographs"):
         cross_domain.run(settings, tmp_path / "m", progress=False)  # six photographs of each
     settings = small(
@@ -592,14 +592,14 @@ def test_rows_are_complete(results):
     for learner in ("prototypical", "fomaml"):
         mine = {(r["train"], r["test"]): r for r in found["rows"] if r["learner"] == learner}
         assert set(mine) == wanted
-        for (train, test), row in mine.items():
+        for (source, test), row in mine.items():
             assert set(row) >= REQUIRED
             assert 0 <= row["accuracy"] <= 1 and 0 <= row["ci95"] < 1 and row["seconds"] > 0
             assert row["trainable_parameters"] > 1000
             inside = mine[test, test]["accuracy"]
             assert row["drop"] == pytest.approx(inside - row["accuracy"], abs=1e-9)
             assert (row["rank1"] is None) == (row["tar_at_far"] is None) == (learner == "fomaml")
-            assert train != test or row["drop"] == 0
+            assert source != test or row["drop"] == 0
     assert len(found["rows"]) == 2 * 15
     assert json.loads((out / "results.json").read_text())["rows"] == found["rows"]
 
@@ -627,7 +627,7 @@ def test_all_start_from_given_weights_and_skip_who_was_seen(sources, tmp_path, m
     seen = {"p1", "p3", "p4", "p8"}
     some = day.of_people([day.people.index(p) for p in seen])
     options = {"ways": 2, "queries": 1, "iterations": 1, "progress": False}
-    mf.train(first, some, out=tmp_path / "first", spec=spec, **options)
+    train(first, some, out=tmp_path / "first", spec=spec, **options)
     start = str(tmp_path / "first" / "checkpoint.pt")
     begun = []
     real = benchmark.train

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import train_together
-from helpers import RUNNABLE, patterns, tiny
+from helpers import RUNNABLE, patterns, tiny, train
 from PIL import Image
 from torch import Tensor
 
-from metaface import EpisodeSampler, checkpoint, cli, train
+from metaface import EpisodeSampler, checkpoint, cli
 from metaface.experiments import benchmark
 from metaface.learners import Prototypical
 from metaface.training import distributed

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, portrait, squares, tiny
+from helpers import patterns, portrait, squares, tiny, train
 
 import metaface as mf
 from metaface import cli
@@ -23,8 +23,8 @@ from metaface.learners import LEARNERS, MAML, Recipe, build
 from metaface.recognition import GalleryError, Network
 from metaface.recognition.adaptation import maker
 from metaface.recognition.matching import Embeddings
+from metaface.training import Budget, Interrupted
 from metaface.training.distributed import ProcessLost
-from metaface.training.loop import Budget, Interrupted
 
 
 def caused(error: Exception, by: Exception) -> Exception:
@@ -214,20 +214,20 @@ def test_wrong_kinds_are_refused_by_name_and_value():
     pictures = np.zeros((3, 8, 8, 3), np.uint8)
     given = {"iterations": 1, "progress": False, "ways": 3}
     for call, why in (
-        (lambda: mf.train(learner, "photos/", **given), "faces must be a FaceSet, got a str"),
-        (lambda: mf.train(learner, faces.split(), **given), "got a tuple.*one by one"),
-        (lambda: mf.train(faces, learner, **given), "learner must be a MetaLearner, got a FaceSet"),
-        (lambda: mf.train(net, faces, **given), "learner must be a MetaLearner, got a Conv4"),
-        (lambda: mf.train(learner, faces, 0.2, **given), "val must be a FaceSet or None, got a fl"),
-        (lambda: mf.train(learner, faces, patience=-1, **given), "patience=-1: must be at least 1"),
-        (lambda: mf.train(learner, faces, faces, val_ways=0, **given), "val_ways=0"),
-        (lambda: mf.train(learner, faces, **given | {"ways": 5.0}), "ways=5.0: must be at least 2"),
+        (lambda: train(learner, "photos/", **given), "faces must be a FaceSet, got a str"),
+        (lambda: train(learner, faces.split(), **given), "got a tuple.*one by one"),
+        (lambda: train(faces, learner, **given), "learner must be a MetaLearner, got a FaceSet"),
+        (lambda: train(net, faces, **given), "learner must be a MetaLearner, got a Conv4"),
+        (lambda: train(learner, faces, 0.2, **given), "val must be a FaceSet or None, got a fl"),
+        (lambda: train(learner, faces, patience=-1, **given), "patience=-1: must be at least 1"),
+        (lambda: train(learner, faces, faces, val_ways=0, **given), "val_ways=0"),
+        (lambda: train(learner, faces, **given | {"ways": 5.0}), "ways=5.0: must be at least 2"),
         (
-            lambda: mf.train(learner, faces, **given | {"iterations": "5"}),
+            lambda: train(learner, faces, **given | {"iterations": "5"}),
             "must be positive",
         ),
-        (lambda: mf.train(learner, faces, **given | {"iterations": 1.5}), "iterations=1.5"),
-        (lambda: mf.train(learner, faces, lr="1e-3", **given), "lr='1e-3'"),
+        (lambda: train(learner, faces, **given | {"iterations": 1.5}), "iterations=1.5"),
+        (lambda: train(learner, faces, lr="1e-3", **given), "lr='1e-3'"),
         (lambda: mf.evaluate(learner, "photos"), "faces must be one FaceSet, got a str"),
         (lambda: mf.evaluate(net, faces), "got a Conv4 first: put a network into a learner"),
         (lambda: mf.evaluate(MAML, faces), "got the class MAML"),

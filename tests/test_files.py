@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import damaged, patterns, tiny
+from helpers import damaged, fit, patterns, tiny, train
 
 from metaface import _atomic, checkpoint, cli
 from metaface._atomic import replacing
@@ -22,9 +22,7 @@ from metaface._lock import FolderInUse, locked
 from metaface.experiments import benchmark
 from metaface.learners import Prototypical
 from metaface.multitask.model import MultiTask
-from metaface.multitask.training import fit
 from metaface.nets.weights import read_weights, save_weights
-from metaface.training.loop import train
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights, locks and limits of POSIX")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from PIL import Image
 
-from metaface import FaceSet, checkpoint, cli, train
+from metaface import FaceSet, checkpoint, cli, machine
 from metaface.cli import main
 from metaface.data.domain_split import SIDES, paired_domains, sides
 from metaface.learners import MAML, Prototypical, Recipe
-from metaface.training import loop
+from metaface.training import loop, meta
 from metaface.training.fitting import fit_recipe, fit_validation
 
 FAST = {"iterations": 1, "device": "cpu", "progress": False, "val_episodes": 5}
@@ -238,7 +238,7 @@ def test_every_command_takes_a_gpu_by_default(tmp_path, monkeypatch):
         where.append(next(learner.parameters()).device.type)
         raise ValueError("enough")
 
-    monkeypatch.setattr(loop, "best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(machine, "best_device", lambda: torch.device("meta"))
     monkeypatch.setattr(cli, "evaluate", evaluate)
     weak_spots = cli.robustness
     monkeypatch.setattr(weak_spots, "robustness", evaluate)
@@ -261,8 +261,9 @@ class Clock:
 @pytest.mark.parametrize("takes", [3.0, 100.0])
 def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog):
     clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
-    real = loop.evaluate
+    for module in (loop, meta):
+        monkeypatch.setattr(module, "time", clock)
+    real = meta.evaluate
 
     def evaluate(*arguments, **options):
         clock.now += takes
@@ -273,7 +274,7 @@ def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog)
             clock.now += 0.5
             return super().meta_step(episodes)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(meta, "evaluate", evaluate)
     options = {**FAST, "iterations": None, "minutes": 1.0}
     history = train(Slow(tiny()), patterns(40, 4), patterns(10, 4, seed=1), **options)
     validated = [row for row in history.rows if "val_accuracy" in row]
@@ -289,13 +290,14 @@ def test_a_budget_of_time_counts_the_last_validation(takes, monkeypatch, caplog)
 def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
     """The time that a validation takes is read from the checkpoint's curve."""
     clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
+    for module in (loop, meta):
+        monkeypatch.setattr(module, "time", clock)
     options = {**FAST, "iterations": None, "minutes": 1.0, "out": tmp_path}
 
     class Stopped(Exception):
         pass
 
-    real = loop.evaluate
+    real = meta.evaluate
 
     def evaluate(*arguments, **given):
         clock.now += 10
@@ -308,7 +310,7 @@ def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
                 raise Stopped
             return super().meta_step(episodes)
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(meta, "evaluate", evaluate)
     sets = patterns(40, 4), patterns(10, 4, seed=1)
     with pytest.raises(Stopped):
         train(Slow(tiny()), *sets, **options, checkpoint_seconds=0)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Row, portrait, squares
+from helpers import Row, fit, portrait, squares, train
 from PIL import Image
 from test_multitask import scenes
 
 import metaface as mf
 from metaface import cli
 from metaface.multitask import MultiTask
-from metaface.multitask.training import draws, fit
+from metaface.multitask.training import draws
 from metaface.recognition import Gallery, JointFace
 
 FILES = Path(__file__).with_name("formats") / "0.2"
@@ -146,12 +146,12 @@ def test_a_sweep_is_joined(files: Path, photos: Path) -> None:
 
 def test_an_interrupted_training_ends_as_it_would_have(files: Path, photos: Path) -> None:
     faces = mf.data.load(photos, image_size=28, channels=1, progress=False)
-    train, val, _ = faces.split(0, val=0.3, test=0.2)
+    people, val, _ = faces.split(0, val=0.3, test=0.2)
     spec = mf.ModelSpec("reptile", embedding="conv4-32", channels=1, image_size=28)
     learner = spec.build(0)
-    mf.train(
+    train(
         learner,
-        train,
+        people,
         val,
         ways=2,
         shots=1,

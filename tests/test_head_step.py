@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import LEARN2LEARN, few_tasks, patterns, tiny
+from helpers import LEARN2LEARN, few_tasks, patterns, tiny, train
 from torch import nn
 from torch.nn import functional as F
 
@@ -130,11 +130,11 @@ def test_a_checkpoint_from_before_adapts_as_it_did(name, caplog):
 
 def test_a_training_from_before_is_gone_on_with_as_it_was(tmp_path, caplog):
     (tmp_path / "checkpoint.pt").write_bytes((OLD / "maml-half-trained.pt").read_bytes())
-    train, _, _ = old_people()
+    people, _, _ = old_people()
     spec = mf.ModelSpec("maml", embedding="conv4-32", image_size=28, channels=1)
     learner = spec.build(0)
     given = {"iterations": 8, "ways": 5, "spec": spec, "progress": False}
-    mf.train(learner, train, None, **given, out=tmp_path, resume=True)
+    train(learner, people, None, **given, out=tmp_path, resume=True)
     assert "photographs it was trained on" in caplog.text
     episodes = old_episodes()
     got = learner.adapt(episodes.support[0], episodes.support_y[0])(episodes.query[0])
@@ -192,7 +192,7 @@ def test_a_training_from_before_that_started_from_weights_goes_on(tmp_path, capl
     (tmp_path / "checkpoint.pt").write_bytes((OLD / "maml-half-trained.pt").read_bytes())
     spec = mf.ModelSpec("maml", embedding="conv4-32", channels=1, start_sha256="12ab")
     given = {"iterations": 8, "ways": 5, "spec": spec, "progress": False}
-    mf.train(spec.build(0), old_people()[0], None, **given, out=tmp_path, resume=True)
+    train(spec.build(0), old_people()[0], None, **given, out=tmp_path, resume=True)
     assert "nor which weights it started from" in caplog.text
 
 

@@ -16,10 +16,11 @@ from helpers import (
     patterns,
     relative_error,
     tiny,
+    train,
 )
 from torch import nn
 
-from metaface import FaceSet, evaluate, train
+from metaface import FaceSet, evaluate
 from metaface.learners import MAML, MetaLearner, Prototypical, Reptile, build
 from metaface.nets import MODES, refresh_statistics
 

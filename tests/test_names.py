@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Row, group, portrait, squares
+from helpers import Row, group, portrait, squares, train
 from PIL import Image
 
 import metaface as mf
@@ -349,7 +349,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "detection": lambda: protocols.detection("", Row()),
         "pairs": lambda: read_pairs(""),
         "wider": lambda: read_wider(""),
-        "train": lambda: mf.train(learner, faces, ways=2, queries=1, iterations=1, out=""),
+        "train": lambda: train(learner, faces, ways=2, queries=1, iterations=1, out=""),
         "benchmark": lambda: benchmark.run(benchmark.Settings(iterations=1), ""),
         "cross_domain": lambda: cross_domain.run(
             cross_domain.Settings(domains={"a": "synthetic"}, iterations=1), ""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from PIL import Image
 
-from metaface import FaceSet, cli, train
+from metaface import FaceSet, cli
 from metaface._json import read_record
 from metaface.checkpoint import CheckpointError
 from metaface.experiments import benchmark, cross_domain, sweep

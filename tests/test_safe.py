@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -93,7 +93,7 @@ def test_what_is_refused(change, message):
 
 def learnt(embedding: nn.Module, people: mf.FaceSet) -> mf.learners.Prototypical:
     learner = mf.learners.Prototypical(embedding)
-    mf.train(learner, people, ways=8, iterations=200, lr=1e-2, progress=False, augment=None)
+    train(learner, people, ways=8, iterations=200, lr=1e-2, progress=False, augment=None)
     return learner
 
 
@@ -148,7 +148,7 @@ def test_one_photograph_a_person_cannot_judge():
 
 def test_the_end_of_training_comes_once_whatever_interrupts_it(tmp_path):
     faces = patterns(20, 6)
-    train, val, _ = faces.split(test=0, val=0.3)
+    people, val, _ = faces.split(test=0, val=0.3)
     calls = []
 
     def finish(learner):
@@ -161,9 +161,9 @@ def test_the_end_of_training_comes_once_whatever_interrupts_it(tmp_path):
 
     def run(**options):
         learner = mf.learners.Prototypical(tiny())
-        history = mf.train(
+        history = train(
             learner,
-            train,
+            people,
             val,
             ways=5,
             iterations=5,

@@ -24,8 +24,8 @@ from metaface.experiments import sweep as sweeping
 from metaface.experiments.benchmark import RECIPE, Settings
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Categorical, Range
+from metaface.training import History, Interrupted
 from metaface.training.fitting import fit_recipe
-from metaface.training.loop import History, Interrupted
 
 optuna = pytest.importorskip("optuna")
 

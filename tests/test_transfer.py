@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from helpers import train
 
-from metaface import ModelSpec, data, evaluate, train
+from metaface import ModelSpec, data, evaluate
 
 
 @pytest.mark.slow

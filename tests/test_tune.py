@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 from torch import nn
 
 import metaface as mf
@@ -55,7 +55,7 @@ def test_only_what_is_tuned_moves(how):
     if how == "none":
         return
     faces = patterns()
-    mf.train(learner, faces, ways=5, shots=1, queries=2, iterations=3, lr=0.05, progress=False)
+    train(learner, faces, ways=5, shots=1, queries=2, iterations=3, lr=0.05, progress=False)
     moved = {n for n, t in learner.state_dict().items() if not torch.equal(t, before[n])}
     assert moved and not moved & frozen
     assert not any("running" in name for name in moved)  # the population's statistics
@@ -143,7 +143,7 @@ def test_a_spec_starts_from_weights_and_comes_back(tmp_path):
     )
     second = tuned.build(0, start=tmp_path / "first.pt")
     torch.testing.assert_close(second.embedding(IMAGES), first.embedding(IMAGES))
-    mf.train(second, patterns(), ways=5, shots=1, queries=2, iterations=2, progress=False)
+    train(second, patterns(), ways=5, shots=1, queries=2, iterations=2, progress=False)
     mf.save_model(tmp_path / "second.pt", second, tuned)
     third, spec_found = mf.load_model(tmp_path / "second.pt")
     assert spec_found == tuned
@@ -163,7 +163,7 @@ def test_training_across_domains_sees_each_on_its_side(monkeypatch):
         "meta_gradient",
         lambda self, tasks: seen.append(tasks) or meta_gradient(self, tasks),
     )
-    mf.train(
+    train(
         learner,
         faces,
         ways=5,

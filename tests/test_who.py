@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Row, portrait, squares, tiny
+from helpers import Row, portrait, squares, tiny, train
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from metaface import FaceSet, checkpoint, train
+from metaface import FaceSet, checkpoint
 from metaface.cli import main
 from metaface.data import load
 from metaface.data._content import telling

@@ -7,9 +7,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from helpers import patterns, tiny
+from helpers import patterns, tiny, train
 
-from metaface import train
 from metaface.learners import Prototypical
 
 ITERATIONS = 500

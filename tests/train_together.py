@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import RUNNABLE, patterns, tiny
+from helpers import RUNNABLE, patterns, tiny, train
 from torch import nn
 
-from metaface import EpisodeSampler, checkpoint, cli, learners, train
+from metaface import EpisodeSampler, checkpoint, cli, learners
 from metaface.learners import MetaLearner
-from metaface.training import distributed
-from metaface.training.loop import History, Interrupted
+from metaface.training import History, Interrupted, distributed
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LAST = RANK == SIZE - 1

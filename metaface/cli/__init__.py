@@ -34,9 +34,9 @@ from metaface.experiments.benchmark import Settings
 from metaface.learners import LEARNERS, MetaLearner
 from metaface.learners.checks import out_of_memory
 from metaface.learners.spec import ModelSpec, load_model
+from metaface.machine import choose_device
 from metaface.recognition import GalleryError
-from metaface.training import distributed, runs
-from metaface.training.loop import choose_device, seen_people, train
+from metaface.training import Budget, Run, Task, distributed, runs, seen_people, train
 from metaface.training.weight_interpolation import KEEP_LOSS, interpolate_learner
 
 DEFAULTS = Settings()
@@ -244,22 +244,23 @@ def _train(o: argparse.Namespace) -> None:
         learner,
         people.train,
         people.val,
-        **(settings.given(o.learner) | given),
-        augment=Augment.of(o.augment),
-        patience=o.patience,
-        seed=o.seed,
-        device=o.device,
-        iterations=o.iterations,
-        images=o.images,
-        minutes=_minutes(o),
-        out=o.out,
-        support_domain=o.support_domain,
-        query_domain=o.query_domain,
-        resume=o.resume,
-        spec=spec,
-        progress=not o.quiet,
-        label=o.learner,
-        on_finish=on_finish,
+        task=Task(
+            **(settings.given(o.learner) | given),
+            augment=Augment.of(o.augment),
+            support_domain=o.support_domain,
+            query_domain=o.query_domain,
+        ),
+        budget=Budget(o.iterations, o.images, _minutes(o), o.patience),
+        run=Run(
+            seed=o.seed,
+            device=o.device,
+            out=o.out,
+            resume=o.resume,
+            spec=spec,
+            progress=not o.quiet,
+            label=o.learner,
+            on_finish=on_finish,
+        ),
     )
     if not group.first:
         return

@@ -22,7 +22,7 @@ from metaface.multitask.model import MultiTask
 from metaface.multitask.sprites import FaceSprites
 from metaface.multitask.training import fit
 from metaface.report.joint import joint_table
-from metaface.training import runs
+from metaface.training import Budget, Run, runs
 
 DEFAULTS = Settings()
 MINUTES = 10.0
@@ -205,15 +205,16 @@ def _multitask(o: argparse.Namespace) -> None:
         joint.fresh(pools, o.size, side, o.seed),
         weighting=joint.weighting_of(o.weighting, DEFAULTS.weights, o.heads),
         lr=o.lr,
-        iterations=o.iterations,
-        minutes=minutes,
-        seed=o.seed,
-        device=o.device,
-        out=o.out,
         data=defined,
-        resume=o.resume,
-        progress=not o.quiet,
-        label="multitask",
+        budget=Budget(o.iterations, minutes=minutes),
+        run=Run(
+            seed=o.seed,
+            device=o.device,
+            out=o.out,
+            resume=o.resume,
+            progress=not o.quiet,
+            label="multitask",
+        ),
     )
     print(f"{history.iterations} steps, {history.images} scenes, {history.seconds:.0f} s")
     _print_figures(model, part)

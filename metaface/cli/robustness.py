@@ -21,12 +21,12 @@ from metaface.experiments.protocols import AsNetwork, aligned
 from metaface.experiments.robustness import RENDER, People, upright
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import load_model
+from metaface.machine import choose_device
 from metaface.metrics.groups import Slices, as_groups, slice_identification, slice_verification
 from metaface.recognition.embedders import loading
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
 from metaface.synthetic import STEPS, Renders
-from metaface.training.loop import choose_device
 
 
 def load_people(o: argparse.Namespace) -> People:

@@ -26,10 +26,10 @@ from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec, seen_by
+from metaface.machine import choose_device
 from metaface.metrics.intervals import interval
-from metaface.training import runs
+from metaface.training import Budget, Run, Task, Validation, runs, seen_people, train
 from metaface.training.fitting import fit_validation
-from metaface.training.loop import Budget, choose_device, seen_people, train
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -171,24 +171,20 @@ class Job:
             learner,
             faces,
             val,
-            **self.given(name),
-            iterations=self.iterations,
-            images=self.images,
-            minutes=self.minutes,
-            val_ways=val_ways,
-            val_shots=1,
-            val_episodes=val_episodes,
-            seed=seed,
-            augment=Augment.of(self.augment),
-            device=device,
-            out=out,
-            resume=True,
-            spec=spec,
-            progress=progress,
-            across=across,
-            label=label or (out.name if out else name),
-            on_validation=on_validation,
-            **sides(faces),
+            task=Task(
+                **self.given(name), augment=Augment.of(self.augment), across=across, **sides(faces)
+            ),
+            budget=Budget(self.iterations, self.images, self.minutes),
+            validation=Validation(val_ways, 1, val_episodes, on_validation),
+            run=Run(
+                seed=seed,
+                device=device,
+                out=out,
+                resume=True,
+                spec=spec,
+                progress=progress,
+                label=label or (out.name if out else name),
+            ),
         )
         return learner, {
             "curve": history.rows,

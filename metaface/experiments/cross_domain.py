@@ -32,8 +32,8 @@ from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation.domain_matrix import measure, rows
 from metaface.experiments.benchmark import Job, finished, noted, refuse_several_processes
+from metaface.machine import choose_device
 from metaface.training import runs
-from metaface.training.loop import choose_device
 
 log = logging.getLogger("metaface.experiments.cross_domain")
 

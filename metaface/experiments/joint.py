@@ -24,6 +24,7 @@ from metaface.arguments import check_given_counts, check_once
 from metaface.experiments.benchmark import finished, refuse_several_processes
 from metaface.experiments.joint_speed import compare_speed
 from metaface.experiments.staged import Staged, crops_of
+from metaface.machine import choose_device
 from metaface.metrics.intervals import ci95, interval
 from metaface.multitask import identification
 from metaface.multitask.augment import augmented
@@ -34,8 +35,7 @@ from metaface.multitask.scenes import compose
 from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
 from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
-from metaface.training import runs
-from metaface.training.loop import Budget, choose_device
+from metaface.training import Budget, Run, runs
 
 log = logging.getLogger("metaface.multitask")
 
@@ -130,11 +130,11 @@ class Settings:
         Budget(job.iterations, minutes=job.minutes)
         return job
 
-    def share(self, part: float) -> dict[str, Any]:
-        """That part of the budget, for ``fit``."""
+    def share(self, part: float) -> Budget:
+        """That part of the budget."""
         iterations = None if self.iterations is None else max(1, round(self.iterations * part))
         minutes = None if self.minutes is None else self.minutes * part
-        return {"iterations": iterations, "minutes": minutes}
+        return Budget(iterations, minutes=minutes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,13 +414,15 @@ def _train(
             weighting=weighting_of(variant, settings.weights),
             lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0,
-            seed=seed,
-            device=device,
-            out=folder / name,
-            resume=True,
-            progress=progress,
-            label=" ".join([folder.name, name]).strip(),
-            **settings.share(part),
+            budget=settings.share(part),
+            run=Run(
+                seed=seed,
+                device=device,
+                out=folder / name,
+                resume=True,
+                progress=progress,
+                label=" ".join([folder.name, name]).strip(),
+            ),
         )
         spent["train_seconds"] += history.seconds
         spent["images"] += history.images

@@ -32,9 +32,10 @@ from metaface.experiments import benchmark
 from metaface.experiments.benchmark import RECIPE, Settings
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
-from metaface.training import loop, runs
+from metaface.machine import choose_device
+from metaface.training import Budget, Interrupted, meta, runs
 from metaface.training.fitting import fit_recipe, fit_validation
-from metaface.training.loop import VALIDATIONS, Budget, Interrupted, choose_device
+from metaface.training.meta import VALIDATIONS
 
 log = logging.getLogger("metaface.experiments.sweep")
 
@@ -403,7 +404,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-_TRAINERS = [benchmark.log, loop.log]
+_TRAINERS = [benchmark.log, meta.log]
 
 
 class _Once(logging.Filter):

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import math
-import time
-import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface import checkpoint
-from metaface._lock import locked
-from metaface._progress import track
-from metaface._text import given_path
+from metaface.machine import choose_device
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import FaceAnnotations
 from metaface.multitask.weighting import Fixed, Weighting, cosines
-from metaface.nets import not_finite, refresh_statistics
+from metaface.nets import refresh_statistics
 from metaface.training import runs
-from metaface.training.loop import (
-    CURVE_POINTS,
-    Budget,
-    History,
-    Interrupted,
-    choose_device,
-    interruptible,
-)
+from metaface.training.loop import History, Training
+from metaface.training.options import LIMITS, Budget, Run, merged, refuse_moved
 
 Source = Callable[[int], FaceAnnotations]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
@@ -69,43 +56,33 @@ def fit(
     *,
     weighting: Weighting | None = None,
     lr: float = 2e-3,
-    iterations: int | None = None,
-    minutes: float | None = None,
     clip: float = 5.0,
+    iterations: int | None = None,
     cosines_every: int = 0,
     data: Any = None,
-    seed: int = 0,
-    device: str | torch.device | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    checkpoint_seconds: float = 20.0,
-    progress: bool = True,
-    label: str = "MultiTask",
+    budget: Budget = Budget(),  # noqa: B008 - frozen, as the other
+    run: Run = Run(),  # noqa: B008
+    **moved: Any,
 ) -> History:
     """Train ``model`` on batches of ``source``, in place, by AdamW with a cosine schedule.
 
     A task that a batch has no label of takes no part in its step; a batch without any label of a
-    head changes nothing. Interrupted and resumed, a
-    budget in iterations ends in the same weights, bit for bit (on a CPU of one kind, with one
-    count of threads).
+    head changes nothing. Interrupted and resumed, a budget in iterations ends in the same weights,
+    bit for bit (on a CPU of one kind, with one count of threads).
 
     Args:
         source: see :data:`Source` and :func:`draws`.
         weighting: how the tasks' losses are put together; None: a plain sum.
         lr: the highest learning rate.
-        iterations, minutes: the budget; of both, the one spent first ends training.
         clip: largest norm of the gradient.
+        iterations: steps, as in ``budget``.
         cosines_every: steps from which to which the cosines between the tasks' gradients over the
-            trunk are noted, at a backward pass a task; 0: never.
+            backbone are noted, at a backward pass a task; 0: never.
         data: what the batches are made of, as ``metaface.training.runs.define`` takes options; a
             run of other data is refused on resuming.
-        seed: of the jitter.
-        device: None: a GPU where there is one.
-        out: folder for ``checkpoint.pt``, and ``model.safetensors`` at the end; None: nothing is
-            written.
-        resume: go on from ``out``'s checkpoint, where there is one.
-        checkpoint_seconds: least time between two checkpoints.
-        progress: show a progress bar, with this ``label``.
+        budget: in iterations, minutes or both.
+        run: seed (of the jitter), device, folder (``checkpoint.pt``, and ``model.safetensors`` at
+            the end), progress; see :class:`metaface.training.Run`.
 
     Returns:
         What was spent, and the curve: rows of ``iteration``, ``images``, ``seconds``, ``lr``,
@@ -114,206 +91,125 @@ def fit(
 
     Raises:
         ValueError: a bad budget.
+        TypeError: a keyword that there is not, and where it is now if MetaFace 0.2 had it.
         FloatingPointError: a loss or the gradient is not finite (which task and step); the last
             checkpoint is kept.
-        metaface.training.loop.Interrupted: Ctrl-C, after a checkpoint was written.
+        metaface.training.Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
-    budget = Budget(iterations, minutes=minutes)
-    device = choose_device(device)
-    weighting = Fixed() if weighting is None else weighting
-    settings = {
+    refuse_moved("fit", moved)
+    budget = merged("budget", budget, iterations=iterations)
+    if budget.images is not None or budget.patience is not None:
+        raise ValueError("fit() has no budget in images, and no patience: give iterations, minutes")
+    device = choose_device(run.device)
+    weighting = (Fixed() if weighting is None else weighting).to(device)
+    defining = {
         "spec": model.spec,
-        "budget": asdict(budget),
+        "budget": {limit: getattr(budget, limit) for limit in LIMITS},
         "lr": lr,
         "clip": clip,
-        "seed": seed,
+        "seed": run.seed,
         "cosines_every": cosines_every,
         "data": data,
         "weighting": [type(weighting).__name__, weighting.weights],
     }
-    weighting = weighting.to(device)
-    run = _Run(model.to(device), weighting, budget, settings)
-    path = None if out is None else given_path(out, "the results") / "checkpoint.pt"
-    with locked(out), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if path is not None and checkpoint.exists(path):
-            if not resume:
-                raise checkpoint.CheckpointError(
-                    f"{path} is there already: resume, or choose another folder"
-                )
-            state, warning = checkpoint.load_latest(path)
-            if warning:
-                warnings.warn(warning, stacklevel=2)
-            run.restore(state, path)
-        _loop(run, source, path, device, checkpoint_seconds, label if progress else None)
-        refresh(model, (Batch.of(source(k), device) for k in range(_REFRESH)))
-        model.eval()
-        if path is not None:
-            model.save(path.with_name("model.safetensors"))
-    return run.history
-
-
-def _loop(
-    run: _Run,
-    source: Source,
-    path: Path | None,
-    device: torch.device,
-    checkpoint_seconds: float,
-    label: str | None,
-) -> None:
-    def save() -> None:
-        if path is not None:
-            checkpoint.save(path, run.state())
-
-    run.model.train()
-    saved = time.monotonic()
-    bar = track(
-        total=100,
-        initial=round(100 * run.spent),
-        unit="%",
-        show=label is not None,
-        desc=label,
-        mininterval=0.5,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}",
+    training = _MultiTaskTraining(
+        model, _optimizer(model.to(device), weighting, lr), budget, run, runs.define(defining)
     )
-    with bar, interruptible() as stop, ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(source, run.history.iterations)
-        while run.spent < 1:
-            labelled = ahead.result()
-            ahead = pool.submit(source, run.history.iterations + 1)  # while this one is learnt
-            if run.step(Batch.of(labelled, device)):
-                bar.set_postfix_str(run.summary())
-            bar.update(round(100 * run.spent) - bar.n)
-            if stop():
-                save()
-                where = "" if path is None else f"; go on with resume from {path}"
-                raise Interrupted(f"stopped at step {run.history.iterations}{where}")
-            if time.monotonic() - saved > checkpoint_seconds:
-                save()
-                saved = time.monotonic()
-    save()
+    training.source, training.device, training.weighting = source, device, weighting
+    training.lr, training.clip, training.cosines_every = lr, clip, cosines_every
+    with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(1) as training.ahead:
+        torch.manual_seed(run.seed)
+        return training.train()
 
 
-class _Run:
-    """The state of one training run: all that a checkpoint holds."""
+def _optimizer(model: MultiTask, weighting: Weighting, lr: float) -> torch.optim.Optimizer:
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in learnt if p.ndim > 1], "weight_decay": _DECAY},
+        {"params": [p for p in learnt if p.ndim <= 1]},
+        {"params": list(weighting.parameters())},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=0.0)
 
-    def __init__(
-        self, model: MultiTask, weighting: Weighting, budget: Budget, settings: dict[str, Any]
-    ) -> None:
-        self.model, self.weighting, self.budget = model, weighting, budget
-        self.settings = settings
-        self.definition = runs.define(settings)
-        self.history = History()
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in learnt if p.ndim > 1], "weight_decay": _DECAY},
-            {"params": [p for p in learnt if p.ndim <= 1]},
-            {"params": list(weighting.parameters())},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings["lr"], weight_decay=0.0)
-        self._sums: dict[str, list[float]] = {}  # sum and count since the last row of the curve
-        self._started = time.monotonic()
 
-    @property
-    def spent(self) -> float:
-        h = self.history
-        return self.budget.spent(h.iterations, h.images, h.seconds)
+class _MultiTaskTraining(Training):
+    """Of a shared network: steps on pictures, each head's loss on what it has labels of."""
 
-    def step(self, batch: Batch) -> bool:
-        """One step; whether there is a new row of the curve."""
-        history, before = self.history, self.spent
-        warm = min(1.0, (history.iterations + 1) / _WARM)
-        rate = self.settings["lr"] * warm * 0.5 * (1 + math.cos(math.pi * before))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    key = "model"
+    model: MultiTask
+    source: Source
+    device: torch.device
+    weighting: Weighting
+    lr: float
+    clip: float
+    cosines_every: int
+    ahead: ThreadPoolExecutor
+    _next: Future[FaceAnnotations]
+
+    def prepare(self) -> None:
+        self._next = self.ahead.submit(self.source, self.history.iterations)
+
+    def rate(self, spent: float) -> float:
+        warm = min(1.0, (self.history.iterations + 1) / _WARM)
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * spent))
+
+    def step(self) -> int:
+        history, backbone = self.history, self.model.trunk
+        annotations = self._next.result()
+        # the next pictures are made while these are learnt
+        self._next = self.ahead.submit(self.source, history.iterations + 1)
+        batch = Batch.of(annotations, self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        found = self.model.losses(batch)
-        losses = {name: loss.value for name, loss in found.items() if loss.count}
-        for name, value in self._values(losses).items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss of {name} is {value} at step {history.iterations}: use a lower "
-                    "learning rate, or a lower weight for it; the last checkpoint is as it was"
-                )
-            self._note(f"loss/{name}", value)
-        every = self.settings["cosines_every"]
-        if every and history.iterations % every == 0:
-            for (a, b), cosine in cosines(losses, self.model.trunk).items():
-                self._note(f"cosine/{a}/{b}", cosine)
+        by_task = self.model.losses(batch)
+        losses = {name: loss.value for name, loss in by_task.items() if loss.count}
+        self._note_losses(losses)
+        if self.cosines_every and history.iterations % self.cosines_every == 0:
+            for (a, b), cosine in cosines(losses, backbone).items():
+                self.note(f"cosine/{a}/{b}", cosine)
         if losses:
-            self.weighting.backward(losses, self.model, self.model.trunk)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip"]))
+            self.weighting.backward(losses, self.model, backbone)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of {', '.join(losses)} is not finite at step {history.iterations}: "
                 "use a lower learning rate; the last checkpoint is as it was"
             )
-        self._note("norm", norm)
+        self.note("norm", norm)
         self.optimizer.step()
-        if (weight := not_finite(self.model)) is not None:
-            raise FloatingPointError(
-                f"{weight} is not finite after step {history.iterations}: use a lower learning "
-                "rate; the last checkpoint is as it was"
-            )
-        history.iterations += 1
-        history.images += len(batch.images)
-        history.seconds = time.monotonic() - self._started
-        if int(before * CURVE_POINTS) == int(self.spent * CURVE_POINTS):
-            return False
-        means = {name: total / count for name, (total, count) in self._sums.items()}
-        self._sums = {}
-        history.rows.append(
-            {
-                "iteration": history.iterations,
-                "images": history.images,
-                "seconds": history.seconds,
-                "lr": rate,
-                **means,
-            }
-        )
-        return True
+        history.seconds = self.seconds
+        return len(batch.images)
 
-    def _values(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """The losses as numbers, from the device at once."""
-        if not losses:
-            return {}
-        return dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    def _note_losses(self, losses: dict[str, Tensor]) -> None:
+        """Note each loss, fetched from the device at once.
 
-    def _note(self, name: str, value: float) -> None:
-        total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = [total + value, count + 1]
+        Raises:
+            FloatingPointError: one is not finite.
+        """
+        values = torch.stack(list(losses.values())).tolist() if losses else []
+        for name, value in zip(losses, values, strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss of {name} is {value} at step {self.history.iterations}: use a lower "
+                    "learning rate, or a lower weight for it; the last checkpoint is as it was"
+                )
+            self.note(f"loss/{name}", value)
+
+    def finished(self) -> None:
+        refresh(self.model, (Batch.of(self.source(k), self.device) for k in range(_REFRESH)))
+        if self.path is not None:
+            self.model.save(self.path.with_name("model.safetensors"))
 
     def summary(self) -> str:
         row = self.history.rows[-1]
         losses = (f"{n[5:]} {v:.3f}" for n, v in row.items() if n.startswith("loss/"))
         return f"{', '.join(losses)}, {self.history.images / self.history.seconds:.0f} images/s"
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "definition": self.definition,
-            "model": self.model.state_dict(),
-            "weighting": self.weighting.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sums": self._sums,
-            "history": asdict(self.history),
-            "torch_rng": torch.get_rng_state(),
-        }
+    def own_state(self) -> dict[str, Any]:
+        return {"weighting": self.weighting.state_dict()}
 
-    def restore(self, state: dict[str, Any], path: Path) -> None:
-        with checkpoint.restoring(path, "network"):
-            there = state.get("definition") or {"options": state["settings"]}
-            if changed := runs.differences(there, self.definition):
-                raise checkpoint.CheckpointError(
-                    f"{path} is of another run ({changed}): go on with what it was started with, "
-                    "or choose another folder (--out)"
-                )
-            self.model.load_state_dict(state["model"])
-            self.weighting.load_state_dict(state["weighting"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self._sums, self.history = state["sums"], History(**state["history"])
-            torch.set_rng_state(state["torch_rng"])
-        self._started = time.monotonic() - self.history.seconds
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        self.weighting.load_state_dict(state["weighting"])
 
 
 def refresh(model: MultiTask, batches: Iterable[Batch]) -> None:

@@ -1,0 +1,185 @@
+"""How to train: the tasks, the budget, the validation and the run, each a dataclass of its own."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from metaface.episodes import Augment
+    from metaface.learners.spec import ModelSpec
+
+AUGMENT = ("flip", "crop", "light")
+LIMITS = ("iterations", "images", "minutes")  # of a budget
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training step is made of. What is None comes from the learner's own recipe.
+
+    Attributes:
+        ways, shots: people of a task, and support photographs of each; (least, most) pairs draw
+            one number for each batch.
+        queries: query photographs of each person.
+        meta_batch: tasks an outer step, of all processes together.
+        lr: outer learning rate.
+        augment: changes of the training photographs: an ``Augment``, or names in
+            ``Augment.NAMES``; None: none.
+        support_domain, query_domain: names of the domains that the two sides of a task, in
+            training and in validation, are drawn from, such as photograph and sketch; None: any.
+        across: support and query of a training task come from different domains; see
+            ``metaface.episodes.AcrossDomains``.
+    """
+
+    ways: int | tuple[int, int] | None = None
+    shots: int | tuple[int, int] | None = None
+    queries: int | None = None
+    meta_batch: int | None = None
+    lr: float | None = None
+    augment: Augment | tuple[str, ...] | None = AUGMENT
+    support_domain: str | None = None
+    query_domain: str | None = None
+    across: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train. Of several limits, the one reached first ends training.
+
+    Attributes:
+        iterations: outer steps (alone, the only limit that repeats bit for bit).
+        images: photographs seen, support and query.
+        minutes: wall time, validation included: training ends so early that the last validation,
+            if it takes as long as those before it, ends in time.
+        patience: stop after so many validations without a new best; None: never.
+
+    Raises:
+        ValueError: a limit that is not a positive, finite number.
+    """
+
+    iterations: int | None = None
+    images: int | None = None
+    minutes: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        given = self.limits()
+        if not all(_positive(value) for value in given.values()):
+            raise ValueError(f"the budget must be positive and finite, got {given}")
+        for name in ("iterations", "images", "patience"):
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= 1):
+                raise ValueError(f"{name}={value!r}: must be at least 1, a whole number")
+
+    def limits(self) -> dict[str, float]:
+        """The limits that were given, by name."""
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
+
+    def spent(self, iterations: int, images: int, seconds: float) -> float:
+        """The share of the budget that is used up, 0..1.
+
+        Raises:
+            ValueError: no limit was given.
+        """
+        limits = self.limits()
+        if not limits:
+            raise ValueError("give at least one of iterations, images and minutes")
+        used = {"iterations": iterations, "images": images, "minutes": seconds / 60}
+        return min(1.0, max(used[name] / limit for name, limit in limits.items()))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The tasks of validation people, by which the weights that are kept are chosen.
+
+    Attributes:
+        ways: None: 5, or, with a warning, as many people as have the photographs.
+        shots, episodes: of the validation tasks.
+        on_row: called with each validated row of the learning curve, see
+            :class:`metaface.training.History`; what it raises ends training.
+    """
+
+    ways: int | None = None
+    shots: int = 1
+    episodes: int = 100
+    on_row: Callable[[dict[str, float]], object] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a training runs; nothing here but ``seed`` and ``on_finish`` changes what is
+    learnt.
+
+    Attributes:
+        seed: of the tasks.
+        device: where to train; None: a GPU where there is one (under torchrun, one a process).
+        out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
+        resume: go on from ``out``'s checkpoint, where there is one.
+        spec: what rebuilds the learner from the checkpoint; see ``metaface.load_model``.
+        checkpoint_seconds: least time between two checkpoints.
+        progress: show a progress bar.
+        label: name on the progress bar; None: the class of what is trained.
+        on_finish: called once with the trained learner, the best weights in place, which it may
+            change; what it returns goes to ``History.finished``, and is written with the learner.
+            An interrupted one is called again on resuming; see
+            :mod:`metaface.training.weight_interpolation`. Where it has an attribute ``settings``,
+            another one of other settings is refused on resuming.
+    """
+
+    seed: int = 0
+    device: str | torch.device | None = None
+    out: str | Path | None = None
+    resume: bool = False
+    spec: ModelSpec | None = None
+    checkpoint_seconds: float = 20.0
+    progress: bool = True
+    label: str | None = None
+    on_finish: Callable[[Any], dict[str, Any]] | None = None
+
+
+def merged(name: str, given: Any, **more: Any) -> Any:
+    """``given`` with ``more`` that is not None.
+
+    Raises:
+        ValueError: both say something, and not the same.
+    """
+    for field, value in more.items():
+        there = getattr(given, field)
+        if value is not None and there is not None and there != value:
+            raise ValueError(f"{field}={value} and {name} with {field}={there}: give one of them")
+    return replace(given, **{n: v for n, v in more.items() if v is not None})
+
+
+def refuse_moved(function: str, given: dict[str, Any]) -> None:
+    """Refuse keywords that ``function`` has not, with where those of MetaFace 0.2 are now.
+
+    Raises:
+        TypeError: there is one.
+    """
+    for name in given:
+        now = _new_place(name)
+        raise TypeError(
+            f"{function}() takes no {name}=: "
+            + (f"write {now} (from metaface.training)" if now else "there is no such option")
+        )
+
+
+def _new_place(name: str) -> str | None:
+    for option, kind in (("task", Task), ("budget", Budget), ("run", Run)):
+        if name in [field.name for field in fields(kind)]:
+            return f"{option}={kind.__name__}({name}=...)"
+    former = {"val_ways": "ways", "val_shots": "shots", "val_episodes": "episodes"}
+    now = (former | {"on_validation": "on_row"}).get(name)
+    return now and f"validation=Validation({now}=...)"
+
+
+def _positive(value: Any) -> bool:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return number and 0 < value < math.inf

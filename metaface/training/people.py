@@ -1,0 +1,45 @@
+"""Whom training and validation have seen, so that nobody is tested on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metaface.data import FaceSet
+from metaface.data.faceset import together
+
+
+def refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
+    if faces.store is val.store and faces.people == val.people:
+        both = {p: faces.people[p] for p in set(faces.person_ids) & set(val.person_ids)}
+    else:
+        both = val.known(**faces.seen())
+    if both:
+        names = ", ".join(
+            name if val.people[p] == name else f"{name} (in validation {val.people[p]})"
+            for p, name in sorted(both.items())[:5]
+        )
+        raise ValueError(
+            f"{len(both)} people are in both training and validation ({names}, ...): split with "
+            "FaceSet.split"
+        )
+
+
+def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
+    """Whom training has seen, as ``FaceSet.unseen`` takes it: nobody is tested on them later."""
+    seen = faces.seen()
+    if val is None:
+        return seen
+    more, first = val.seen(), len(seen["people"])
+    photos = {
+        "shape": seen["photos"]["shape"],
+        "digests": torch.cat([seen["photos"]["digests"], more["photos"]["digests"]]),
+        "whose": torch.cat([seen["photos"]["whose"], more["photos"]["whose"] + first]),
+    }
+    return {
+        "data": together((seen["data"], more["data"])),
+        "source": together((seen["source"], more["source"])),
+        "people": seen["people"] + more["people"],
+        "photos": photos,
+    }
