@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from helpers import Row, fit, portrait, squares, train
 from PIL import Image
+from safetensors import safe_open
 from test_multitask import scenes
 
 import metaface as mf
@@ -204,3 +206,24 @@ def test_a_gallery_says_what_it_said(files: Path, tmp_path: Path) -> None:
         there = list(said[key]) if isinstance(value, list) else said[key]
         assert there == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), key
     assert scores == pytest.approx(EXPECTED["gallery"]["score"], abs=1e-5)
+
+
+def test_a_model_is_one_safetensors_file_and_those_of_before_load(tmp_path: Path) -> None:
+    spec = mf.ModelSpec("reptile", embedding="conv4-32", channels=1, image_size=28)
+    learner = spec.build(3)
+    mf.save_model(tmp_path / "new.pt", learner, spec)  # whatever it is called
+    torch.save({"spec": asdict(spec), "learner": learner.state_dict()}, tmp_path / "old.pt")
+    with safe_open(tmp_path / "new.pt", framework="pt") as file:
+        notes = file.metadata()
+        assert set(file.keys()) == set(learner.state_dict())
+    assert json.loads(notes["spec"])["embedding"] == "conv4-32"
+    for name in ("new.pt", "old.pt"):
+        again, there = mf.load_model(tmp_path / name)
+        assert there == spec
+        for key, tensor in learner.state_dict().items():
+            assert torch.equal(again.state_dict()[key], tensor)
+    data = bytearray((tmp_path / "new.pt").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "new.pt").write_bytes(data)
+    with pytest.raises(mf.checkpoint.CheckpointError, match=r"new\.pt was damaged"):
+        mf.load_model(tmp_path / "new.pt")

@@ -33,7 +33,7 @@ from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.experiments.benchmark import Settings
 from metaface.learners import LEARNERS, MetaLearner
 from metaface.learners.checks import out_of_memory
-from metaface.learners.spec import ModelSpec, load_model
+from metaface.learners.spec import ModelSpec, load_model, seen_by
 from metaface.machine import choose_device
 from metaface.recognition import GalleryError
 from metaface.training import Budget, Run, Task, distributed, runs, seen_people, train
@@ -377,7 +377,7 @@ def _evaluate(o: argparse.Namespace) -> None:
         crop=o.crop if o.crop is not None else spec.crop,
         progress=not o.quiet,
     )
-    if seen := checkpoint.load(o.checkpoint).get("seen"):
+    if seen := seen_by(o.checkpoint):
         faces = faces.unseen(**seen)
     print(f"test: {faces.describe()}")
     rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaface import checkpoint, data
+from metaface import data
 from metaface._json import write_json
 from metaface._lock import alone_in
 from metaface.arguments import count, count_or_none, device, share
@@ -20,7 +20,7 @@ from metaface.evaluation.degradation import Level, dial_robustness, robustness
 from metaface.experiments.protocols import AsNetwork, aligned
 from metaface.experiments.robustness import RENDER, People, upright
 from metaface.learners import MetaLearner, Prototypical
-from metaface.learners.spec import load_model
+from metaface.learners.spec import load_model, seen_by
 from metaface.machine import choose_device
 from metaface.metrics.groups import Slices, as_groups, slice_identification, slice_verification
 from metaface.recognition.embedders import loading
@@ -43,7 +43,7 @@ def load_people(o: argparse.Namespace) -> People:
             progress=not o.quiet,
             **counts,
         )
-        if seen := checkpoint.load(o.checkpoint).get("seen"):
+        if seen := seen_by(o.checkpoint):
             faces = faces.unseen(**seen)
         return People(learner, faces)
     if rendered:

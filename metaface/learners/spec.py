@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,14 @@ import torch
 from metaface import checkpoint, learners, nets
 from metaface.data import IMAGE_SIZE
 from metaface.learners import MetaLearner
-from metaface.nets.weights import read_checkpoint, read_weights
+from metaface.nets.weights import (
+    is_safetensors,
+    read_checkpoint,
+    read_weights,
+    save_weights,
+)
+
+_FORMAT = "metaface learner"  # in the metadata of what save_model writes
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dict[str, Any] | None:
     """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
-    trained = _trained(path)
-    if trained is not None:
+    stored = read_model(path)
+    if stored is not None:
         state = nets.merged(load_model(path)[0].embedding).state_dict()
     else:
         state = read_weights(path)[0]
@@ -88,33 +96,58 @@ def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dic
         embedding.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network {spec.embedding}: {error}") from error
-    return trained and trained.get("seen")
+    return stored and stored.get("seen")
 
 
-def _trained(path: str | Path) -> dict[str, Any] | None:
-    """A checkpoint of training; None: weights of another kind."""
-    loaded = read_checkpoint(path) if Path(path).suffix != ".safetensors" else None
+def read_model(path: str | Path) -> dict[str, Any] | None:
+    """What :func:`save_model` or training wrote: ``spec``, ``learner`` (the weights), of training
+    ``best`` and ``seen`` as well; None: weights of another kind.
+
+    Raises:
+        ValueError: truncated, damaged, or a pickle that needs code to run.
+        FileNotFoundError: no such file.
+    """
+    if is_safetensors(path):
+        weights, notes = read_weights(path)
+        if notes.get("format") != _FORMAT:
+            return None
+        return {"spec": json.loads(notes["spec"]), "learner": weights}
+    loaded = read_checkpoint(path)
     return loaded if isinstance(loaded, dict) and loaded.get("spec") else None
 
 
 def seen_by(start: str | Path) -> dict[str, Any] | None:
     """Whom the weights in ``start`` were trained on, as ``FaceSet.unseen`` takes it.
 
-    None where the file does not say: published weights, or a checkpoint of older times.
+    None where the file does not say: published weights, a model of :func:`save_model`, or a
+    checkpoint of older times.
     """
-    trained = _trained(start)
-    return trained and trained.get("seen")
+    stored = read_model(start)
+    return stored and stored.get("seen")
 
 
 def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
     """Write a learner's weights and what rebuilds it; see :func:`load_model`.
 
+    The file is safetensors, whatever its name: the weights, and in the metadata the spec (network,
+    learner, photographs it takes) and a checksum of both.
+
     Raises:
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, or an option is neither number nor text.
+        OSError: the folder cannot be written, or is full; ``path`` is as it was.
     """
     if (weight := nets.not_finite(learner)) is not None:
         raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
-    checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})
+    try:
+        notes = {"format": _FORMAT, "spec": json.dumps(asdict(spec), sort_keys=True)}
+    except TypeError as error:
+        raise ValueError(
+            f"the options of {spec.learner} cannot be written: {error}; give numbers, text, lists "
+            "and dicts of them"
+        ) from error
+    # copies, as two names may share their memory
+    weights = {name: tensor.detach().clone() for name, tensor in learner.state_dict().items()}
+    save_weights(path, weights, notes)
 
 
 def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
@@ -125,7 +158,7 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
     Raises:
         metaface.checkpoint.CheckpointError: unreadable, or without what rebuilds the learner.
     """
-    state = checkpoint.load(path)
+    state = _read_state(path)
     if not state.get("spec"):
         raise checkpoint.CheckpointError(
             f"{path} does not say which learner it holds: train with spec=, or load it into a "
@@ -149,3 +182,17 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
             else f"{path} does not hold the learner that it says it holds: {error}"
         ) from error
     return learner, spec
+
+
+def _read_state(path: str | Path) -> dict[str, Any]:
+    """What the file of a learner holds; empty: weights that say of no learner.
+
+    Raises:
+        metaface.checkpoint.CheckpointError: unreadable.
+    """
+    if not (Path(path).is_file() and is_safetensors(path)):
+        return checkpoint.load(path)
+    try:
+        return read_model(path) or {}
+    except (ValueError, OSError) as error:
+        raise checkpoint.CheckpointError(str(error)) from error

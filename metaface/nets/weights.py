@@ -42,7 +42,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
-    state, notes = _safetensors(path) if _is_safetensors(path) else (_checkpoint(path), {})
+    state, notes = _safetensors(path) if is_safetensors(path) else (_checkpoint(path), {})
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
             raise ValueError(f"{path}: {name} is no plain tensor: save state_dict() of a network")
@@ -60,10 +60,10 @@ def not_finite(module: nn.Module) -> str | None:
     return next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: str | Path) -> bool:
     """By its ending, or its first bytes: the header's length, then its JSON."""
     with open(path, "rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+        return Path(path).suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -78,7 +78,8 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     digest = notes.pop(_DIGEST, None)
     if digest is None:
         ours = "metaface" in notes or notes.get("format", "").startswith("metaface")
-        damaged = ours and set(notes) not in _BEFORE
+        always = notes.get("format") == "metaface learner"  # was never without a digest
+        damaged = ours and (always or set(notes) not in _BEFORE)
     else:
         damaged = digest != content_digest([state, notes])
     if damaged:

@@ -7,9 +7,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from metaface.learners.spec import load_model
+from metaface.learners.spec import load_model, read_model
 from metaface.nets.backbones import Backbone
-from metaface.nets.weights import mobilefacenet, read_checkpoint, read_weights, weights_digest
+from metaface.nets.weights import mobilefacenet, read_weights, weights_digest
 from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
@@ -72,11 +72,8 @@ def load(
 def _file(path: Path) -> CropEmbedder:
     if path.suffix.lower() == ".onnx":
         return Onnx(path)
-    notes: dict[str, str] = {}
-    if path.suffix.lower() != ".safetensors":
-        loaded = read_checkpoint(path)
-        if isinstance(loaded, dict) and loaded.get("spec"):
-            return _trained(path)
+    if read_model(path) is not None:
+        return _trained(path)
     state, notes = read_weights(path)
     if notes.get("format", "").startswith("metaface multitask"):
         from metaface.recognition.embedders.shared import JointFace  # which needs this package
