@@ -17,6 +17,7 @@ from metaface import cli, data, nets
 from metaface.learners import ANIL, MAML, FineTune, MetaLearner, Reptile
 from metaface.learners.base import task_loss
 from metaface.learners.head import HeadStep
+from metaface.options import BenchmarkSettings
 
 OLD = Path(__file__).with_name("old")
 """What MetaFace 0.1.0 wrote at a17b30e, before heads stepped on standardised features"""
@@ -207,11 +208,7 @@ def test_a_learned_head_and_no_head_lr_keep_the_papers_rule():
 
 
 def test_one_default_size_everywhere():
-    assert (
-        data.IMAGE_SIZE
-        == mf.ModelSpec("maml").image_size
-        == mf.experiments.benchmark.Settings().image_size
-    )
+    assert data.IMAGE_SIZE == mf.ModelSpec("maml").image_size == BenchmarkSettings().image_size
     assert data.load("synthetic", people=2, photos=1, progress=False).image_shape[1] == 28
     parser = cli._parser()
     for command in (["preview"], ["train"], ["benchmark"], ["sweep"]):

@@ -28,6 +28,7 @@ from metaface.data.wider import read_wider
 from metaface.experiments import benchmark, cross_domain, protocols
 from metaface.faces.photos import in_folder, listed
 from metaface.metrics.pairs import read_pairs
+from metaface.options import BenchmarkSettings, CrossDomainSettings
 from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
 from metaface.recognition.embedders.importing import import_weights
 from metaface.recognition.gallery import _checksums
@@ -350,11 +351,11 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "pairs": lambda: read_pairs(""),
         "wider": lambda: read_wider(""),
         "train": lambda: mf.train(learner, faces, ways=2, queries=1, iterations=1, out=""),
-        "benchmark": lambda: benchmark.run(benchmark.Settings(iterations=1), ""),
+        "benchmark": lambda: benchmark.run(BenchmarkSettings(iterations=1), ""),
         "cross_domain": lambda: cross_domain.run(
-            cross_domain.Settings(domains={"a": "synthetic"}, iterations=1), ""
+            CrossDomainSettings(domains={"a": "synthetic"}, iterations=1), ""
         ),
-        "sweep": lambda: mf.sweep(benchmark.Settings(iterations=1), ""),
+        "sweep": lambda: mf.sweep(BenchmarkSettings(iterations=1), ""),
         "multitask": lambda: mf.multitask.wider(""),
     }
     before = {p: p.stat().st_size for p in tmp_path.rglob("*")}
@@ -636,7 +637,7 @@ def test_a_benchmark_of_odd_names_has_its_page(tmp_path):
             save(tmp_path / "in" / name / f"{k}.png", portrait(person, k))
     source = tmp_path / f"{LATIN1}\x1b[2J"
     (tmp_path / "in").rename(source)
-    settings = benchmark.Settings(
+    settings = BenchmarkSettings(
         data=str(source),
         learners=("prototypical",),
         iterations=1,

@@ -21,15 +21,16 @@ from metaface import EpisodeSampler
 from metaface.cli import main
 from metaface.experiments import benchmark
 from metaface.experiments import sweep as sweeping
-from metaface.experiments.benchmark import RECIPE, Settings
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Categorical, Range
+from metaface.options import BenchmarkSettings
+from metaface.options.jobs import RECIPE
 from metaface.training.fitting import fit_recipe
 from metaface.training.loop import History, Interrupted
 
 optuna = pytest.importorskip("optuna")
 
-SMALL = Settings(
+SMALL = BenchmarkSettings(
     data="patterns",
     image_size=16,
     embedding="conv4-32",

@@ -17,7 +17,7 @@ import metaface
 from metaface._text import printable
 from metaface.cli import compare, materials, measure, recognise, shared_networks, weak_spots
 from metaface.cli.errors import STATUS, explain
-from metaface.options.values import check_value
+from metaface.options.values import check_values
 
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train and compare": (
@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Measure": (measure.protocol, weak_spots.robustness, weak_spots.slices),
     "Data and models": (materials.preview, materials.align, materials.models),
 }
+_NAMES = {command.__name__ for commands in GROUPS.values() for command in commands}
 # what a command's option was called, and how the same is written now
 _MOVED = {
     ("protocol", "--strangers"): "--stranger-count N, the number of strangers",
@@ -55,22 +56,24 @@ def build_app() -> App:
         version=f"metaface {metaface.__version__}",
         help="Few-shot meta-learning for face identities.",
         help_epilogue=STATUS,
-        help_format="plaintext",
-        help_formatter="plain",
+        help_format="markdown",
         version_flags=("--version",),
-        default_parameter=Parameter(negative=(), validator=check_value, show_default=_show),
+        default_parameter=Parameter(negative=(), show_default=_show),
     )
     for title, commands in GROUPS.items():
         group = Group.create_ordered(title)
-        for command in commands:
-            app.command(command, group=group)
+        for place, command in enumerate(commands):
+            app.command(command, group=group, sort_key=place)
+    last = Group.create_ordered("Help")
+    for flag in ("--help", "--version"):
+        app[flag].group = (last,)
     return app
 
 
 def _show(default: Any) -> Any:
-    """A default as it is written; no text: there is nothing to show."""
+    """A default as it is written; None: there is nothing to show."""
     if isinstance(default, tuple):
-        return " ".join(map(str, default))
+        return " ".join(map(str, default)) or None
     return None if default is False else default
 
 
@@ -88,12 +91,14 @@ def read_command(arguments: Sequence[str]) -> tuple[Callable[..., Any], BoundArg
         )
     except CycloptsError as error:
         raise ValueError(f"{_sentence(error)} (metaface {_help_of(arguments)})") from error
+    if command.__name__ in _NAMES:  # others print help, or the version
+        check_values(bound)
     return command, bound
 
 
 def _help_of(arguments: Sequence[str]) -> str:
-    names = {command.__name__.replace("_", "-") for group in GROUPS.values() for command in group}
-    return f"{arguments[0]} --help" if arguments[0] in names else "--help"
+    known = arguments[0].replace("-", "_") in _NAMES
+    return f"{arguments[0]} --help" if known else "--help"
 
 
 def _sentence(error: CycloptsError) -> str:

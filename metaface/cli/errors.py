@@ -8,14 +8,16 @@ import sys
 import zipfile
 from collections.abc import Iterator
 
-STATUS = """exit status:
-  0    done; what was left out on the way, such as unreadable photographs, is said
-  1    another process of the same distributed job was lost
-  2    not done: a wrong or empty argument, a file or setting that cannot be used, not one
-       usable photograph in what was given, or no memory or disk left
-  70   a fault of MetaFace; METAFACE_DEBUG=1 in the environment shows where
-  130  interrupted; what can be gone on with is kept
-  141  nobody reads the output any more
+STATUS = """Exit status:
+
+- 0: done; what was left out on the way, such as unreadable photographs, is said
+- 1: another process of the same distributed job was lost
+- 2: not done: a wrong or empty argument, a file or setting that cannot be used, not one usable
+  photograph in what was given, or no memory or disk left
+- 70: a fault of MetaFace; METAFACE_DEBUG=1 in the environment shows where
+- 130: interrupted; what can be gone on with is kept
+- 141: nobody reads the output any more
+
 What is found changes nothing: verify ends with 0 for two people, identify for strangers.
 """
 

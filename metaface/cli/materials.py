@@ -16,7 +16,6 @@ from metaface._lock import alone_in
 from metaface._text import FileNames, printable
 from metaface.cli.recognise import load_models
 from metaface.options.commands import ModelOptions, PreviewOptions
-from metaface.options.values import check_text
 
 if TYPE_CHECKING:
     from metaface.data._sources import Source
@@ -177,7 +176,7 @@ def _refuse_originals(out: Path, source: Path, found: Source, folders: Iterable[
 def models(
     action: Literal["list", "fetch", "import", "check"] = "list",
     /,
-    *names: Annotated[str, Parameter(validator=check_text)],
+    *names: str,
     models: str | None = None,
     quiet: bool = False,
 ) -> None:

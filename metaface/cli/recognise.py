@@ -37,7 +37,7 @@ _COLUMNS = (
     "skipped",
 )
 
-_FORM = Group("Form of the answer: one of these", validator=MutuallyExclusive())
+_FORM = Group("Form of the answer (one of these)", validator=MutuallyExclusive())
 _Form = Annotated[bool, Parameter(group=_FORM)]
 
 
@@ -150,7 +150,7 @@ def forget(name: str, /, *, gallery: str = GALLERY) -> None:
 
 
 def identify(
-    photos: Annotated[Paths, Parameter(required=True)],
+    photos: Paths,
     /,
     *,
     options: Annotated[GalleryOptions, Parameter(name="*")] = GalleryOptions(),

@@ -61,7 +61,7 @@ class JobSettings:
         queries: Query photographs a person of a test episode.
         episodes: Test episodes of each combination of ways and shots.
         embedding: Embedding network that learners share: conv4, conv4-32, conv4-stride, resnet12,
-            mobilefacenet, mobilefacenet-112x96, torchvision:<model> or timm:<model>.
+            mobilefacenet, mobilefacenet-112x96, torchvision:MODEL or timm:MODEL.
         norm: Normalisation of that network: batch, group, frozen or pinned.
         start: Weights that training starts from: a file of the embedding's weights, or a
             checkpoint of metaface train, whose people are not tested. Default: random ones.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from inspect import BoundArguments
+from inspect import Parameter as Parameters
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,17 +73,23 @@ def _number(text: str, what: str, above: float, most: float, ends: bool = False)
     return number
 
 
-def check_text(kind: Any, value: Any) -> None:
-    """Refuse an empty text: as a path, it is the current folder."""
-    if "" in (value if isinstance(value, list | tuple) else (value,)):
-        raise ValueError("is empty: leave it out, or give a value")
+def check_values(given: BoundArguments) -> None:
+    """Refuse an empty text (as a path, it is the current folder), and options that have something
+    twice.
 
-
-def check_value(kind: Any, value: Any) -> None:
-    """Refuse an empty text, and a list that has something twice."""
-    check_text(kind, value)
-    if isinstance(value, list | tuple) and (twice := first_twice(value)) is not None:
-        raise ValueError(f"has {twice} twice: give each once")
+    Raises:
+        ValueError: either; names the option.
+    """
+    for name, value in given.arguments.items():
+        place = given.signature.parameters[name].kind
+        positional = place in (Parameters.POSITIONAL_ONLY, Parameters.VAR_POSITIONAL)
+        for option, one in vars(value).items() if is_dataclass(value) else ((name, value),):
+            flag = option if positional else f"--{option.replace('_', '-')}"
+            if "" in (one if isinstance(one, list | tuple) else (one,)):
+                raise ValueError(f"{flag} is empty: leave it out, or give a value")
+            twice = first_twice(one) if isinstance(one, list | tuple) else None
+            if twice is not None and not positional:
+                raise ValueError(f"{flag} has {twice} twice: give each once")
 
 
 # -- types -------------------------------------------------------------------------------------
@@ -104,7 +113,7 @@ def _several(read: Callable[[str], Any]) -> Parameter:
     return Parameter(converter=convert, consume_multiple=(1, None))
 
 
-BUDGET = Group("Training budget: one of these", validator=MutuallyExclusive())
+BUDGET = Group("Training budget (one of these)", validator=MutuallyExclusive())
 
 Count = Annotated[int, _one(count)]
 Counts = Annotated[tuple[int, ...], _several(count)]
@@ -122,9 +131,7 @@ Names = Annotated[tuple[str, ...], Parameter(consume_multiple=(1, None))]
 NamesOrNone = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 MaybeNames = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(1, None))]
 Repeated = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
-Paths = Annotated[
-    tuple[str, ...], Parameter(consume_multiple=True, negative=(), validator=check_text)
-]
+Paths = Annotated[tuple[str, ...], Parameter(consume_multiple=True, required=True)]
 
 
 # -- settings of learners ----------------------------------------------------------------------
