@@ -16,7 +16,7 @@ from torch import nn
 
 from metaface import EpisodeSampler, checkpoint, cli, learners, train
 from metaface.learners import MetaLearner
-from metaface.training import distributed
+from metaface.training import distributed, loop
 from metaface.training.loop import History, Interrupted
 
 RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -143,7 +143,7 @@ def command(happens: str, arguments: list[str]) -> int:
             learner.meta_step = meta_step
         return train(learner, faces, *others, checkpoint_seconds=0, **options)
 
-    cli.train = meet
+    loop.train = meet
     return cli.main(arguments)
 
 
