@@ -216,7 +216,7 @@ def marked(unit: Unit) -> Any:
 APART = ("docs/add-a-learner.md", "docs/add-a-network.md")  # their commands need what they add
 UNITS = [
     one
-    for unit in documents.units()
+    for unit in [*documents.units(), *documents.examples()]
     if not unit.name.startswith(APART) and (one := runs(unit)).commands
 ]
 

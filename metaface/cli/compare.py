@@ -17,7 +17,15 @@ from metaface.options.jobs import (
     SweepSettings,
     TrainSettings,
 )
-from metaface.options.values import Count, MaybeNames, MaybePositive, Repeated, parse_options
+from metaface.options.values import (
+    Count,
+    MaybeNames,
+    MaybePositive,
+    Names,
+    Repeated,
+    parse_domains,
+    parse_options,
+)
 
 if TYPE_CHECKING:
     from metaface.experiments.benchmark import People
@@ -88,6 +96,7 @@ def _print_notes(results: dict[str, Any]) -> None:
 
 def cross_domain(
     *,
+    domains: Names,
     settings: Annotated[CrossDomainSettings, Parameter(name="*")] = CrossDomainSettings(),
     option: Repeated = (),
     out: str = "matrix",
@@ -99,6 +108,12 @@ def cross_domain(
     Example: metaface cross-domain --domains front=synthetic sketch=synthetic:sketch --minutes 1
 
     Args:
+        domains: Domains as NAME=SOURCE[:DOMAIN,...][@REGEX][>SOURCE...], or a .toml file of lines
+            NAME = "SOURCE...". Photographs, such as att=att_faces.zip or
+            profile=synthetic:profile; those whose path matches, 'front=yaleb.zip@E[+-]0'; support
+            from one source and queries from another, of the people whose names are in both,
+            'sketch=photos.zip>sketches.zip'. Where a path itself holds one of :@> the source is
+            the longest one that exists.
         option: Setting of a learner as LEARNER.NAME=VALUE, such as reptile.test_steps=50; may be
             repeated.
         out: Folder of the results.
@@ -108,7 +123,9 @@ def cross_domain(
     from metaface import report
     from metaface.experiments import cross_domain as job
 
-    settings = replace(settings, options=_learner_options(option)).with_budget()
+    settings = replace(
+        settings, domains=parse_domains(domains), options=_learner_options(option)
+    ).with_budget()
     _print_plan(
         settings,
         len(settings.trainings()) * len(settings.learners) * settings.seeds,
@@ -136,7 +153,7 @@ def train(
 ) -> None:
     """Train one learner.
 
-    Example: metaface train --data photos/ --learner maml --minutes 2
+    Example: metaface train --data photos/ --learner maml --minutes 2 --out maml
 
     Args:
         out: Folder of the checkpoint.
@@ -334,7 +351,7 @@ def evaluate(
 ) -> None:
     """Test a checkpoint on people it has not seen.
 
-    Example: metaface evaluate trained/checkpoint.pt --data other_photos.zip --ways 5 20
+    Example: metaface evaluate maml/checkpoint.pt --data other_photos.zip --ways 5 20
 
     Args:
         checkpoint: File checkpoint.pt of metaface train or metaface benchmark.

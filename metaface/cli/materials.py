@@ -28,7 +28,7 @@ def preview(
 ) -> None:
     """Draw people, or an episode, as a picture.
 
-    Example: metaface preview --data photos/ --episode --out episode.png
+    Example: metaface preview --data photos/ --out people.png
 
     Args:
         out: File of the picture.
@@ -182,7 +182,7 @@ def models(
 ) -> None:
     """List, fetch, import or check model files.
 
-    Example: metaface models fetch
+    Example: metaface models check
 
     Args:
         action: What to do.

@@ -30,7 +30,7 @@ def protocol(
 ) -> None:
     """Measure recognition on whole photographs: detect, align, embed, compare.
 
-    Example: metaface protocol few-shot open-set --data photos/
+    Example: metaface protocol few-shot open-set --data lfw.zip
 
     Args:
         protocols: What to measure; detection alone.

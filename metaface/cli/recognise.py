@@ -118,7 +118,7 @@ def _learn(
 def people(*, gallery: str = GALLERY) -> None:
     """List the people in a gallery.
 
-    Example: metaface people --gallery office.gallery
+    Example: metaface people
 
     Args:
         gallery: File of the enrolled people.
@@ -280,7 +280,7 @@ def calibrate(
 ) -> None:
     """Set how often a stranger may be given a name.
 
-    Example: metaface calibrate --strangers others/ --fpir 0.01
+    Example: metaface calibrate --strangers others/
 
     Args:
         strangers: Photographs of people who are not enrolled: a folder, zip or CSV; their

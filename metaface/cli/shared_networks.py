@@ -95,11 +95,12 @@ def multitask(
         raise ValueError(f"no task {unknown[0]!r} for --heads: choose of {', '.join(TASKS)}")
     settings = settings.with_budget()
     held_out = max(10, settings.people // 10)
+    scenes = 2 * settings.photos * held_out
     if settings.minutes is not None:
         print(
             f"training takes {settings.minutes:g} minutes; on top of that: drawing "
             f"{settings.photos * (settings.people + held_out)} faces before it, and measuring the "
-            f"network on {2 * settings.photos * held_out} scenes after it",
+            f"network on {scenes} scenes after it",
             flush=True,
         )
     draw = partial(
@@ -108,30 +109,16 @@ def multitask(
     train = draw(range(settings.people))
     unseen = draw(range(settings.people, settings.people + held_out))
     side = settings.side[0], min(settings.side[1], 0.75 * settings.size)
-    part = joint.scenes_of(
-        unseen, 2 * settings.photos * held_out, settings.size, side, settings.seed
-    )
+    part = joint.scenes_of(unseen, scenes, settings.size, side, settings.seed)
     if "recognition" in heads:
         joint.check_episodes(part)
-    pools = [(train, settings.batch)]
-    if crops:
-        if settings.batch < 2:
-            raise ValueError(
-                f"--batch {settings.batch}: half of each step are real faces, give 2 or more"
-            )
-        real = _load_crops(crops, not quiet)
-        print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
-        pools = [(train, settings.batch - settings.batch // 2), (real, settings.batch // 2)]
+    pools = _pools(train, crops, settings.batch, not quiet)
     torch.manual_seed(settings.seed)
     model = joint.network(heads, sum(len(pool.people) for pool, _ in pools))
     if start:
         model.start(start)
     defined = {
-        "people": settings.people,
-        "photos": settings.photos,
-        "batch": settings.batch,
-        "size": settings.size,
-        "seed": settings.seed,
+        **{n: getattr(settings, n) for n in ("people", "photos", "batch", "size", "seed")},
         "crops": [content_digest(vars(replace(pool, name=""))) for pool, _ in pools[1:]],
         "start": runs.digest_of(start),
     }
@@ -171,6 +158,19 @@ def _print_figures(model: MultiTask, part: Part) -> None:
         person = part.scenes.person[part.once]
         right = identification.one_shot(vectors[part.once], person)
         print(f"5-way 1-shot {right.mean():.3f}")
+
+
+def _pools(
+    train: FaceSprites, crops: str | None, batch: int, progress: bool
+) -> list[tuple[FaceSprites, int]]:
+    """Who is put into the scenes of a step, and how many of them."""
+    if not crops:
+        return [(train, batch)]
+    if batch < 2:
+        raise ValueError(f"--batch {batch}: half of each step are real faces, give 2 or more")
+    real = _load_crops(crops, progress)
+    print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
+    return [(train, batch - batch // 2), (real, batch // 2)]
 
 
 def _load_crops(folder: str, progress: bool) -> FaceSprites:

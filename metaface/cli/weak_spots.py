@@ -191,7 +191,7 @@ def slices(
 ) -> None:
     """Measure the error rates of groups of people at one threshold.
 
-    Example: metaface slices --by age --people 60
+    Example: metaface slices --data photos/ --attributes people.csv --by sex
 
     Args:
         checkpoint: File checkpoint.pt of metaface train; photographs are taken as they are, not

@@ -225,9 +225,9 @@ class RobustnessOptions(PeopleOptions):
 
     Attributes:
         dials: Turn up the renderer's dials, one by one, instead of corrupting --data.
-        nuisances: What to measure against: dark, shade, blur, noise, resolution, jpeg, occlusion,
-            mask, contrast; with --dials: yaw, pitch, roll, light, exposure, mask, glasses.
-            Default: all.
+        nuisances: What to measure against: dark, shade, blur, noise, resolution, jpeg, block,
+            mask; with --dials: yaw, pitch, roll, light, exposure, mask, cap, hand, styling, blur,
+            noise, sketch. Default: all.
         ways: People of an episode.
         shots: Support photographs a person of an episode.
         queries: Query photographs a person of an episode.

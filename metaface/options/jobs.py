@@ -14,7 +14,6 @@ from metaface.options.values import (
     CountOrNone,
     Counts,
     Device,
-    Domains,
     MaybeCount,
     MaybePositive,
     Names,
@@ -158,12 +157,13 @@ class CrossDomainSettings(JobSettings):
     """Everything that decides the figures of a domain matrix; see also :class:`JobSettings`.
 
     Attributes:
-        domains: Domains as NAME=SOURCE[:DOMAIN,...][@REGEX][>SOURCE...], or a .toml file of lines
-            NAME = "SOURCE...". Photographs, such as att=att_faces.zip or
-            profile=synthetic:profile; those whose path matches, 'front=yaleb.zip@E[+-]0'; support
-            from one source and queries from another, of the people whose names are in both,
-            'sketch=photos.zip>sketches.zip'. Where a path itself holds one of :@> the source is the
-            longest one that exists.
+        domains: ``SOURCE[:DOMAIN,...][@REGEX]`` by a name of one's own: a source as
+            ``metaface.data.load`` takes it; domains inside it (all, if none is named); and what
+            the path of a photograph must match, the ``only`` of ``load``.
+            ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
+            second, of the people whose names are in both; see ``metaface.data.domain_split``.
+            Where a path itself holds ``:``, ``@`` or ``>``, the source is the longest one that
+            exists.
         protocols: pairs: trained in each domain alone, tested in each; leave-one-out: trained in
             all but one, tested in that one (the shape of GFR, Guo et al., "Learning Meta Face
             Recognition in Unseen Domains", CVPR 2020); all: trained in all, tested in each.
@@ -173,7 +173,7 @@ class CrossDomainSettings(JobSettings):
 
     learners: Names = ("prototypical", "reptile")
     shots: Counts = (1,)
-    domains: Domains = field(default_factory=dict)
+    domains: Annotated[dict[str, str], _unasked] = field(default_factory=dict)
     protocols: Names = ("pairs",)
     across: bool = False
 

@@ -211,18 +211,6 @@ def _read_domains(path: Path) -> Mapping[str, str]:
     return found
 
 
-Domains = Annotated[
-    dict[str, str],
-    Parameter(
-        converter=lambda kind, tokens: parse_domains([token.value for token in tokens]),
-        accepts_keys=False,
-        n_tokens=1,
-        consume_multiple=(1, None),
-        required=True,
-    ),
-]
-
-
 # -- one source, or two ------------------------------------------------------------------------
 
 
