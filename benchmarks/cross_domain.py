@@ -7,6 +7,8 @@ import argparse
 
 from metaface import report
 from metaface.experiments import cross_domain
+from metaface.options import CrossDomainSettings, parse_domains
+from metaface.options.jobs import DOMAIN_PROTOCOLS
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument(
@@ -21,9 +23,9 @@ parser.add_argument("--out", default="matrix", help="folder of the results")
 parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
 options = parser.parse_args()
 
-settings = cross_domain.Settings(
-    domains=cross_domain.parse_domains(options.domains),
-    protocols=cross_domain.PROTOCOLS,
+settings = CrossDomainSettings(
+    domains=parse_domains(options.domains),
+    protocols=DOMAIN_PROTOCOLS,
     across=True,
     learners=tuple(options.learners),
     shots=(1,),

@@ -6,10 +6,12 @@ python benchmarks/joint.py [--minutes 10] [--seeds 3] [--search 12] [--out joint
 import argparse
 
 from metaface.experiments import joint
+from metaface.options import JointSettings
+from metaface.options.jobs import VARIANTS
 from metaface.report.joint import joint_table
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--variants", nargs="+", default=joint.VARIANTS)
+parser.add_argument("--variants", nargs="+", default=VARIANTS)
 parser.add_argument("--minutes", type=float, default=10.0, help="training time of each network")
 parser.add_argument("--people", type=int, default=600, help="to train on")
 parser.add_argument("--seeds", type=int, default=1, help="training seeds")
@@ -18,7 +20,7 @@ parser.add_argument("--out", default="joint", help="folder of the results")
 parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
 options = parser.parse_args()
 
-settings = joint.Settings(
+settings = JointSettings(
     variants=tuple(options.variants),
     minutes=options.minutes,
     people=options.people,

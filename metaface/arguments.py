@@ -1,50 +1,15 @@
-"""Numbers that can be meant, on the command line and in Python; devices that there are."""
+"""Numbers that can be meant; devices that there are."""
 
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
-from typing import Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import torch
 
-MOST = 2**31 - 1  # of a count
 HIGHEST_RATE = 1000.0  # of an outer optimiser
-
-
-def count(text: str) -> int:
-    """A whole number, 1 or more."""
-    return _whole(text, 1)
-
-
-def count_or_none(text: str) -> int:
-    """A whole number, 0 or more."""
-    return _whole(text, 0)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    return _number(text, "a finite number above 0", 0, math.inf)
-
-
-def rate(text: str) -> float:
-    """A learning rate."""
-    return _number(text, f"a number above 0, {HIGHEST_RATE:g} at most", 0, HIGHEST_RATE, ends=True)
-
-
-def share(text: str) -> float:
-    """A share: 0 to 1, both included."""
-    return _number(text, "a number of 0 to 1", -math.ulp(0), 1, ends=True)
-
-
-def device(text: str) -> str:
-    """The name of a device that this machine has, for torch."""
-    try:
-        checked_device(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error).removeprefix("device=")) from error
-    return text
 
 
 def checked_device(given: Any) -> torch.device:
@@ -53,6 +18,8 @@ def checked_device(given: Any) -> torch.device:
     Raises:
         ValueError: no such kind, or there are fewer of it.
     """
+    import torch  # here: the command line's options are read without it
+
     try:
         if not isinstance(given, str | torch.device):
             raise TypeError
@@ -71,26 +38,6 @@ def checked_device(given: Any) -> torch.device:
     return asked
 
 
-def _whole(text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r}: give a whole number, {least} or more") from None
-    if not least <= number <= MOST:
-        raise ArgumentTypeError(f"{text!r}: give a whole number from {least} to {MOST}")
-    return number
-
-
-def _number(text: str, what: str, above: float, most: float, ends: bool = False) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (above < number < most or (ends and number == most)):  # false of nan, too
-        raise ArgumentTypeError(f"{text!r}: give {what}")
-    return number
-
-
 def check_rates(**rates: float | None) -> None:
     """Refuse rates and factors that are not finite, or negative; None is left alone."""
     for name, rate in rates.items():
@@ -101,7 +48,7 @@ def check_rates(**rates: float | None) -> None:
 def check_counts(least: int = 0, **counts: int | None) -> None:
     """Refuse what is no whole number from ``least`` on; None is left alone."""
     for name, count in counts.items():
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        whole = isinstance(count, Integral) and not isinstance(count, bool)
         if count is not None and not (whole and count >= least):
             raise ValueError(f"{name}={count!r}: must be at least {least}, a whole number")
 
@@ -149,4 +96,5 @@ def check_flags(**flags: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number, of Python or numpy; True and False are none."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    numpys = isinstance(value, Real) and hasattr(value, "dtype")
+    return (isinstance(value, int | float) or numpys) and not isinstance(value, bool)

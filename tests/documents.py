@@ -18,6 +18,7 @@ from PIL import Image
 
 import metaface as mf
 from metaface import synthetic
+from metaface.cli.app import GROUPS
 from metaface.experiments import joint
 from metaface.recognition.embedders.importing import import_weights
 
@@ -127,6 +128,16 @@ def units() -> list[Unit]:
             if unit.commands and not known.issuperset(unit.commands):
                 found.append(unit)
                 known.update(unit.commands)
+    return found
+
+
+def examples() -> list[Unit]:
+    """The examples in the help of the commands, those of a group one after another."""
+    found = []
+    for title, group in GROUPS.items():
+        shown = "\n".join(command.__doc__ or "" for command in group)
+        lines = re.findall(r"Example: (metaface .*)", shown)
+        found.append(Unit(f"--help: {title}", tuple(lines)))
     return found
 
 

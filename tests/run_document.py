@@ -4,7 +4,7 @@ Started without arguments it is a server: a line of JSON in (see :func:`child`),
 codes out. Every job runs in a fork of a process that has imported MetaFace already, because the
 import takes seconds. Started with arguments it runs that one command: so do torchrun's processes.
 
-Budgets are cut in here, after a command line was parsed, and nowhere else: ``STEPS`` of training,
+Budgets are cut in here, after a command line was read, and nowhere else: ``STEPS`` of training,
 ``MOST`` of everything that an option counts, and the few defaults of ``cut_budgets``.
 """
 
@@ -21,12 +21,13 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metaface import cli
+from metaface.cli import app
 from metaface.data import _load
 from metaface.evaluation import evaluate
 from metaface.evaluation.degradation import dial_robustness
@@ -54,6 +55,7 @@ MOST: dict[str, float] = {
     "drawn": 50,
     "enrolled": 5,
     "strangers": 15,
+    "stranger_count": 15,
     "cohort": 25,
     "galleries": 2,
     "tasks": 2,
@@ -96,6 +98,16 @@ def cut(function: Callable[..., Any], **most: int) -> None:
                 setattr(module, name, less)
 
 
+def cut_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options``, those of ``MOST`` cut."""
+    return {
+        name: least_of(value, MOST[name])
+        if name in MOST and not isinstance(value, tuple)
+        else value
+        for name, value in options.items()
+    }
+
+
 def cut_budgets(steps: int) -> None:
     """See the module."""
     Budget.spent = (  # type: ignore[method-assign]
@@ -105,9 +117,7 @@ def cut_budgets(steps: int) -> None:
 
     def parse_less(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         options = parse(self, *args, **kwargs)
-        for name, most in MOST.items():
-            if hasattr(options, name):
-                setattr(options, name, least_of(getattr(options, name), most))
+        vars(options).update(cut_options(vars(options)))
         if isinstance(getattr(options, "seeds", None), list):
             options.seeds = options.seeds[:2]
         if hasattr(options, "quick"):  # of benchmarks/peers.py
@@ -118,6 +128,18 @@ def cut_budgets(steps: int) -> None:
         return options
 
     argparse.ArgumentParser.parse_args = parse_less  # type: ignore[method-assign, assignment]
+    read = app.read_command
+
+    def read_less(arguments: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+        command, bound = read(arguments)
+        bound.apply_defaults()
+        for name, value in cut_options(bound.arguments).items():
+            if is_dataclass(value) and not isinstance(value, type):
+                value = replace(value, **cut_options(vars(value)))
+            bound.arguments[name] = value
+        return command, bound
+
+    app.read_command = read_less
     cut(evaluate, episodes=10 if steps == STEPS else 25)
     cut(sweep.run, trials=2)
     cut(dial_robustness, people=22, photos=6, nuisances=3)

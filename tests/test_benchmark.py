@@ -19,8 +19,9 @@ from metaface import checkpoint
 from metaface._json import write_json
 from metaface.cli import main
 from metaface.experiments import benchmark
-from metaface.experiments.benchmark import Settings, interval
+from metaface.experiments.benchmark import interval
 from metaface.learners import Recipe
+from metaface.options import BenchmarkSettings
 from metaface.training.fitting import fit_recipe
 
 REQUIRED = {
@@ -120,7 +121,9 @@ def test_starting_from_weights(photos, tmp_path):
     assert found["settings"]["start"] == start
     assert start in (tmp_path / "b" / "report.html").read_text()
     seen = checkpoint.load(start)["seen"]["people"]
-    settings = Settings(data=str(photos), image_size=16, shots=(1,), queries=2, start=start, seed=5)
+    settings = BenchmarkSettings(
+        data=str(photos), image_size=16, shots=(1,), queries=2, start=start, seed=5
+    )
     people = benchmark.load_people(settings, progress=False)
     assert not {people.test.people[p] for p in people.test.person_ids} & set(seen)
     free = benchmark.load_people(replace(settings, start=None), progress=False).test
@@ -168,7 +171,7 @@ def test_a_finished_benchmark_is_not_overwritten(results, photos, capsys):
 
 def test_interrupted_benchmark_goes_on(photos, tmp_path, monkeypatch):
     """Stopped while the second learner is tested: the first is not trained again."""
-    settings = Settings(
+    settings = BenchmarkSettings(
         data=str(photos),
         learners=("prototypical", "anil"),
         image_size=16,
@@ -341,7 +344,7 @@ def test_domains_of_one_source_never_share_people(monkeypatch):
     monkeypatch.setattr(
         benchmark.data, "load", lambda source, **options: real(source, people=20, **options)
     )
-    settings = Settings(
+    settings = BenchmarkSettings(
         data=None, train_data="synthetic:frontal", test_data="synthetic:sketch", image_size=16
     )
     people = benchmark.load_people(settings, progress=False)

@@ -30,8 +30,9 @@ from metaface.data.domain_split import (
 from metaface.episodes.across_domains import AcrossDomains, partners
 from metaface.evaluation.domain_matrix import measure, rank1, rows, tar_at_far, unit_features
 from metaface.experiments import benchmark, cross_domain
-from metaface.experiments.cross_domain import Settings, load_domains, parse_domains
+from metaface.experiments.cross_domain import load_domains
 from metaface.learners import MAML, Prototypical
+from metaface.options import CrossDomainSettings, parse_domains
 
 REQUIRED = {
     "train",
@@ -93,7 +94,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"day={csv}:day", f"night={csv}:night", f"others={root / 'others'}"]
 
 
-def small(sources: list[str], **given) -> Settings:
+def small(sources: list[str], **given) -> CrossDomainSettings:
     settings = {
         "learners": ("prototypical", "fomaml"),
         "image_size": 16,
@@ -104,7 +105,7 @@ def small(sources: list[str], **given) -> Settings:
         "iterations": 2,
         "embedding": "conv4-32",
     }
-    return Settings(domains=parse_domains(sources), **settings | given)
+    return CrossDomainSettings(domains=parse_domains(sources), **settings | given)
 
 
 @pytest.fixture(scope="module")

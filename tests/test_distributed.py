@@ -18,6 +18,7 @@ from torch import Tensor
 from metaface import EpisodeSampler, checkpoint, cli
 from metaface.experiments import benchmark
 from metaface.learners import Prototypical
+from metaface.options import BenchmarkSettings
 from metaface.training import distributed
 from metaface.training.distributed import Group
 
@@ -167,7 +168,7 @@ def test_the_benchmark_is_for_one_process(monkeypatch, tmp_path):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
     with pytest.raises(ValueError, match="without torchrun"):
-        benchmark.run(benchmark.Settings(), tmp_path)
+        benchmark.run(BenchmarkSettings(), tmp_path)
 
 
 # --- the command line

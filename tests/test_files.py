@@ -23,6 +23,7 @@ from metaface.experiments import benchmark
 from metaface.learners import Prototypical
 from metaface.multitask.model import MultiTask
 from metaface.nets.weights import read_weights, save_weights
+from metaface.options import BenchmarkSettings
 
 posix = pytest.mark.skipif(os.name != "posix", reason="rights, locks and limits of POSIX")
 
@@ -131,7 +132,7 @@ def test_a_second_run_in_a_folder_is_refused_by_a_sentence(tmp_path: Path) -> No
             pass
         with locked(tmp_path / "other"), locked(None):  # another folder is another matter
             pass
-        settings = benchmark.Settings(iterations=1)
+        settings = BenchmarkSettings(iterations=1)
         with pytest.raises(FolderInUse, match="choose another folder"):
             benchmark.run(settings, out)
         with pytest.raises(FolderInUse):

@@ -11,10 +11,13 @@ import torch
 from helpers import patterns, tiny, train
 from PIL import Image
 
-from metaface import FaceSet, checkpoint, cli, machine
+from metaface import FaceSet, checkpoint, evaluation, machine
 from metaface.cli import main
 from metaface.data.domain_split import SIDES, paired_domains, sides
+from metaface.evaluation import degradation
+from metaface.experiments import benchmark, cross_domain, joint, sweep
 from metaface.learners import MAML, Prototypical, Recipe
+from metaface.multitask import FaceSprites
 from metaface.training import loop, meta
 from metaface.training.fitting import fit_recipe, fit_validation
 
@@ -239,9 +242,8 @@ def test_every_command_takes_a_gpu_by_default(tmp_path, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(machine, "best_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(cli, "evaluate", evaluate)
-    weak_spots = cli.robustness
-    monkeypatch.setattr(weak_spots, "robustness", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(degradation, "robustness", evaluate)
     path = str(tmp_path / "t" / "checkpoint.pt")
     for extra in ([], ["--device", "cpu"]):
         for command in ("evaluate", "robustness"):
@@ -351,18 +353,9 @@ def test_what_comes_on_top_of_a_budget_of_time_is_said_before_the_start(
     def stop(*arguments, **options):
         raise ValueError("enough")
 
-    for place in (
-        "benchmark.run",
-        "cross_domain.run",
-        "sweep.run",
-        "multitask.FaceSprites.procedural",
-        "multitask.joint.run",
-    ):
-        owner, _, name = f"cli.{place}".rpartition(".")
-        target = cli
-        for part in owner.split(".")[1:]:
-            target = getattr(target, part)
-        monkeypatch.setattr(target, name, stop)
+    for job in (benchmark, cross_domain, sweep, joint):
+        monkeypatch.setattr(job, "run", stop)
+    monkeypatch.setattr(FaceSprites, "procedural", stop)
     assert main([*command, "--out", str(tmp_path / "o")]) == 2
     got = capsys.readouterr()
     assert said in got.out and got.err == "metaface: enough\n"

@@ -13,10 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import metaface as mf
-from metaface import cli, data, nets
+from metaface import data, nets
+from metaface.cli.app import read_command
 from metaface.learners import ANIL, MAML, FineTune, MetaLearner, Reptile
 from metaface.learners.base import task_loss
 from metaface.learners.head import HeadStep
+from metaface.options import BenchmarkSettings, JobSettings
+from metaface.options.commands import PreviewOptions
 
 OLD = Path(__file__).with_name("old")
 """What MetaFace 0.1.0 wrote at a17b30e, before heads stepped on standardised features"""
@@ -207,15 +210,14 @@ def test_a_learned_head_and_no_head_lr_keep_the_papers_rule():
 
 
 def test_one_default_size_everywhere():
-    assert (
-        data.IMAGE_SIZE
-        == mf.ModelSpec("maml").image_size
-        == mf.experiments.benchmark.Settings().image_size
-    )
+    assert data.IMAGE_SIZE == mf.ModelSpec("maml").image_size == BenchmarkSettings().image_size
     assert data.load("synthetic", people=2, photos=1, progress=False).image_shape[1] == 28
-    parser = cli._parser()
-    for command in (["preview"], ["train"], ["benchmark"], ["sweep"]):
-        assert parser.parse_args(command).image_size == data.IMAGE_SIZE
+    for command in ("preview", "train", "benchmark", "sweep"):
+        options = read_command([command])[1].arguments
+        for kind in (PreviewOptions, JobSettings):
+            for given in options.values():
+                assert not isinstance(given, kind) or given.image_size == data.IMAGE_SIZE
+    assert PreviewOptions().image_size == JobSettings().image_size == data.IMAGE_SIZE
 
 
 DEEP = ["resnet12", "mobilefacenet", "torchvision:resnet18"]

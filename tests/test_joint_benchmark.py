@@ -20,7 +20,6 @@ from metaface.experiments import joint_speed as timing
 from metaface.experiments.joint import (
     STAGES,
     TASKS,
-    Settings,
     equal_size,
     network,
     parameters,
@@ -32,12 +31,13 @@ from metaface.faces.alignment import SIDE, align
 from metaface.multitask import Batch, FaceSprites, MultiTask, SharedBackbone
 from metaface.multitask import identification as ident
 from metaface.multitask.model import Predictions
+from metaface.options import JointSettings
 from metaface.recognition import Recognizer
 from metaface.recognition.embedders import loading
 from metaface.recognition.embedders.shared import JointFace
 from metaface.report import joint as joint_page
 
-TINY = Settings(
+TINY = JointSettings(
     variants=("separate", "recognition-only", "fixed"),
     people=3,
     val_people=10,
@@ -324,7 +324,7 @@ def test_weights_are_those_of_the_best_trial(
     pytest.importorskip("optuna")
     asked: list[dict[str, float]] = []
 
-    def train(variant: str, seed: int, settings: Settings, *rest: Any) -> tuple[Any, Any]:
+    def train(variant: str, seed: int, settings: JointSettings, *rest: Any) -> tuple[Any, Any]:
         asked.append(settings.weights)
         return settings.weights, {}
 
@@ -334,7 +334,7 @@ def test_weights_are_those_of_the_best_trial(
     monkeypatch.setattr(joint, "_train", train)
     monkeypatch.setattr(joint, "_measured", measured)
     part: Any = None
-    search = (TINY.checked(), tmp_path, part, part, torch.device("cpu"), False)
+    search = (joint.check_settings(TINY), tmp_path, part, part, torch.device("cpu"), False)
     settings = replace(search[0], search=6, weights={"recognition": 0.3})
     found = joint._search(settings, *search[1:])
     assert asked[0]["recognition"] == 0.3 and asked[0]["pose"] == 1  # those of the settings first

@@ -158,7 +158,7 @@ def test_bad_settings_are_refused_with_the_choices():
 def test_without_learn2learn_the_names_are_there_and_the_remedy_is_said(
     monkeypatch, tmp_path, capsys
 ):
-    listing = "import sys, metaface.cli as c; print(*c.LEARNERS, 'learn2learn' in sys.modules)"
+    listing = "import sys, metaface.learners as c; print(*c.LEARNERS, 'learn2learn' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True)
     assert "l2l-maml" in said.stdout and said.stdout.endswith("False\n")
     monkeypatch.setitem(sys.modules, "learn2learn", None)

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from metaface import checkpoint
 from metaface.cli import main
-from metaface.cli import measure as measuring
 from metaface.experiments import protocols
+from metaface.faces import detect
 from metaface.faces.alignment import SIDE, TEMPLATE, similarity
 from metaface.faces.choose import everyone
 from metaface.faces.detections import overlaps
@@ -824,7 +824,7 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
         protocols.detection(tmp_path, JointFace.load(trained), progress=False).threshold
     )
     # nothing but YuNet needs its file, and what finds no faces is not taken for what does
-    monkeypatch.setattr(measuring, "Cascade", lambda: least)
+    monkeypatch.setattr(detect, "Cascade", lambda: least)
     assert main([*given, "--detector", "cascade"]) == 0
     spec = ModelSpec("prototypical", image_size=16, embedding="conv4-32")
     save_model(tmp_path / "embeds.pt", spec.build(0), spec)

@@ -13,7 +13,7 @@ from test_runs import SMALL, album
 from metaface import cli
 from metaface._json import read_record, write_json, write_record
 from metaface.experiments import benchmark, cross_domain, sweep
-from metaface.experiments.benchmark import Settings
+from metaface.options import BenchmarkSettings, CrossDomainSettings
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_record_of_before_is_read(tmp_path):
     ],
 )
 def test_a_benchmark_takes_no_changed_digit(photos, tmp_path, name, after):
-    settings = Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     change_a_digit(tmp_path / "out" / name, after)
     with pytest.raises(ValueError, match=rf"out/{name} is damaged or was changed"):
@@ -91,7 +91,7 @@ def test_a_benchmark_takes_no_changed_digit(photos, tmp_path, name, after):
 
 
 def test_a_domain_matrix_takes_no_changed_digit(photos, tmp_path):
-    settings = cross_domain.Settings(domains={"a": str(photos)}, **SMALL)
+    settings = CrossDomainSettings(domains={"a": str(photos)}, **SMALL)
     cross_domain.run(settings, tmp_path / "out", progress=False)
     change_a_digit(tmp_path / "out/a+prototypical-seed0/result.json", '"accuracies"')
     with pytest.raises(ValueError, match="result.json is damaged or was changed"):
@@ -101,7 +101,7 @@ def test_a_domain_matrix_takes_no_changed_digit(photos, tmp_path):
 @pytest.mark.parametrize("what", ['"intermediate_value"', '"values":[', '"param_value_internal"'])
 def test_a_sweep_takes_no_changed_digit(photos, tmp_path, what):
     pytest.importorskip("optuna")
-    settings = Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     given = {"parameters": ["lr"], "progress": False}
     sweep.run(settings, tmp_path / "out", trials=2, **given)
     sweep.run(settings, tmp_path / "out", trials=3, **given, resume=True)  # as it is
@@ -114,7 +114,9 @@ def test_a_sweep_takes_no_changed_digit(photos, tmp_path, what):
 
 
 def test_a_benchmark_goes_on_in_smaller_chunks_elsewhere(photos, tmp_path, caplog):
-    settings = Settings(data=str(photos), **{**SMALL, "learners": ("prototypical", "fomaml")})
+    settings = BenchmarkSettings(
+        data=str(photos), **{**SMALL, "learners": ("prototypical", "fomaml")}
+    )
     first = benchmark.run(settings, tmp_path / "out", progress=False)
     assert not any("gone on" in note for note in first["notes"])
     (tmp_path / "out/fomaml-seed0/result.json").unlink()  # as if there had been no memory
@@ -137,7 +139,7 @@ def test_a_benchmark_goes_on_in_smaller_chunks_elsewhere(photos, tmp_path, caplo
 
 
 def test_another_device_is_said_not_refused(photos, tmp_path, monkeypatch, caplog):
-    settings = Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     kept = tmp_path / "out/settings.json"
     stored = read_record(kept)
@@ -157,7 +159,7 @@ def test_out_of_memory_advice_can_be_followed(photos, capsys):
 
 
 def test_a_domain_matrix_goes_on_where_its_photographs_are_now(photos, tmp_path):
-    settings = cross_domain.Settings(domains={"a": str(photos), "b": "synthetic"}, **SMALL)
+    settings = CrossDomainSettings(domains={"a": str(photos), "b": "synthetic"}, **SMALL)
     first = cross_domain.run(settings, tmp_path / "out", progress=False)
     photos.rename(tmp_path / "moved")
     now = replace(settings, domains={"a": str(tmp_path / "moved"), "b": "synthetic"})
@@ -191,7 +193,7 @@ def test_weights_that_only_moved_are_the_same(photos, tmp_path):
     assert cli.main(train) == 0
     start = tmp_path / "start.pt"
     (tmp_path / "t/checkpoint.pt").rename(start)
-    settings = Settings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})
+    settings = BenchmarkSettings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})
     first = benchmark.run(settings, tmp_path / "out", progress=False)
     moved = start.rename(tmp_path / "moved.pt")
     now = replace(settings, start=str(moved))
@@ -200,7 +202,7 @@ def test_weights_that_only_moved_are_the_same(photos, tmp_path):
 
 
 def test_a_job_of_before_that_kept_no_people_is_not_gone_on_with_elsewhere(photos, tmp_path):
-    settings = Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     kept = tmp_path / "out/settings.json"
     stored = read_record(kept)

@@ -17,6 +17,7 @@ from metaface._json import read_record
 from metaface.checkpoint import CheckpointError
 from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.learners import MAML, Prototypical
+from metaface.options import BenchmarkSettings, CrossDomainSettings
 from metaface.training import runs
 
 FACES = patterns(16, 8, 28)
@@ -225,7 +226,7 @@ SMALL = {
 
 
 def test_benchmark_resumes_with_nobody_elses_photographs(photos, tmp_path):
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     first = benchmark.run(settings, tmp_path / "out", progress=False)
     again = benchmark.run(settings, tmp_path / "out", resume=True, progress=False)
     assert again["rows"][0]["accuracy"] == first["rows"][0]["accuracy"]
@@ -235,7 +236,7 @@ def test_benchmark_resumes_with_nobody_elses_photographs(photos, tmp_path):
 
 
 def test_a_benchmark_of_before_is_gone_on_with(photos, tmp_path):
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     kept = tmp_path / "out" / "settings.json"
     stored = read_record(kept)
@@ -250,7 +251,7 @@ def test_the_weights_a_job_starts_from_are_a_part_of_it(photos, tmp_path):
         assert cli.main([*TRAIN, "--out", f"out-{seed}", "--seed", seed]) == 0
     start = tmp_path / "start.pt"
     shutil.copy("out-0/checkpoint.pt", start)
-    settings = benchmark.Settings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})
+    settings = BenchmarkSettings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})
     benchmark.run(settings, tmp_path / "job", progress=False)
     shutil.copy("out-1/checkpoint.pt", start)  # the same name, other weights
     with pytest.raises(FileExistsError, match=r"files.start was '\w+', is '\w+'"):
@@ -258,12 +259,12 @@ def test_the_weights_a_job_starts_from_are_a_part_of_it(photos, tmp_path):
 
 
 def test_a_folder_of_another_kind_of_job_is_refused(photos, tmp_path):
-    matrix = cross_domain.Settings(
+    matrix = CrossDomainSettings(
         domains={"a": str(photos), "b": "synthetic"}, protocols=("pairs",), **SMALL
     )
     cross_domain.run(matrix, tmp_path / "out", progress=False)
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     for resume in (True, False):
         with pytest.raises(FileExistsError, match="holds a domain matrix, not a benchmark"):
             benchmark.run(settings, tmp_path / "out", resume=resume, progress=False)
@@ -277,7 +278,7 @@ def test_a_folder_of_another_kind_of_job_is_refused(photos, tmp_path):
 
 
 def test_results_that_do_not_say_of_whom_are_not_gone_on_with(photos, tmp_path):
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     (tmp_path / "out" / "settings.json").unlink()
     for resume in (True, False):
@@ -288,7 +289,7 @@ def test_results_that_do_not_say_of_whom_are_not_gone_on_with(photos, tmp_path):
 @pytest.mark.parametrize("name", ["settings.json", "prototypical-seed0/result.json"])
 @pytest.mark.parametrize("content", ["", '{"a": ', "[]"])
 def test_a_damaged_record_is_named(photos, tmp_path, name, content):
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     benchmark.run(settings, tmp_path / "out", progress=False)
     (tmp_path / "out" / name).write_text(content)
     with pytest.raises(ValueError, match=rf"out/{name} (is damaged|holds a list)"):
@@ -296,7 +297,7 @@ def test_a_damaged_record_is_named(photos, tmp_path, name, content):
 
 
 def test_a_domain_matrix_resumes_with_nobody_elses_photographs(photos, tmp_path):
-    settings = cross_domain.Settings(
+    settings = CrossDomainSettings(
         domains={"a": str(photos), "b": "synthetic"}, protocols=("pairs",), **SMALL
     )
     cross_domain.run(settings, tmp_path / "out", progress=False)
@@ -307,7 +308,7 @@ def test_a_domain_matrix_resumes_with_nobody_elses_photographs(photos, tmp_path)
 
 def test_a_sweep_resumes_with_nobody_elses_photographs(photos, tmp_path):
     pytest.importorskip("optuna")
-    settings = benchmark.Settings(data=str(photos), **SMALL)
+    settings = BenchmarkSettings(data=str(photos), **SMALL)
     given = {"trials": 1, "parameters": ["lr"], "progress": False}
     sweep.run(settings, tmp_path / "out", **given)
     replace_one(photos)

@@ -21,15 +21,17 @@ from metaface import EpisodeSampler
 from metaface.cli import main
 from metaface.experiments import benchmark
 from metaface.experiments import sweep as sweeping
-from metaface.experiments.benchmark import RECIPE, Settings
+from metaface.experiments.job import specify, train_learner
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Categorical, Range
+from metaface.options import BenchmarkSettings
+from metaface.options.jobs import RECIPE
 from metaface.training import History, Interrupted
 from metaface.training.fitting import fit_recipe
 
 optuna = pytest.importorskip("optuna")
 
-SMALL = Settings(
+SMALL = BenchmarkSettings(
     data="patterns",
     image_size=16,
     embedding="conv4-32",
@@ -84,7 +86,7 @@ def test_the_outer_rate_is_lr_for_every_learner_and_its_own_have_other_names(fac
     options = {n: {"lr": 2e-3, "shots": 2} | own.get(n, {}) for n in RUNNABLE}
     job = replace(SMALL, options=options)
     for name in RUNNABLE:
-        learner = job.spec(name).build()
+        learner = specify(job, name).build()
         given = job.given(name)
         recipe, _ = fit_recipe(replace(learner.recipe, **given), faces[0], given)
         assert (recipe.lr, recipe.shots) == (2e-3, 2)
@@ -222,7 +224,8 @@ def test_what_is_chosen_can_be_run(faces, tmp_path, capsys):
     assert found["settings"]["options"]["anil"]["head_lr"] == wanted["head_lr"]
     settings = replace(SMALL, options=found["settings"]["options"], norm=best["norm"])
     people = benchmark.load_people(settings, progress=False)
-    _, trained = settings.train(
+    _, trained = train_learner(
+        settings,
         "anil",
         0,
         people.train,

@@ -26,11 +26,11 @@ from metaface.data._content import telling
 from metaface.data._sources import open_source
 from metaface.data.domain_split import joined, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
-from metaface.experiments.benchmark import Settings
 from metaface.experiments.protocols import aligned
 from metaface.faces.photos import in_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
+from metaface.options import BenchmarkSettings, CrossDomainSettings
 from metaface.recognition.strangers import opened
 
 NAMES = ["Zoë", "José", "Ana", "Bo", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo"]
@@ -106,7 +106,9 @@ def test_a_name_written_in_two_ways_is_one_person(tmp_path, form):
 
 
 def two(train_data, test_data) -> benchmark.People:
-    settings = Settings(data=None, train_data=str(train_data), test_data=str(test_data), **SMALL)
+    settings = BenchmarkSettings(
+        data=None, train_data=str(train_data), test_data=str(test_data), **SMALL
+    )
     return benchmark.load_people(settings, progress=False)
 
 
@@ -573,7 +575,7 @@ def test_domains_with_the_same_photographs_under_other_names_are_refused(tmp_pat
         split_together(sets)
     with pytest.raises(ValueError, match="xAna is Ana"):
         joined(sets)
-    settings = cross_domain.Settings(
+    settings = CrossDomainSettings(
         domains={n: str(tmp_path / n) for n in sets},
         learners=("prototypical",),
         iterations=1,

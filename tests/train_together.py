@@ -14,7 +14,7 @@ import torch
 from helpers import RUNNABLE, patterns, tiny, train
 from torch import nn
 
-from metaface import EpisodeSampler, checkpoint, cli, learners
+from metaface import EpisodeSampler, checkpoint, cli, learners, training
 from metaface.learners import MetaLearner
 from metaface.training import History, Interrupted, distributed
 
@@ -142,7 +142,7 @@ def command(happens: str, arguments: list[str]) -> int:
             learner.meta_step = meta_step
         return train(learner, faces, *others, checkpoint_seconds=0, **options)
 
-    cli.train = meet
+    training.train = meet
     return cli.main(arguments)
 
 

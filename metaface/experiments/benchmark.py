@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,200 +17,26 @@ from metaface._json import plain, read_record, write_json, write_record
 from metaface._lock import alone_in
 from metaface._processes import launched
 from metaface._text import file_name, given_path
-from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
-from metaface.data.domain_split import none_left, sides
+from metaface.data.domain_split import none_left
 from metaface.data.faceset import SYNTHETIC
-from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
+from metaface.experiments.job import (
+    check_settings,
+    define,
+    leave_out_seen,
+    specify,
+    train_learner,
+)
 from metaface.learners import MetaLearner, Prototypical
-from metaface.learners.spec import ModelSpec, seen_by
+from metaface.learners.spec import ModelSpec
 from metaface.machine import choose_device
 from metaface.metrics.intervals import interval
-from metaface.training import Budget, Run, Task, Validation, runs, seen_people, train
-from metaface.training.fitting import fit_validation
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from metaface.options import BenchmarkSettings
+from metaface.training import runs, seen_people
 
 log = logging.getLogger("metaface.experiments.benchmark")
-
-MINUTES = 0.6  # training time of each learner, unless the user says otherwise
-RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # in Job.options: no learner's argument
-
-
-@dataclass(frozen=True)
-class Job:
-    """What decides the figures of every job that trains learners and tests them.
-
-    Attributes:
-        crop: centre crop of the photographs; see ``metaface.data.load``.
-        image_size: side of the photographs, pixels.
-        channels: 1 (grey) or 3 (RGB).
-        learners: names in ``metaface.learners.LEARNERS``.
-        ways, shots, queries: of the test episodes; every combination of ways and shots.
-        episodes: test episodes of each combination.
-        embedding, norm: the shared network; see ``metaface.nets.build``.
-        start: weights that every learner's embedding starts from; see ``ModelSpec.build``. None:
-            random ones, by seed. People whom a checkpoint there was trained on are not tested.
-        augment: changes of the training photographs, names in ``Augment.NAMES``.
-        iterations, images, minutes: the training budget of each learner; one of them.
-        seed: of the split, the tasks and the initial weights.
-        seeds: training seeds: ``seed``, ``seed + 1``, ...
-        options: keyword arguments of learners, by name; ``ways``, ``shots``, ``queries``,
-            ``meta_batch`` and ``lr`` are those of the learner's :class:`Recipe`.
-        device: None: a GPU where there is one.
-        task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast.
-    """
-
-    crop: float | None = None
-    image_size: int = data.IMAGE_SIZE
-    channels: int = 3
-    learners: tuple[str, ...] = ("maml", "fomaml", "anil", "reptile", "prototypical")
-    ways: tuple[int, ...] = (5,)
-    shots: tuple[int, ...] = (1, 5)
-    queries: int = 5
-    episodes: int = 1000
-    embedding: str = "conv4"
-    norm: str = "group"
-    start: str | None = None
-    augment: tuple[str, ...] = ("flip", "crop", "light")
-    iterations: int | None = None
-    images: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    seeds: int = 1
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    device: str | None = None
-    task_chunk: int | None = None
-
-    def spec(self, learner: str) -> ModelSpec:
-        """What ``learner`` is made of in this job."""
-        options = {n: v for n, v in self.options.get(learner, {}).items() if n not in RECIPE}
-        return ModelSpec(
-            learner,
-            options,
-            self.embedding,
-            self.norm,
-            self.image_size,
-            self.channels,
-            self.crop,
-            runs.digest_of(self.start),
-        )
-
-    def given(self, learner: str) -> dict[str, Any]:
-        """What the user asked for of the recipe of ``learner``: keyword arguments of ``train``."""
-        return {n: v for n, v in self.options.get(learner, {}).items() if n in RECIPE}
-
-    def checked(self) -> Self:
-        """The same, with a budget; bad settings fail now, not in an hour."""
-        timed = self.iterations is self.images is self.minutes is None
-        job = replace(self, minutes=MINUTES) if timed else self
-        Budget(job.iterations, job.images, job.minutes)
-        check_once(learners=job.learners, ways=job.ways, shots=job.shots, augment=job.augment)
-        check_given_counts(1, queries=job.queries, episodes=job.episodes, seeds=job.seeds)
-        check_given_counts(0, seed=job.seed)
-        for name in job.learners:
-            job.spec(name).build(start=job.start)
-        return job
-
-    def definition(self) -> dict[str, Any]:
-        """What defines the job, as ``runs.claim`` takes it: settings, and digests of files."""
-        files = {name: getattr(self, name, None) for name in ("start", "weights")}
-        return {
-            **asdict(self),
-            "device": str(choose_device(self.device)),
-            "files": {n: runs.digest_of(path) for n, path in files.items()},
-        }
-
-    def unseen(self, test: FaceSet) -> FaceSet:
-        """``test`` without the people whom ``start`` was trained on, where it says so.
-
-        Raises:
-            ValueError: nobody is left.
-        """
-        seen = seen_by(self.start) if self.start else None
-        return test.unseen(**seen) if seen else test
-
-    def train(
-        self,
-        name: str,
-        seed: int,
-        faces: FaceSet,
-        val: FaceSet,
-        out: Path | None,
-        *,
-        device: torch.device,
-        progress: bool,
-        across: bool = False,
-        label: str | None = None,
-        val_episodes: int = 100,
-        on_validation: Callable[[dict[str, float]], object] | None = None,
-    ) -> tuple[MetaLearner, dict[str, Any]]:
-        """Train one learner in the folder ``out``, going on with what is there.
-
-        Args:
-            faces, val: people, both of two sides or neither; see ``metaface.data.domain_split``.
-            out: None: nothing is kept.
-            label: name on the progress bar; that of the folder where left out.
-            across, val_episodes, on_validation: as in ``metaface.train``.
-
-        Returns:
-            The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``
-            and ``notes``, see :class:`metaface.training.loop.History`.
-        """
-        spec = self.spec(name)
-        learner = spec.build(seed, start=self.start)
-        learner.task_chunk = self.task_chunk
-        val_ways, _, fewer = fit_validation(val, min(self.ways), 1, **sides(val))
-        if fewer:
-            fewer = f"{name}: {fewer}"
-            log.warning(fewer)
-        history = train(
-            learner,
-            faces,
-            val,
-            task=Task(
-                **self.given(name), augment=Augment.of(self.augment), across=across, **sides(faces)
-            ),
-            budget=Budget(self.iterations, self.images, self.minutes),
-            validation=Validation(val_ways, 1, val_episodes, on_validation),
-            run=Run(
-                seed=seed,
-                device=device,
-                out=out,
-                resume=True,
-                spec=spec,
-                progress=progress,
-                label=label or (out.name if out else name),
-            ),
-        )
-        return learner, {
-            "curve": history.rows,
-            "train_seconds": history.seconds,
-            "images": history.images,
-            "iterations": history.iterations,
-            "recipe": history.recipe,
-            "notes": [note for note in (*history.notes, fewer) if note],
-        }
-
-
-@dataclass(frozen=True)
-class Settings(Job):
-    """Everything that decides the figures of a benchmark; see also :class:`Job`.
-
-    Attributes:
-        data: source to train and test on, split by person; see ``metaface.data.load``.
-        train_data, test_data: two sources instead; all people of ``test_data`` are tested, but for
-            those seen in training; see ``FaceSet.known``.
-        weights: checkpoint of a pretrained MobileFaceNet, to be tested beside them.
-    """
-
-    data: str | None = "synthetic"
-    train_data: str | None = None
-    test_data: str | None = None
-    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +51,11 @@ class People:
 
 
 def load_people(
-    settings: Settings, image_size: int | None = None, *, tested: bool = True, progress: bool = True
+    settings: BenchmarkSettings,
+    image_size: int | None = None,
+    *,
+    tested: bool = True,
+    progress: bool = True,
 ) -> People:
     """Load the photographs and split them by person.
 
@@ -267,7 +97,7 @@ def load_people(
             )
         for note in notes:
             log.warning(note)
-        return People(train_faces, val_faces, settings.unseen(test), tuple(notes))
+        return People(train_faces, val_faces, leave_out_seen(settings, test), tuple(notes))
     if settings.train_data == settings.test_data:
         raise ValueError(
             f"train_data and test_data are both {settings.train_data}: people would be trained on "
@@ -280,12 +110,12 @@ def load_people(
     left = test.unseen(**seen_people(train_faces, val_faces))
     seen = len(test.person_ids) - len(left.person_ids)
     said = f"{test.name}: {seen} people were seen in training, and are not tested"
-    return People(train_faces, val_faces, settings.unseen(left), (said,) if seen else ())
+    return People(train_faces, val_faces, leave_out_seen(settings, left), (said,) if seen else ())
 
 
 @alone_in(lambda settings, out, **_: out)
 def run(
-    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+    settings: BenchmarkSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Train, test and report; writes ``results.json`` and ``report.html`` into ``out``.
 
@@ -311,14 +141,14 @@ def run(
     refuse_several_processes("the benchmark")
     out = given_path(out, "the results")
     device = choose_device(settings.device)
-    settings = settings.checked()
-    runs.claim(out, "benchmark", resume, settings.definition())
+    settings = check_settings(settings)
+    runs.claim(out, "benchmark", resume, define(settings))
     if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
         log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
     people = load_people(settings, progress=progress)
     _check_testable(settings, people.test)
     parts = {part: getattr(people, part) for part in ("train", "val", "test")}
-    changed = runs.claim(out, "benchmark", resume, settings.definition(), parts)
+    changed = runs.claim(out, "benchmark", resume, define(settings), parts)
     units: list[dict[str, Any]] = []
     for unit in _units(settings):
         found = finished(out / unit.name)
@@ -353,7 +183,7 @@ class Unit:
         return file_name(f"{self.learner}-seed{self.seed}" if self.trained else self.learner)
 
 
-def _units(settings: Settings) -> Iterator[Unit]:
+def _units(settings: BenchmarkSettings) -> Iterator[Unit]:
     yield Unit("pixels", settings.seed)
     yield Unit("untrained", settings.seed)
     if settings.start:
@@ -366,7 +196,12 @@ def _units(settings: Settings) -> Iterator[Unit]:
 
 
 def _measure(
-    unit: Unit, settings: Settings, people: People, out: Path, device: torch.device, progress: bool
+    unit: Unit,
+    settings: BenchmarkSettings,
+    people: People,
+    out: Path,
+    device: torch.device,
+    progress: bool,
 ) -> dict[str, Any]:
     """Train (where it is trained) and test one unit; write and return its results."""
     folder = out / unit.name
@@ -374,7 +209,8 @@ def _measure(
     test = people.test
     found: dict[str, Any] = {"learner": unit.learner, "seed": unit.seed, "curve": []}
     if unit.trained:
-        learner, trained = settings.train(
+        learner, trained = train_learner(
+            settings,
             unit.learner,
             unit.seed,
             people.train,
@@ -414,7 +250,7 @@ def _measure(
     return found
 
 
-def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner, FaceSet]:
+def _floor(unit: Unit, settings: BenchmarkSettings, people: People) -> tuple[MetaLearner, FaceSet]:
     """A learner that is not trained here, and the test photographs as it takes them."""
     if unit.learner == "pixels":
         return ModelSpec("prototypical", embedding="pixels").build(), people.test
@@ -428,7 +264,7 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
         cut = replace(larger, store=larger.store[:, y : y + height, x : x + width])
         return Prototypical(net, "cosine"), cut
     start = settings.start if unit.learner == "start" else None
-    learner = settings.spec("prototypical").build(unit.seed, start=start)
+    learner = specify(settings, "prototypical").build(unit.seed, start=start)
     sampler = EpisodeSampler(people.train, 5, 1, 1, seed=settings.seed)
     nets.refresh_statistics(
         learner.embedding, (sampler.batch(k, 16).support.flatten(0, 1) for k in range(4))
@@ -436,7 +272,7 @@ def _floor(unit: Unit, settings: Settings, people: People) -> tuple[MetaLearner,
     return learner, people.test
 
 
-def _check_testable(settings: Settings, test: FaceSet) -> None:
+def _check_testable(settings: BenchmarkSettings, test: FaceSet) -> None:
     """Fail before training where a test could not be drawn after it."""
     for ways in settings.ways:
         for shots in settings.shots:
@@ -466,7 +302,7 @@ def _accuracies(units: Sequence[dict[str, Any]], test: int) -> np.ndarray:
     return np.array([u["tests"][test]["accuracies"] for u in units])
 
 
-def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
+def _rows(units: Sequence[dict[str, Any]], settings: BenchmarkSettings) -> Iterator[dict[str, Any]]:
     source = settings.data if settings.test_data is None else settings.test_data
     for learner, group in _by_learner(units).items():
         for index, test in enumerate(group[0]["tests"]):
@@ -501,7 +337,9 @@ def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[
             }
 
 
-def _differences(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
+def _differences(
+    units: Sequence[dict[str, Any]], settings: BenchmarkSettings
+) -> Iterator[dict[str, Any]]:
     """Between every two learners, over the same episodes."""
     grouped = _by_learner(units)
     tests = next(iter(grouped.values()))[0]["tests"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from os.path import exists, expanduser
 from pathlib import Path
@@ -31,53 +31,16 @@ from metaface.data.domain_split import (
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation.domain_matrix import measure, rows
-from metaface.experiments.benchmark import Job, finished, noted, refuse_several_processes
+from metaface.experiments.benchmark import finished, noted, refuse_several_processes
+from metaface.experiments.job import check_settings, define, leave_out_seen, train_learner
 from metaface.machine import choose_device
+from metaface.options import CrossDomainSettings
+from metaface.options.jobs import ALL, ALL_BUT, DOMAIN_PROTOCOLS
 from metaface.training import runs
 
 log = logging.getLogger("metaface.experiments.cross_domain")
 
-PROTOCOLS = ("pairs", "leave-one-out", "all")
-ALL, ALL_BUT = "all", "all-but-"  # train domains of the protocols of many
 _TWO = "write two sources as SUPPORT>QUERY"
-
-
-@dataclass(frozen=True)
-class Settings(Job):
-    """Everything that decides the figures of a domain matrix; see also ``benchmark.Job``.
-
-    Attributes:
-        domains: ``SOURCE[:DOMAIN,...][@REGEX]`` by a name of one's own: a source as
-            ``metaface.data.load`` takes it; domains inside it (all, if none is named); and what
-            the path of a photograph must match, the ``only`` of ``load``.
-            ``SUPPORT>QUERY``: support photographs from the first of two such, queries from the
-            second, of the people whose names are in both; see ``metaface.data.domain_split``.
-            Where a path itself holds ``:``, ``@`` or ``>``, the source is the longest one that
-            exists.
-        protocols: of ``pairs`` (trained in each domain alone, tested in each), ``leave-one-out``
-            (trained in all but one, tested in that one: the shape of GFR, Guo et al., "Learning
-            Meta Face Recognition in Unseen Domains", CVPR 2020) and ``all`` (trained in all,
-            tested in each).
-        across: with many training domains, support and query of a training task come from
-            different domains; see ``metaface.data.domain_split.AcrossDomains``.
-    """
-
-    domains: dict[str, str] = field(default_factory=dict)
-    protocols: tuple[str, ...] = ("pairs",)
-    across: bool = False
-
-    def trainings(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """The domains to train in, and those to test in, by what the training is called."""
-        names = tuple(self.domains)
-        found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-        if "pairs" in self.protocols:
-            found |= {name: ((name,), names) for name in names}
-        if "leave-one-out" in self.protocols:
-            for name in names:
-                found[ALL_BUT + name] = (tuple(n for n in names if n != name), (name,))
-        if "all" in self.protocols:
-            found[ALL] = (names, names)
-        return found
 
 
 @dataclass(frozen=True)
@@ -94,27 +57,7 @@ class Unit:
         return file_name(f"{self.train}+{self.learner}-seed{self.seed}")
 
 
-def parse_domains(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=SOURCE[:DOMAIN,...][@REGEX]`` texts, or ``NAME=`` two of these with ``>``, by name.
-
-    Raises:
-        ValueError: a text of another form, or a name twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, source = text.partition("=")
-        if not (equals and name and source):
-            raise ValueError(
-                f"domain {text!r}: write it as NAME=SOURCE or NAME=SOURCE:DOMAIN,..., such as "
-                "lfw=lfw.zip or profile=synthetic:profile"
-            )
-        if name in found:
-            raise ValueError(f"domain {name!r} is given twice: each needs a name of its own")
-        found[name] = source
-    return found
-
-
-def load_domains(settings: Settings, *, progress: bool = True) -> dict[str, FaceSet]:
+def load_domains(settings: CrossDomainSettings, *, progress: bool = True) -> dict[str, FaceSet]:
     """The photographs of every domain, at one size.
 
     Raises:
@@ -183,7 +126,7 @@ def _existing(text: str) -> str:
 
 @alone_in(lambda settings, out, **_: out)
 def run(
-    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+    settings: CrossDomainSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Train, test and report; writes ``results.json`` and ``report.html`` into ``out``.
 
@@ -212,8 +155,8 @@ def run(
     out = given_path(out, "the results")
     device = choose_device(settings.device)
     _check(settings)
-    settings = settings.checked()
-    runs.claim(out, "domain matrix", resume, settings.definition())
+    settings = check_settings(settings)
+    runs.claim(out, "domain matrix", resume, define(settings))
     domains = split_together(
         load_domains(settings, progress=progress),
         settings.seed,
@@ -221,10 +164,10 @@ def run(
         queries=settings.queries,
     )
     for name, parts in domains.items():
-        domains[name] = replace(parts, test=settings.unseen(parts.test))
+        domains[name] = replace(parts, test=leave_out_seen(settings, parts.test))
     notes = _check_testable(settings, domains)
     faces = {f"{name} {part}": f for name, p in domains.items() for part, f in vars(p).items()}
-    changed = runs.claim(out, "domain matrix", resume, settings.definition(), faces)
+    changed = runs.claim(out, "domain matrix", resume, define(settings), faces)
     units = [
         Unit(train, learner, seed)
         for train in settings.trainings()
@@ -258,7 +201,7 @@ def run(
 
 def _measure(
     unit: Unit,
-    settings: Settings,
+    settings: CrossDomainSettings,
     domains: Mapping[str, Parts],
     out: Path,
     device: torch.device,
@@ -268,7 +211,8 @@ def _measure(
     inside, tested = settings.trainings()[unit.train]
     faces = joined({name: domains[name].train for name in inside})
     val = joined({name: domains[name].val for name in inside})
-    learner, trained = settings.train(
+    learner, trained = train_learner(
+        settings,
         unit.learner,
         unit.seed,
         faces,
@@ -304,7 +248,7 @@ def _measure(
     return found
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: CrossDomainSettings) -> None:
     """Refuse settings that mean nothing, before anything is loaded."""
     check_once(protocols=settings.protocols)
     for name in settings.domains:
@@ -313,8 +257,8 @@ def _check(settings: Settings) -> None:
         if name == ALL or name.startswith(ALL_BUT):
             raise ValueError(f"domain {name!r}: choose a name other than {ALL} and {ALL_BUT}...")
     for protocol in settings.protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"no protocol {protocol!r}: choose of {', '.join(PROTOCOLS)}")
+        if protocol not in DOMAIN_PROTOCOLS:
+            raise ValueError(f"no protocol {protocol!r}: choose of {', '.join(DOMAIN_PROTOCOLS)}")
     many = settings.across or "leave-one-out" in settings.protocols
     if len(settings.domains) < (2 if many else 1) or not settings.protocols:
         raise ValueError(
@@ -328,7 +272,7 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _check_testable(settings: Settings, domains: Mapping[str, Parts]) -> list[str]:
+def _check_testable(settings: CrossDomainSettings, domains: Mapping[str, Parts]) -> list[str]:
     """Fail before training where a test could not be drawn after it; what is not plain of it."""
     notes = []
     for name, parts in domains.items():

@@ -7,7 +7,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,11 @@ from metaface.multitask.scenes import compose
 from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
 from metaface.multitask.training import Source, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
+from metaface.options.jobs import SHARED, STAGED, STAGES, TASKS, VARIANTS, JointSettings
 from metaface.training import Budget, Run, runs
 
 log = logging.getLogger("metaface.multitask")
 
-SHARED = ("fixed", "uncertainty", "pcgrad")
-STAGED = ("separate", "separate-large")
-VARIANTS = (*STAGED, "recognition-only", *SHARED)
-STAGES = {
-    "detector": ("detection", "alignment"),
-    "recogniser": ("recognition",),
-    "describer": ("segmentation", "pose", "expression", "attributes"),
-}
-TASKS = tuple(head for heads in STAGES.values() for head in heads)
 SCALE, MARGIN = 16.0, 0.2
 """Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
@@ -56,85 +48,34 @@ COSINES_EVERY = 50  # steps
 SEARCH_SHARE = 0.25  # of the budget of a unit, for each trial of the weights
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides the figures.
+def check_settings(settings: JointSettings) -> JointSettings:
+    """The same, with a budget; bad settings fail now, not in an hour.
 
-    Attributes:
-        variants: of ``VARIANTS``. ``separate``: a network a stage (detector with alignment,
-            recogniser of aligned crops, describer of the rest), all so narrow that their
-            parameters sum to about those of the shared one; ``separate-large``: each with the
-            trunk of the shared one; ``recognition-only``: the shared network with that head alone,
-            and the whole budget; ``fixed``, ``uncertainty``, ``pcgrad``: one shared network.
-        people, val_people, test_people: procedural people, different ones.
-        photos: of each.
-        size: side of a scene, pixels.
-        side: least and greatest side of a face in it, pixels.
-        batch: scenes a step, new ones in each; for validation and test there are as many as
-            photographs.
-        lr: highest learning rate.
-        weights: of the losses, by task, for ``fixed`` and ``pcgrad``; 1 where there is none.
-        search: search these weights on validation people with so many trials; 0: use ``weights``.
-        iterations, minutes: the budget of each network; one of them. The three stages of a
-            separate one get a third of it each.
-        episodes: of identification.
-        seed: of people and scenes.
-        seeds: training seeds: ``seed``, ``seed + 1``, ...
-        device: None: a GPU where there is one.
+    Raises:
+        ValueError: an unknown variant or task, or numbers out of range.
     """
-
-    variants: tuple[str, ...] = VARIANTS
-    people: int = 600
-    val_people: int = 40
-    test_people: int = 100
-    photos: int = 12
-    size: int = 128
-    side: tuple[float, float] = (24, 96)
-    batch: int = 16
-    lr: float = 4e-3
-    weights: dict[str, float] = field(default_factory=dict)
-    search: int = 0
-    iterations: int | None = None
-    minutes: float | None = None
-    episodes: int = 1000
-    seed: int = 0
-    seeds: int = 1
-    device: str | None = None
-
-    def checked(self) -> Settings:
-        """The same, with a budget; bad settings fail now, not in an hour.
-
-        Raises:
-            ValueError: an unknown variant or task, or numbers out of range.
-        """
-        check_once(variants=self.variants)
-        for name in self.variants:
-            if name not in VARIANTS:
-                raise ValueError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
-        for task in self.weights:
-            if task not in TASKS:
-                raise ValueError(f"a weight for {task!r}: choose among {', '.join(TASKS)}")
-        least = {
-            "people": 2,
-            "val_people": 10,
-            "test_people": 10,
-            "photos": 6,
-            "seeds": 1,
-            "batch": 1,
-            "episodes": 1,
-            "search": 0,
-        }
-        for name, value in least.items():
-            check_given_counts(value, **{name: getattr(self, name)})
-        job = self if self.iterations or self.minutes else replace(self, minutes=10.0)
-        Budget(job.iterations, minutes=job.minutes)
-        return job
-
-    def share(self, part: float) -> Budget:
-        """That part of the budget."""
-        iterations = None if self.iterations is None else max(1, round(self.iterations * part))
-        minutes = None if self.minutes is None else self.minutes * part
-        return Budget(iterations, minutes=minutes)
+    check_once(variants=settings.variants)
+    for name in settings.variants:
+        if name not in VARIANTS:
+            raise ValueError(f"no variant {name!r}: choose among {', '.join(VARIANTS)}")
+    for task in settings.weights:
+        if task not in TASKS:
+            raise ValueError(f"a weight for {task!r}: choose among {', '.join(TASKS)}")
+    least = {
+        "people": 2,
+        "val_people": 10,
+        "test_people": 10,
+        "photos": 6,
+        "seeds": 1,
+        "batch": 1,
+        "episodes": 1,
+        "search": 0,
+    }
+    for name, value in least.items():
+        check_given_counts(value, **{name: getattr(settings, name)})
+    job = settings.with_budget()
+    Budget(job.iterations, minutes=job.minutes)
+    return job
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +88,7 @@ class Part:
 
 @alone_in(lambda settings, out, **_: out)
 def run(
-    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+    settings: JointSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Train, measure and report; writes ``results.json`` and ``report.html`` into ``out``.
 
@@ -164,12 +105,12 @@ def run(
         ValueError: bad settings, or several processes.
         FileExistsError: ``out`` holds a comparison, and ``resume`` is not set, or it was of other
             settings (``device`` may change).
-        metaface.training.loop.Interrupted: Ctrl-C; go on with ``resume``.
+        metaface.training.Interrupted: Ctrl-C; go on with ``resume``.
     """
     from metaface.report import joint as report
 
     refuse_several_processes("the comparison")
-    out, settings = given_path(out, "the results"), settings.checked()
+    out, settings = given_path(out, "the results"), check_settings(settings)
     device = choose_device(settings.device)
     defined = {**asdict(settings), "device": str(device)}
     notes = runs.claim(out, "comparison", resume, defined, {})
@@ -229,7 +170,7 @@ def run(
 # -- people and scenes ------------------------------------------------------------------------
 
 
-def _part(s: Settings, pool: FaceSprites) -> Part:
+def _part(s: JointSettings, pool: FaceSprites) -> Part:
     """Scenes to measure on, as many as photographs."""
     part = scenes_of(pool, len(pool), s.size, s.side, s.seed)
     check_episodes(part)
@@ -257,7 +198,7 @@ def scenes_of(pool: FaceSprites, n: int, size: int, side: tuple[float, float], s
     )
 
 
-def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
+def _pools(settings: JointSettings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
     s, found, first = settings, {}, 0
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
@@ -284,7 +225,7 @@ def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, FaceSp
     return found
 
 
-def _crowd(settings: Settings, pool: FaceSprites) -> FaceAnnotations:
+def _crowd(settings: JointSettings, pool: FaceSprites) -> FaceAnnotations:
     """Scenes with three faces, small enough to have a place, to time."""
     low, high = settings.side
     side = low, max(low, min(high, settings.size / 3))
@@ -387,7 +328,7 @@ def _crops(scenes: Source, seed: int) -> Source:
 def _train(
     variant: str,
     seed: int,
-    settings: Settings,
+    settings: JointSettings,
     train: FaceSprites,
     folder: Path,
     device: torch.device,
@@ -414,7 +355,7 @@ def _train(
             weighting=weighting_of(variant, settings.weights),
             lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0,
-            budget=settings.share(part),
+            budget=Budget(**settings.share(part)),
             run=Run(
                 seed=seed,
                 device=device,
@@ -451,7 +392,9 @@ def _load(variant: str, folder: Path, device: torch.device) -> Any:
 # -- figures ----------------------------------------------------------------------------------
 
 
-def _measured(model: Any, part: Part, settings: Settings, device: torch.device) -> dict[str, Any]:
+def _measured(
+    model: Any, part: Part, settings: JointSettings, device: torch.device
+) -> dict[str, Any]:
     """``metrics``, and the accuracy of each episode, of faces where they are found and where they
     truly are."""
     scenes, once = part.scenes, part.once
@@ -504,7 +447,7 @@ def score(metrics: Mapping[str, float]) -> float:
 
 
 def _search(
-    settings: Settings,
+    settings: JointSettings,
     out: Path,
     train: FaceSprites,
     val: Part,

@@ -29,10 +29,12 @@ from metaface._text import given_path
 from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
 from metaface.experiments import benchmark
-from metaface.experiments.benchmark import RECIPE, Settings
+from metaface.experiments.job import check_settings, specify, train_learner
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
 from metaface.machine import choose_device
+from metaface.options import BenchmarkSettings
+from metaface.options.jobs import RECIPE
 from metaface.training import Budget, Interrupted, meta, runs
 from metaface.training.fitting import fit_recipe, fit_validation
 from metaface.training.meta import VALIDATIONS
@@ -43,11 +45,11 @@ EPISODES = 200  # of a validation: the same ones for every trial
 STARTUP = 10  # random trials before Optuna's sampler learns from them
 TO_COMPARE = 4  # completed trials before the median can end one
 TO_WEIGH = 5  # completed trials before importances are worth a look
-DEFAULTS = Settings()
+DEFAULTS = BenchmarkSettings()
 
 
 def run(
-    settings: Settings,
+    settings: BenchmarkSettings,
     out: str | Path,
     *,
     trials: int = 20,
@@ -84,7 +86,7 @@ def run(
 
     Returns:
         What ``sweep.json`` holds: ``settings``, ``machine``, ``data``, ``spaces``, ``trials``,
-        ``best`` (by learner; with ``options`` and ``norm`` as :class:`Settings` takes them),
+        ``best`` (by learner; ``options`` and ``norm`` as :class:`BenchmarkSettings` has them),
         ``importances``, ``commands`` and ``notes``, what was changed for want of photographs.
 
     Raises:
@@ -103,7 +105,7 @@ def run(
     check_given_counts(1, trials=trials)
     if parameters is not None:
         check_once(parameters=parameters)
-    settings = settings.checked()
+    settings = check_settings(settings)
     out = given_path(out, "the results")
     people = _people(settings, progress)
     device = choose_device(settings.device)
@@ -158,13 +160,13 @@ class _People:
     val: FaceSet
 
 
-def _people(settings: Settings, progress: bool) -> _People:
+def _people(settings: BenchmarkSettings, progress: bool) -> _People:
     found = benchmark.load_people(settings, progress=progress)
     return _People(found.train, found.val)
 
 
 def _spaces(
-    settings: Settings, faces: FaceSet, parameters: Sequence[str] | None
+    settings: BenchmarkSettings, faces: FaceSet, parameters: Sequence[str] | None
 ) -> dict[str, Space]:
     """What is searched over, by learner: no more shots or ways than there are photographs for."""
     tables = {name: SPACES.get(name, OUTER) for name in settings.learners}
@@ -181,7 +183,7 @@ def _spaces(
             if parameters is not None and name not in parameters:
                 continue
             if isinstance(values, Range) and name in ("ways", "shots"):
-                recipe = settings.spec(learner).build().recipe
+                recipe = specify(settings, learner).build().recipe
                 changed: dict[str, Any] = {name: int(values.high)}
                 own = replace(recipe, **changed)
                 most = getattr(fit_recipe(own, faces)[0], name)
@@ -203,9 +205,9 @@ def _spaces(
     return spaces
 
 
-def _defaults(learner: str, space: Space, settings: Settings) -> dict[str, Any]:
+def _defaults(learner: str, space: Space, settings: BenchmarkSettings) -> dict[str, Any]:
     """Where the search starts: what is given, else the learner's own, moved into the space."""
-    given, own = settings.options.get(learner, {}), settings.spec(learner).build().recipe
+    given, own = settings.options.get(learner, {}), specify(settings, learner).build().recipe
     arguments = inspect.signature(LEARNERS[learner]).parameters
     found: dict[str, Any] = {}
     for name, values in space.items():
@@ -217,7 +219,9 @@ def _defaults(learner: str, space: Space, settings: Settings) -> dict[str, Any]:
     return found
 
 
-def _tuned(settings: Settings, learner: str, parameters: dict[str, Any]) -> Settings:
+def _tuned(
+    settings: BenchmarkSettings, learner: str, parameters: dict[str, Any]
+) -> BenchmarkSettings:
     """``settings`` with a trial's parameters of ``learner``."""
     rest = {n: v for n, v in parameters.items() if n != "norm"}
     options = {**settings.options.get(learner, {}), **rest}
@@ -226,13 +230,13 @@ def _tuned(settings: Settings, learner: str, parameters: dict[str, Any]) -> Sett
 
 
 def _fitted(
-    settings: Settings, learner: str, parameters: dict[str, Any], faces: FaceSet
+    settings: BenchmarkSettings, learner: str, parameters: dict[str, Any], faces: FaceSet
 ) -> dict[str, Any]:
     """Of a trial's parameters those of the recipe, as far as there are photographs for them all
     together, and for what the user asked for."""
     drawn = {n: v for n, v in parameters.items() if n in RECIPE}
     given = settings.given(learner)
-    own = settings.spec(learner).build().recipe
+    own = specify(settings, learner).build().recipe
     recipe, _ = fit_recipe(replace(own, **(given | drawn)), faces, given.keys() - drawn.keys())
     return {n: getattr(recipe, n) for n in drawn}
 
@@ -280,7 +284,7 @@ def _study(
     optuna: Any,
     learner: str,
     space: Space,
-    settings: Settings,
+    settings: BenchmarkSettings,
     people: _People,
     storage: Any,
     resume: bool,
@@ -333,7 +337,9 @@ def _study(
     return study
 
 
-def _fingerprint(learner: str, space: Space, settings: Settings, people: _People) -> dict[str, Any]:
+def _fingerprint(
+    learner: str, space: Space, settings: BenchmarkSettings, people: _People
+) -> dict[str, Any]:
     """What all who share a study must agree on. Not where the photographs lie, nor the device:
     machines differ in these."""
     apart = (
@@ -432,7 +438,7 @@ class _Search:
     study: Any
     learner: str
     space: Space
-    settings: Settings
+    settings: BenchmarkSettings
     people: _People
     device: torch.device
     progress: bool
@@ -513,7 +519,8 @@ class _Search:
                 if spent < 1 and trial.should_prune():
                     raise _Pruned
 
-        _, trained = settings.train(
+        _, trained = train_learner(
+            settings,
             self.learner,
             settings.seed,
             self.people.train,
@@ -541,7 +548,7 @@ def _suggest(trial: Any, name: str, values: Range | Categorical) -> Any:
 
 
 def _results(
-    searches: Sequence[_Search], settings: Settings, people: _People, device: torch.device
+    searches: Sequence[_Search], settings: BenchmarkSettings, people: _People, device: torch.device
 ) -> dict[str, Any]:
     trials = [row for search in searches for row in _rows(search)]
     ways, _, _ = fit_validation(people.val, min(settings.ways), 1)
@@ -623,7 +630,7 @@ def _importances(search: _Search) -> dict[str, float]:
     return {name: float(share) for name, share in found.items()}
 
 
-def _commands(settings: Settings, best: dict[str, Any]) -> Iterator[str]:
+def _commands(settings: BenchmarkSettings, best: dict[str, Any]) -> Iterator[str]:
     """Ready to run with what was chosen. A benchmark has one norm, so there is one for each."""
     where = []
     for name in (

@@ -1,0 +1,268 @@
+"""Commands that measure where, and for whom, recognition is weak: ``robustness``, ``slices``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from metaface._lock import alone_in
+from metaface.cli.recognise import load_models
+from metaface.options.commands import (
+    ModelOptions,
+    PeopleOptions,
+    RobustnessOptions,
+    SlicesOptions,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from metaface.evaluation.degradation import Level
+    from metaface.experiments.robustness import People
+    from metaface.learners import MetaLearner
+
+
+def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
+    """What ``--data`` holds, for the checkpoint or, without one, for the embedder."""
+    from metaface import data
+    from metaface.data import FaceSet
+    from metaface.experiments.protocols import AsNetwork, aligned
+    from metaface.experiments.robustness import RENDER, People, upright
+    from metaface.learners import Prototypical
+    from metaface.learners.spec import load_model, seen_by
+
+    rendered = o.data.split(":")[0] == "synthetic"
+    counts: dict[str, Any] = {"people": o.people, "photos": o.photos} if rendered else {}
+    if checkpoint:
+        learner, spec = load_model(checkpoint)
+        faces = data.load(
+            o.data,
+            image_size=spec.image_size,
+            channels=spec.channels,
+            crop=spec.crop,
+            progress=not o.quiet,
+            **counts,
+        )
+        if seen := seen_by(checkpoint):
+            faces = faces.unseen(**seen)
+        return People(learner, faces)
+    if rendered:
+        network = _network(o)
+        made = data.load(o.data, image_size=RENDER, progress=not o.quiet, **counts)
+        truth = {name: values[made.rows] for name, values in made.truth.items()}
+        crops = upright(made.images, truth["landmarks"])
+        return People(
+            network,
+            FaceSet.from_arrays(
+                crops, made.person, people=made.people, name=made.name, truth=truth
+            ),
+        )
+    detector, embedder = load_models(o)
+    found = aligned(o.data, detector, embedder, progress=not o.quiet)
+    print(f"{len(found.skipped)} photographs without a usable face, or there twice, left out")
+    return People(Prototypical(AsNetwork(embedder), "cosine"), found.faces(), found.paths)
+
+
+def _network(o: ModelOptions) -> MetaLearner:
+    from metaface.experiments.protocols import AsNetwork
+    from metaface.learners import Prototypical
+    from metaface.recognition.embedders import loading
+    from metaface.recognition.recognizer import DEFAULT
+
+    return Prototypical(AsNetwork(loading.load(o.weights or DEFAULT, o.models)), "cosine")
+
+
+# -- robustness ------------------------------------------------------------------------------
+
+
+@alone_in(lambda *_, options, **__: options.out)
+def robustness(
+    checkpoint: str | None = None,
+    *,
+    options: Annotated[RobustnessOptions, Parameter(name="*")] = RobustnessOptions(),
+) -> None:
+    """Measure accuracy against light, blur, occlusion and more.
+
+    Example: metaface robustness --dials --nuisances yaw light --people 60 --photos 8
+
+    Args:
+        checkpoint: File checkpoint.pt of metaface train. Without it, recognition is measured:
+            photographs are detected, aligned and embedded.
+    """
+    from metaface._json import write_json
+    from metaface.evaluation import degradation
+    from metaface.evaluation.corruptions import CORRUPTIONS
+    from metaface.machine import choose_device
+    from metaface.report.robustness import write_robustness
+    from metaface.synthetic import STEPS
+
+    known = tuple(STEPS if options.dials else CORRUPTIONS)
+    chosen: dict[str, Any] = {
+        "nuisances": options.nuisances or known,
+        "ways": options.ways,
+        "shots": options.shots,
+        "queries": options.queries,
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "both": options.both,
+        "progress": not options.quiet,
+    }
+    if options.dials:
+        levels = _by_dials(checkpoint, options, chosen)
+        what = f"procedural faces, {options.people} people"
+    else:
+        people = load_people(checkpoint, options)
+        what = people.faces.describe()
+        print(what)
+        people.learner.to(choose_device(options.device))
+        levels = degradation.robustness(people.learner, people.faces, **chosen)
+    for level in levels:
+        if level.severity:
+            print(
+                f"{level.nuisance:>10} {level.severity}: {level.accuracy:.3f} ± {level.ci95:.3f}, "
+                f"{level.drop:.3f} ± {level.drop_ci95:.3f} below"
+            )
+    print(f"as it is: {levels[0].accuracy:.3f} ± {levels[0].ci95:.3f}")
+    out = Path(options.out)
+    rows = [level.row() for level in levels]
+    side = "support and query" if options.both else "query"
+    write_json(
+        out / "results.json",
+        {
+            "data": what,
+            "ways": options.ways,
+            "shots": options.shots,
+            "corrupted": side,
+            "rows": rows,
+        },
+    )
+    title = f"{options.ways}-way {options.shots}-shot, {side} photographs changed: {what}"
+    write_robustness(out / "report.html", title, levels, options.ways)
+    print(f"{out / 'results.json'}\n{out / 'report.html'}")
+
+
+def _by_dials(checkpoint: str | None, o: RobustnessOptions, chosen: dict[str, Any]) -> list[Level]:
+    import numpy as np
+
+    from metaface.evaluation import degradation
+    from metaface.experiments.robustness import RENDER, upright
+    from metaface.learners.spec import load_model
+    from metaface.machine import choose_device
+    from metaface.synthetic import Renders
+
+    size = RENDER
+    if checkpoint:
+        learner, spec = load_model(checkpoint)
+        size = spec.image_size
+
+        def prepare(made: Renders) -> np.ndarray:
+            if spec.channels == 3:
+                return made.images
+            grey = made.images @ np.array([0.299, 0.587, 0.114])
+            return np.rint(grey)[..., None].astype(np.uint8)
+    else:
+        learner = _network(o)
+
+        def prepare(made: Renders) -> np.ndarray:
+            return upright(made.images, made.landmarks)
+
+    return degradation.dial_robustness(
+        learner.to(choose_device(o.device)),
+        prepare,
+        people=o.people,
+        photos=o.photos,
+        image_size=size,
+        **chosen,
+    )
+
+
+# -- slices ----------------------------------------------------------------------------------
+
+
+@alone_in(lambda *_, options, **__: options.out)
+def slices(
+    checkpoint: str | None = None,
+    *,
+    options: Annotated[SlicesOptions, Parameter(name="*")] = SlicesOptions(),
+) -> None:
+    """Measure the error rates of groups of people at one threshold.
+
+    Example: metaface slices --data photos/ --attributes people.csv --by sex
+
+    Args:
+        checkpoint: File checkpoint.pt of metaface train; photographs are taken as they are, not
+            aligned. Without it, recognition is measured.
+    """
+    from metaface._json import write_json
+    from metaface.metrics.groups import Slices, slice_identification, slice_verification
+    from metaface.report.robustness import slices_table, write_slices
+
+    people = load_people(checkpoint, options)
+    print(people.faces.describe())
+    groups = {by: _groups(options, people, by) for by in options.by}
+    embeddings = people.embeddings()
+    found: list[Slices] = []
+    for by, group in groups.items():
+        given: dict[str, Any] = {"by": by, "seed": options.seed}
+        person = people.faces.person
+        found.append(slice_verification(embeddings, person, group, fmr=options.fmr, **given))
+        found.append(
+            slice_identification(
+                embeddings, person, group, shots=options.enrolled_photos, fpir=options.fpir, **given
+            )
+        )
+    for slices in found:
+        print(slices_table(slices))
+    out = Path(options.out)
+    write_json(
+        out / "results.json",
+        {
+            "data": str(options.data),
+            "attributes": options.attributes,
+            "slices": [
+                {
+                    "kind": s.kind,
+                    "by": s.by,
+                    "asked": s.asked,
+                    "threshold": s.threshold,
+                    "rows": s.rows(),
+                }
+                for s in found
+            ],
+        },
+    )
+    write_slices(out / "report.html", found)
+    print(f"{out / 'results.json'}\n{out / 'report.html'}")
+
+
+def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
+    from metaface.data.attributes import column, read_attributes
+    from metaface.metrics.groups import as_groups
+
+    faces = people.faces
+    if o.attributes is None:
+        known = [n for n, values in faces.truth.items() if values.ndim == 1]
+        if by not in known:
+            raise ValueError(
+                f"{faces.name} knows nothing of {by!r}"
+                + (f": it has {', '.join(known)}" if known else ": give --attributes FILE.csv")
+            )
+        return as_groups(by, faces.truth[by][faces.rows], o.bins)
+    key, attributes = read_attributes(o.attributes)
+    names: Sequence[str]
+    if key == "person":
+        names = [faces.people[p] for p in faces.person]
+    elif people.paths is None:
+        raise ValueError(
+            f"{o.attributes} is about paths, which a checkpoint's photographs do not keep: give "
+            "a column person, or leave --checkpoint out"
+        )
+    else:
+        names = people.paths
+    try:
+        return as_groups(by, column(attributes, by, names), o.bins)
+    except ValueError as error:
+        raise ValueError(f"{o.attributes}: {error}") from error
