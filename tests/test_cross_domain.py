@@ -29,7 +29,7 @@ from metaface.data.domain_split import (
 )
 from metaface.episodes.across_domains import AcrossDomains, partners
 from metaface.evaluation.domain_matrix import measure, rank1, rows, tar_at_far, unit_features
-from metaface.experiments import benchmark, cross_domain
+from metaface.experiments import cross_domain, job
 from metaface.experiments.cross_domain import load_domains
 from metaface.learners import MAML, Prototypical
 from metaface.options import CrossDomainSettings, parse_domains
@@ -631,13 +631,13 @@ def test_all_start_from_given_weights_and_skip_who_was_seen(sources, tmp_path, m
     train(first, some, out=tmp_path / "first", spec=spec, **options)
     start = str(tmp_path / "first" / "checkpoint.pt")
     begun = []
-    real = benchmark.train
+    real = job.train
 
     def noted(learner, *args, **given):
         begun.append({n: t.clone() for n, t in learner.embedding.state_dict().items()})
         return real(learner, *args, **given)
 
-    monkeypatch.setattr(benchmark, "train", noted)
+    monkeypatch.setattr(job, "train", noted)
     settings = small(sources, start=start, queries=1, ways=(2,), iterations=1, seed=1)
     plain = split_together(load_domains(settings, progress=False), 1, queries=1)
     assert people_of(plain["day"].test) & seen  # or nothing would be left out
@@ -718,7 +718,7 @@ def test_a_finished_matrix_is_shown_and_others_are_refused(results, sources, cap
     settings = small(sources, protocols=cross_domain.PROTOCOLS, across=True)
     with caplog.at_level(logging.WARNING):
         again = cross_domain.run(settings, out, resume=True, progress=False)
-    assert again["rows"] == found["rows"] and "finished matrix" in caplog.text
+    assert again["rows"] == found["rows"] and "finished domain matrix" in caplog.text
     with pytest.raises(FileExistsError, match="across was True"):
         cross_domain.run(small(sources, protocols=cross_domain.PROTOCOLS), out, resume=True)
 

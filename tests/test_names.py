@@ -218,8 +218,14 @@ def test_drawings_never_replace_photographs(run, tmp_path, words):
 
 def test_a_learner_of_any_name_has_its_folder_inside(tmp_path):
     names = ["../../x", "/tmp/x", "maml", "a/b", "a%2Fb"]
-    for unit, rest in ((benchmark.Unit, (0, True)), (cross_domain.Unit, ("l", 0))):
-        made = [unit(name, *rest).name for name in names]
+    settings = {"learners": tuple(names), "device": "cpu"}
+    for job in (
+        benchmark._Benchmark(BenchmarkSettings(**settings), tmp_path, False),
+        cross_domain._DomainMatrix(
+            CrossDomainSettings(**settings, domains={"a": "synthetic"}), tmp_path, False
+        ),
+    ):
+        made = list(job.units())[-len(names) :]
         assert len(set(made)) == len(names) and "maml" in made[2]
         assert all((tmp_path / name).parent == tmp_path for name in made)
 

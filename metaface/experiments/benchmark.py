@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from metaface import data, machine, nets, report
-from metaface._json import plain, read_record, write_json, write_record
-from metaface._lock import alone_in
-from metaface._processes import launched
-from metaface._text import file_name, given_path
+from metaface._text import file_name
 from metaface.data import FaceSet
 from metaface.data.domain_split import none_left
 from metaface.data.faceset import SYNTHETIC
@@ -29,14 +26,17 @@ from metaface.experiments.job import (
     specify,
     train_learner,
 )
+from metaface.experiments.runner import Experiment, Measure
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec
-from metaface.machine import choose_device
 from metaface.metrics.intervals import interval
 from metaface.options import BenchmarkSettings
-from metaface.training import runs, seen_people
+from metaface.training import seen_people
 
 log = logging.getLogger("metaface.experiments.benchmark")
+
+
+PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,6 @@ def load_people(
     return People(train_faces, val_faces, leave_out_seen(settings, left), (said,) if seen else ())
 
 
-@alone_in(lambda settings, out, **_: out)
 def run(
     settings: BenchmarkSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -138,123 +137,104 @@ def run(
         FileExistsError: ``out`` holds a benchmark, and ``resume`` is not set, or it was of other
             settings (``device``, ``task_chunk`` and where photographs and weights lie may change).
     """
-    refuse_several_processes("the benchmark")
-    out = given_path(out, "the results")
-    device = choose_device(settings.device)
-    settings = check_settings(settings)
-    runs.claim(out, "benchmark", resume, define(settings))
-    if all((out / unit.name / "result.json").is_file() for unit in _units(settings)):
-        log.warning("%s holds the finished benchmark: showing it; remove it to start afresh", out)
-    people = load_people(settings, progress=progress)
-    _check_testable(settings, people.test)
-    parts = {part: getattr(people, part) for part in ("train", "val", "test")}
-    changed = runs.claim(out, "benchmark", resume, define(settings), parts)
-    units: list[dict[str, Any]] = []
-    for unit in _units(settings):
-        found = finished(out / unit.name)
-        units.append(found or _measure(unit, settings, people, out, device, progress))
-    results: dict[str, Any] = plain(
-        {
-            "settings": asdict(settings),
-            "machine": machine.describe(device),
-            "data": {part: faces.describe() for part, faces in parts.items()},
-            "rows": list(_rows(units, settings)),
-            "differences": list(_differences(units, settings)),
-            "curves": {f"{u['learner']}-{u['seed']}": u["curve"] for u in units if u["curve"]},
-            "notes": noted([*people.notes, *changed], units),
-            "confusions": {u["learner"]: u["tests"][0]["confusions"] for u in units if u["curve"]},
-        }
-    )
-    write_json(out / "results.json", results)
-    report.write(out / "report.html", results, people.test)
-    return results
+    return _Benchmark(check_settings(settings), out, progress).run(resume)
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One thing to test: a floor, a pretrained network, or a learner with one training seed."""
+class _Benchmark(Experiment):
+    kind = "benchmark"
+    people: People
 
-    learner: str
-    seed: int
-    trained: bool = False
+    def definition(self) -> dict[str, Any]:
+        return define(self.settings)
 
-    @property
-    def name(self) -> str:
-        return file_name(f"{self.learner}-seed{self.seed}" if self.trained else self.learner)
+    def load(self) -> dict[str, FaceSet]:
+        self.people = load_people(self.settings, progress=self.progress)
+        for ways in self.settings.ways:
+            for shots in self.settings.shots:  # fails before training where it would after it
+                EpisodeSampler(self.people.test, ways, shots, self.settings.queries)
+        return {part: getattr(self.people, part) for part in PARTS}
 
+    def notes(self) -> Iterable[str]:
+        return self.people.notes
 
-def _units(settings: BenchmarkSettings) -> Iterator[Unit]:
-    yield Unit("pixels", settings.seed)
-    yield Unit("untrained", settings.seed)
-    if settings.start:
-        yield Unit("start", settings.seed)
-    if settings.weights:
-        yield Unit("pretrained", settings.seed)
-    for learner in settings.learners:
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            yield Unit(learner, seed, trained=True)
+    def units(self) -> dict[str, Measure]:
+        s = self.settings
+        floors = ["pixels", "untrained"]
+        floors += [name for name, given in (("start", s.start), ("pretrained", s.weights)) if given]
+        units: dict[str, Measure] = {name: partial(self._test_floor, name) for name in floors}
+        for learner in s.learners:
+            for seed in range(s.seed, s.seed + s.seeds):
+                name = file_name(f"{learner}-seed{seed}")
+                units[name] = partial(self._train_and_test, learner, seed)
+        return units
 
-
-def _measure(
-    unit: Unit,
-    settings: BenchmarkSettings,
-    people: People,
-    out: Path,
-    device: torch.device,
-    progress: bool,
-) -> dict[str, Any]:
-    """Train (where it is trained) and test one unit; write and return its results."""
-    folder = out / unit.name
-    machine.reset_peak()
-    test = people.test
-    found: dict[str, Any] = {"learner": unit.learner, "seed": unit.seed, "curve": []}
-    if unit.trained:
-        learner, trained = train_learner(
-            settings,
-            unit.learner,
-            unit.seed,
-            people.train,
-            people.val,
-            folder,
-            device=device,
-            progress=progress,
-        )
-        found |= trained
-    else:
-        learner, test = _floor(unit, settings, people)
-        learner.to(device)
+    def _test_floor(self, name: str, folder: Path) -> dict[str, Any]:
+        machine.reset_peak()
+        learner, test = _floor(name, self.settings, self.people)
+        found = {"learner": name, "seed": self.settings.seed, "curve": []}
         found |= {"train_seconds": 0.0, "images": 0, "iterations": 0}
-    found["tests"] = []
-    for ways in settings.ways:
-        for shots in settings.shots:
-            result = evaluate(
-                learner,
-                test,
-                ways=ways,
-                shots=shots,
-                queries=settings.queries,
-                episodes=settings.episodes,
-                seed=settings.seed,
-                device=device,
-                progress=progress,
-            )
-            log.info("%s, %d-way %d-shot: %s", unit.name, ways, shots, result)
-            found["tests"].append(as_json(result))
-    found |= {
-        "parameters": sum(p.numel() for p in learner.parameters()),
-        "norm": learner.norm,
-        "transductive": learner.transductive,
-        "peak_mb": round(machine.peak_mb(device), 1),
-    }
-    write_record(folder / "result.json", found)
-    return found
+        return found | self._test(learner.to(self.device), test, folder.name)
+
+    def _train_and_test(self, name: str, seed: int, folder: Path) -> dict[str, Any]:
+        machine.reset_peak()
+        learner, trained = train_learner(
+            self.settings,
+            name,
+            seed,
+            self.people.train,
+            self.people.val,
+            folder,
+            device=self.device,
+            progress=self.progress,
+        )
+        found = {"learner": name, "seed": seed, **trained}
+        return found | self._test(learner, self.people.test, folder.name)
+
+    def _test(self, learner: MetaLearner, test: FaceSet, unit: str) -> dict[str, Any]:
+        """The results of all test episodes, and what the learner costs."""
+        tests = []
+        for ways in self.settings.ways:
+            for shots in self.settings.shots:
+                result = evaluate(
+                    learner,
+                    test,
+                    ways=ways,
+                    shots=shots,
+                    queries=self.settings.queries,
+                    episodes=self.settings.episodes,
+                    seed=self.settings.seed,
+                    device=self.device,
+                    progress=self.progress,
+                )
+                log.info("%s, %d-way %d-shot: %s", unit, ways, shots, result)
+                tests.append(as_json(result))
+        return {
+            "tests": tests,
+            "parameters": sum(p.numel() for p in learner.parameters()),
+            "norm": learner.norm,
+            "transductive": learner.transductive,
+            "peak_mb": round(machine.peak_mb(self.device), 1),
+        }
+
+    def results(self, measured: list[dict[str, Any]]) -> dict[str, Any]:
+        trained = [unit for unit in measured if unit["curve"]]
+        return {
+            "data": {part: getattr(self.people, part).describe() for part in PARTS},
+            "rows": list(_rows(measured, self.settings)),
+            "differences": list(_differences(measured, self.settings)),
+            "curves": {f"{unit['learner']}-{unit['seed']}": unit["curve"] for unit in trained},
+            "confusions": {unit["learner"]: unit["tests"][0]["confusions"] for unit in trained},
+        }
+
+    def write_page(self, results: dict[str, Any]) -> None:
+        report.write(self.out / "report.html", results, self.people.test)
 
 
-def _floor(unit: Unit, settings: BenchmarkSettings, people: People) -> tuple[MetaLearner, FaceSet]:
+def _floor(name: str, settings: BenchmarkSettings, people: People) -> tuple[MetaLearner, FaceSet]:
     """A learner that is not trained here, and the test photographs as it takes them."""
-    if unit.learner == "pixels":
+    if name == "pixels":
         return ModelSpec("prototypical", embedding="pixels").build(), people.test
-    if unit.learner == "pretrained":
+    if name == "pretrained":
         assert settings.weights is not None
         net = nets.pretrained(settings.weights)
         larger = load_people(replace(settings, channels=3), max(net.image_size)).test
@@ -263,20 +243,13 @@ def _floor(unit: Unit, settings: BenchmarkSettings, people: People) -> tuple[Met
         y, x = (side - height) // 2, (side - width) // 2
         cut = replace(larger, store=larger.store[:, y : y + height, x : x + width])
         return Prototypical(net, "cosine"), cut
-    start = settings.start if unit.learner == "start" else None
-    learner = specify(settings, "prototypical").build(unit.seed, start=start)
+    start = settings.start if name == "start" else None
+    learner = specify(settings, "prototypical").build(settings.seed, start=start)
     sampler = EpisodeSampler(people.train, 5, 1, 1, seed=settings.seed)
     nets.refresh_statistics(
         learner.embedding, (sampler.batch(k, 16).support.flatten(0, 1) for k in range(4))
     )
     return learner, people.test
-
-
-def _check_testable(settings: BenchmarkSettings, test: FaceSet) -> None:
-    """Fail before training where a test could not be drawn after it."""
-    for ways in settings.ways:
-        for shots in settings.shots:
-            EpisodeSampler(test, ways, shots, settings.queries)
 
 
 # -- results ------------------------------------------------------------------------------------
@@ -358,26 +331,3 @@ def _differences(
                 "difference": float(paired.mean()),
                 "ci95": interval(paired),
             }
-
-
-# -- files ---------------------------------------------------------------------------------------
-
-
-def refuse_several_processes(what: str) -> None:
-    """Say that the job is not for torchrun, where it was started by it."""
-    if launched():
-        raise ValueError(
-            f"{what} runs in one process, and this is one of several: start it without "
-            "torchrun (metaface train is what several can share)"
-        )
-
-
-def noted(notes: Iterable[str], units: Iterable[Mapping[str, Any]]) -> list[str]:
-    """``notes`` and those of ``units``, each once."""
-    return list(dict.fromkeys([*notes, *(n for unit in units for n in unit.get("notes", ()))]))
-
-
-def finished(folder: Path) -> dict[str, Any] | None:
-    """What a unit of a job found, where it was finished."""
-    path = folder / "result.json"
-    return read_record(path) if path.is_file() else None

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache, partial
 from os.path import exists, expanduser
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from metaface import data, machine, nets, report
-from metaface._json import plain, write_json, write_record
-from metaface._lock import alone_in
-from metaface._text import file_name, given_path
+from metaface import data, nets, report
+from metaface._text import file_name
 from metaface.arguments import check_once
 from metaface.data import FaceSet
 from metaface.data.domain_split import (
@@ -31,30 +27,14 @@ from metaface.data.domain_split import (
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation.domain_matrix import measure, rows
-from metaface.experiments.benchmark import finished, noted, refuse_several_processes
 from metaface.experiments.job import check_settings, define, leave_out_seen, train_learner
-from metaface.machine import choose_device
+from metaface.experiments.runner import Experiment, Measure
 from metaface.options import CrossDomainSettings
 from metaface.options.jobs import ALL, ALL_BUT, DOMAIN_PROTOCOLS
-from metaface.training import runs
 
 log = logging.getLogger("metaface.experiments.cross_domain")
 
 _TWO = "write two sources as SUPPORT>QUERY"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One learner, trained once."""
-
-    train: str
-    learner: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        # no name of a domain has a +
-        return file_name(f"{self.train}+{self.learner}-seed{self.seed}")
 
 
 def load_domains(settings: CrossDomainSettings, *, progress: bool = True) -> dict[str, FaceSet]:
@@ -124,7 +104,6 @@ def _existing(text: str) -> str:
     return next((s for s in starts if s == SYNTHETIC or exists(expanduser(s))), "")
 
 
-@alone_in(lambda settings, out, **_: out)
 def run(
     settings: CrossDomainSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -151,101 +130,96 @@ def run(
         FileExistsError: ``out`` holds a job, and ``resume`` is not set, or it was of other
             settings (``device``, ``task_chunk`` and where photographs and weights lie may change).
     """
-    refuse_several_processes("the domain matrix")
-    out = given_path(out, "the results")
-    device = choose_device(settings.device)
     _check(settings)
-    settings = check_settings(settings)
-    runs.claim(out, "domain matrix", resume, define(settings))
-    domains = split_together(
-        load_domains(settings, progress=progress),
-        settings.seed,
-        shots=max(settings.shots),
-        queries=settings.queries,
-    )
-    for name, parts in domains.items():
-        domains[name] = replace(parts, test=leave_out_seen(settings, parts.test))
-    notes = _check_testable(settings, domains)
-    faces = {f"{name} {part}": f for name, p in domains.items() for part, f in vars(p).items()}
-    changed = runs.claim(out, "domain matrix", resume, define(settings), faces)
-    units = [
-        Unit(train, learner, seed)
-        for train in settings.trainings()
-        for learner in settings.learners
-        for seed in range(settings.seed, settings.seed + settings.seeds)
-    ]
-    if all((out / unit.name / "result.json").is_file() for unit in units):
-        log.warning("%s holds the finished matrix: showing it; remove it to start afresh", out)
-    measured = [
-        finished(out / unit.name) or _measure(unit, settings, domains, out, device, progress)
-        for unit in units
-    ]
-    results: dict[str, Any] = plain(
-        {
-            "settings": asdict(settings),
-            "machine": machine.describe(device),
+    return _DomainMatrix(check_settings(settings), out, progress).run(resume)
+
+
+class _DomainMatrix(Experiment):
+    kind = "domain matrix"
+    domains: dict[str, Parts]
+    loaded: list[str]
+
+    def definition(self) -> dict[str, Any]:
+        return define(self.settings)
+
+    def load(self) -> dict[str, FaceSet]:
+        self.domains = split_together(
+            load_domains(self.settings, progress=self.progress),
+            self.settings.seed,
+            shots=max(self.settings.shots),
+            queries=self.settings.queries,
+        )
+        for name, parts in self.domains.items():
+            self.domains[name] = replace(parts, test=leave_out_seen(self.settings, parts.test))
+        self.loaded = _check_testable(self.settings, self.domains)
+        return {
+            f"{name} {part}": faces
+            for name, parts in self.domains.items()
+            for part, faces in vars(parts).items()
+        }
+
+    def notes(self) -> Iterable[str]:
+        return self.loaded
+
+    def units(self) -> dict[str, Measure]:
+        s = self.settings
+        return {
+            # no name of a domain has a +
+            file_name(f"{train}+{learner}-seed{seed}"): partial(self._measure, train, learner, seed)
+            for train in s.trainings()
+            for learner in s.learners
+            for seed in range(s.seed, s.seed + s.seeds)
+        }
+
+    def _measure(self, train: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
+        """Train a learner in some domains, test it in others."""
+        inside, tested = self.settings.trainings()[train]
+        learner, trained = train_learner(
+            self.settings,
+            name,
+            seed,
+            joined({domain: self.domains[domain].train for domain in inside}),
+            joined({domain: self.domains[domain].val for domain in inside}),
+            folder,
+            device=self.device,
+            progress=self.progress,
+            across=self.settings.across and len(inside) > 1,
+        )
+        tests = {}
+        for domain in tested:
+            tests[domain] = measure(
+                learner,
+                self.domains[domain].test,
+                ways=self.settings.ways,
+                shots=self.settings.shots,
+                queries=self.settings.queries,
+                episodes=self.settings.episodes,
+                seed=self.settings.seed,
+                device=self.device,
+                progress=self.progress,
+            )
+            log.info("%s tested in %s", folder.name, domain)
+        return {
+            "train": train,
+            "learner": name,
+            "seed": seed,
+            **trained,
+            "trainable_parameters": nets.count_trainable(learner),
+            "tests": tests,
+        }
+
+    def results(self, measured: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
             "data": {
                 name: {part: getattr(parts, part).describe() for part in ("train", "val", "test")}
-                for name, parts in domains.items()
+                for name, parts in self.domains.items()
             },
             "rows": list(rows(measured)),
-            "notes": noted([*notes, *changed], measured),
         }
-    )
-    write_json(out / "results.json", results)
-    report.write_cross_domain(
-        out / "report.html", results, {name: parts.test for name, parts in domains.items()}
-    )
-    return results
 
-
-def _measure(
-    unit: Unit,
-    settings: CrossDomainSettings,
-    domains: Mapping[str, Parts],
-    out: Path,
-    device: torch.device,
-    progress: bool,
-) -> dict[str, Any]:
-    """Train and test one unit; write and return its results."""
-    inside, tested = settings.trainings()[unit.train]
-    faces = joined({name: domains[name].train for name in inside})
-    val = joined({name: domains[name].val for name in inside})
-    learner, trained = train_learner(
-        settings,
-        unit.learner,
-        unit.seed,
-        faces,
-        val,
-        out / unit.name,
-        device=device,
-        progress=progress,
-        across=settings.across and len(inside) > 1,
-    )
-    tests = {}
-    for name in tested:
-        tests[name] = measure(
-            learner,
-            domains[name].test,
-            ways=settings.ways,
-            shots=settings.shots,
-            queries=settings.queries,
-            episodes=settings.episodes,
-            seed=settings.seed,
-            device=device,
-            progress=progress,
-        )
-        log.info("%s tested in %s", unit.name, name)
-    found = {
-        "train": unit.train,
-        "learner": unit.learner,
-        "seed": unit.seed,
-        **trained,
-        "trainable_parameters": nets.count_trainable(learner),
-        "tests": tests,
-    }
-    write_record(out / unit.name / "result.json", found)
-    return found
+    def write_page(self, results: dict[str, Any]) -> None:
+        tests = {name: parts.test for name, parts in self.domains.items()}
+        report.write_cross_domain(self.out / "report.html", results, tests)
 
 
 def _check(settings: CrossDomainSettings) -> None:

@@ -21,8 +21,8 @@ from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import given_path
 from metaface.arguments import check_given_counts, check_once
-from metaface.experiments.benchmark import finished, refuse_several_processes
 from metaface.experiments.joint_speed import compare_speed
+from metaface.experiments.runner import finished, refuse_several_processes
 from metaface.experiments.staged import Staged, crops_of
 from metaface.machine import choose_device
 from metaface.metrics.intervals import ci95, interval

@@ -30,6 +30,7 @@ from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
 from metaface.experiments import benchmark
 from metaface.experiments.job import check_settings, specify, train_learner
+from metaface.experiments.runner import all_notes
 from metaface.learners import LEARNERS
 from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
 from metaface.machine import choose_device
@@ -572,7 +573,7 @@ def _results(
         "best": best,
         "importances": {s.learner: _importances(s) for s in searches},
         "commands": list(_commands(settings, best)),
-        "notes": benchmark.noted([], trials),
+        "notes": all_notes([], trials),
     }
 
 
