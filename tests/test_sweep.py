@@ -19,7 +19,7 @@ from helpers import RUNNABLE, patterns
 import metaface
 from metaface import EpisodeSampler
 from metaface.cli import main
-from metaface.experiments import benchmark
+from metaface.experiments import benchmark, job
 from metaface.experiments import sweep as sweeping
 from metaface.experiments.job import specify, train_learner
 from metaface.learners import LEARNERS
@@ -278,7 +278,7 @@ def test_same_seed_same_trials(faces, tmp_path):
 def test_interrupted_and_resumed(storage, faces, tmp_path, monkeypatch):
     """Ctrl-C keeps what is done; the rest is what it would have been."""
     url = f"sqlite:///{tmp_path / 'sweep.db'}" if storage else None
-    real, calls = benchmark.train, []
+    real, calls = job.train, []
 
     def stop_in_third(*args, **kwargs):
         calls.append(1)
@@ -287,7 +287,7 @@ def test_interrupted_and_resumed(storage, faces, tmp_path, monkeypatch):
         return real(*args, **kwargs)
 
     whole = run(tmp_path / "whole", trials=4)
-    monkeypatch.setattr(benchmark, "train", stop_in_third)
+    monkeypatch.setattr(job, "train", stop_in_third)
     with pytest.raises(Interrupted, match="--resume"):
         run(tmp_path / "cut", trials=4, storage=url)
     cut = json.loads((tmp_path / "cut" / "sweep.json").read_text())
@@ -420,7 +420,7 @@ def test_the_median_stops_hopeless_trials(faces, tmp_path, monkeypatch):
             )
         return History()
 
-    monkeypatch.setattr(benchmark, "train", train)
+    monkeypatch.setattr(job, "train", train)
     rows = run(tmp_path, replace(SMALL, iterations=5), trials=7)["trials"]
     assert [r["state"] for r in rows] == ["complete"] * 5 + ["pruned"] * 2
     assert [len(r["curve"]) for r in rows] == [5] * 5 + [2] * 2  # never in the first fifth
@@ -428,7 +428,7 @@ def test_the_median_stops_hopeless_trials(faces, tmp_path, monkeypatch):
 
 
 def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(faces, tmp_path, monkeypatch):
-    real, calls = benchmark.train, []
+    real, calls = job.train, []
 
     def train(*args, **kwargs):
         calls.append(1)
@@ -436,7 +436,7 @@ def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(faces, tmp_path, mo
             raise FloatingPointError("the loss is nan at step 3")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(benchmark, "train", train)
+    monkeypatch.setattr(job, "train", train)
     rows = run(tmp_path, trials=3)["trials"]
     assert [r["state"] for r in rows] == ["complete", "failed", "complete"]
     assert rows[1]["accuracy"] is None and "nan" in rows[1]["why"]
