@@ -102,6 +102,26 @@ def test_an_interrupt_at_the_start_is_no_traceback(tmp_path):
     assert process.returncode == 130 and told == "metaface: interrupted\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["people"]])
+def test_a_reader_who_has_enough_is_exit_status_141(tmp_path, words):
+    path = tmp_path / "metaface.gallery"
+    with Gallery(path, model="x", model_name="m", dim=4) as gallery:
+        gallery.add("Ana", np.eye(4, dtype=np.float32)[:1])
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "metaface", *words],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 # -- help --------------------------------------------------------------------------------------
 
 

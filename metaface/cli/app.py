@@ -131,7 +131,9 @@ def run(arguments: Sequence[str]) -> int:
         command, bound = read_command(arguments)
         command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads our output has enough
+    except (BrokenPipeError, SystemExit) as error:  # who reads our output has enough
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # rich, which prints help, makes a SystemExit of a broken pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Exception, KeyboardInterrupt) as error:
