@@ -151,3 +151,13 @@ def damaged(data: bytes, seed: int) -> bytes:
     else:
         spoilt[at] ^= 1 << rng.randrange(8)
     return bytes(spoilt)
+
+
+def with_options(command: list[str], *options: str) -> list[str]:
+    """A command with ``options``, in place of those of the same name that it has; each of these has
+    one value."""
+    kept = list(command)
+    for name in options:
+        if name.startswith("--") and name in kept:
+            del kept[(at := kept.index(name)) : at + 2]
+    return [*kept, *options]

@@ -27,6 +27,7 @@ from metaface.options import (
     JointSettings,
     parse_domains,
 )
+from metaface.options.commands import PreviewOptions, RobustnessOptions
 from metaface.options.jobs import DOMAIN_PROTOCOLS, VARIANTS
 from metaface.recognition import Gallery
 from metaface.recognition.recognizer import FMR, FPIR
@@ -230,6 +231,13 @@ def test_a_checkpoint_is_an_argument_or_an_option():
             for form in (["a.pt"], ["--checkpoint", "a.pt"])
         ]
         assert given == ["a.pt", "a.pt"]
+
+
+def test_a_command_gets_its_defaults_where_nothing_is_given():
+    _, given = read_command(["robustness"])
+    assert given.arguments == {"checkpoint": None, "options": RobustnessOptions()}
+    _, given = read_command(["preview"])
+    assert given.arguments == {"options": PreviewOptions(), "out": "preview.png"}
 
 
 # -- domains in a file -------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def read_command(arguments: Sequence[str]) -> tuple[Callable[..., Any], BoundArg
     except CycloptsError as error:
         raise ValueError(f"{_sentence(error)} (metaface {_help_of(arguments)})") from error
     if command.__name__ in _NAMES:  # others print help, or the version
+        bound.apply_defaults()
         check_values(bound)
     return command, bound
 
