@@ -180,3 +180,13 @@ def _grouped(given: dict[str, Any]) -> dict[str, Any]:
         if mine:
             groups[option] = kind(**mine)
     return groups | left
+
+
+def with_options(command: list[str], *options: str) -> list[str]:
+    """A command with ``options``, in place of those of the same name that it has; each of these has
+    one value."""
+    kept = list(command)
+    for name in options:
+        if name.startswith("--") and name in kept:
+            del kept[(at := kept.index(name)) : at + 2]
+    return [*kept, *options]

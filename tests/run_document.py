@@ -132,7 +132,6 @@ def cut_budgets(steps: int) -> None:
 
     def read_less(arguments: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
         command, bound = read(arguments)
-        bound.apply_defaults()
         for name, value in cut_options(bound.arguments).items():
             if is_dataclass(value) and not isinstance(value, type):
                 value = replace(value, **cut_options(vars(value)))

@@ -33,6 +33,7 @@ from metaface.experiments import cross_domain, job
 from metaface.experiments.cross_domain import load_domains
 from metaface.learners import MAML, Prototypical
 from metaface.options import CrossDomainSettings, parse_domains
+from metaface.options.jobs import DOMAIN_PROTOCOLS
 
 REQUIRED = {
     "train",
@@ -112,7 +113,7 @@ def small(sources: list[str], **given) -> CrossDomainSettings:
 def results(sources, tmp_path_factory):
     """A small matrix by every protocol, and its folder."""
     out = tmp_path_factory.mktemp("matrix") / "all"
-    settings = small(sources, protocols=cross_domain.PROTOCOLS, across=True)
+    settings = small(sources, protocols=DOMAIN_PROTOCOLS, across=True)
     return cross_domain.run(settings, out, progress=False), out
 
 
@@ -429,7 +430,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
     day, night = (s.partition("=")[2] for s in sources[:2])
     given = [f"dusk={day}>{night}", sources[0], sources[2]]
     settings = small(
-        given, learners=("prototypical",), queries=9, protocols=cross_domain.PROTOCOLS, across=True
+        given, learners=("prototypical",), queries=9, protocols=DOMAIN_PROTOCOLS, across=True
     )
     drawn = {}
     real = mf.training.meta._MetaTraining.step
@@ -444,9 +445,7 @@ def test_a_domain_of_two_sources_in_every_protocol(sources, tmp_path, caplog, mo
     monkeypatch.setattr(mf.training.meta._MetaTraining, "step", noted)
     with pytest.raises(ValueError, match="domain day: .*at least 10 photographs"):
         cross_domain.run(settings, tmp_path / "m", progress=False)  # six photographs of each
-    settings = small(
-        given, learners=("prototypical",), protocols=cross_domain.PROTOCOLS, across=True
-    )
+    settings = small(given, learners=("prototypical",), protocols=DOMAIN_PROTOCOLS, across=True)
     found = cross_domain.run(settings, tmp_path / "m", progress=False)
     met = {(r["train"], r["test"]): r for r in found["rows"]}
     assert {t for t in met if "dusk" in t} == {
@@ -715,12 +714,12 @@ def test_interrupted_matrix_goes_on_to_identical_rows(sources, tmp_path, monkeyp
 
 def test_a_finished_matrix_is_shown_and_others_are_refused(results, sources, caplog):
     found, out = results
-    settings = small(sources, protocols=cross_domain.PROTOCOLS, across=True)
+    settings = small(sources, protocols=DOMAIN_PROTOCOLS, across=True)
     with caplog.at_level(logging.WARNING):
         again = cross_domain.run(settings, out, resume=True, progress=False)
     assert again["rows"] == found["rows"] and "finished domain matrix" in caplog.text
     with pytest.raises(FileExistsError, match="across was True"):
-        cross_domain.run(small(sources, protocols=cross_domain.PROTOCOLS), out, resume=True)
+        cross_domain.run(small(sources, protocols=DOMAIN_PROTOCOLS), out, resume=True)
 
 
 def test_the_command_prints_the_matrix(sources, tmp_path, capsys):

@@ -290,7 +290,7 @@ EMPTY = [
     ("benchmark", "--out", ""),
     ("evaluate", ""),
     ("evaluate", "c.pt", "--data", ""),
-    ("evaluate", "c.pt", "--json", ""),
+    ("evaluate", "c.pt", "--out", ""),
     ("sweep", "--storage", ""),
     ("sweep", "--out", ""),
     ("cross-domain", "--domains", ""),

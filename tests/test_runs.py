@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import patterns, tiny, train
+from helpers import patterns, tiny, train, with_options
 from PIL import Image
 
 from metaface import FaceSet, cli
@@ -173,12 +173,12 @@ TRAIN = [
 )
 def test_train_resumes_no_other_run(photos, capsys, before, after, said):
     album(photos.with_name("other"), 14, first=2)
-    assert cli.main([*TRAIN, *before]) == 0
+    assert cli.main(with_options(TRAIN, *before)) == 0
     kept = Path("out/checkpoint.pt").read_bytes()
-    assert cli.main([*TRAIN, *after, "--resume"]) == 2
+    assert cli.main(with_options(TRAIN, *after, "--resume")) == 2
     assert said in capsys.readouterr().err
     assert Path("out/checkpoint.pt").read_bytes() == kept
-    assert cli.main([*TRAIN, *before, "--resume"]) == 0
+    assert cli.main(with_options(TRAIN, *before, "--resume")) == 0
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_benchmark_of_before_is_gone_on_with(photos, tmp_path):
 
 def test_the_weights_a_job_starts_from_are_a_part_of_it(photos, tmp_path):
     for seed in ("0", "1"):
-        assert cli.main([*TRAIN, "--out", f"out-{seed}", "--seed", seed]) == 0
+        assert cli.main(with_options(TRAIN, "--out", f"out-{seed}", "--seed", seed)) == 0
     start = tmp_path / "start.pt"
     shutil.copy("out-0/checkpoint.pt", start)
     settings = BenchmarkSettings(data="synthetic", start=str(start), **{**SMALL, "learners": ()})

@@ -373,8 +373,8 @@ def test_command_on_photographs(command, tmp_path, monkeypatch):
     paths = tuple(f"{p}/{i}.jpg" for i, p in enumerate(person))
     names = tuple(map(str, sorted(set(person.tolist()))))
     made = Aligned("set", crops, e, person // 7, names, paths, ())
-    monkeypatch.setattr("metaface.cli.robustness.aligned", lambda *a, **k: made)
-    monkeypatch.setattr("metaface.cli.robustness.embedder_of", lambda o: (None, squares()))
+    monkeypatch.setattr("metaface.experiments.protocols.aligned", lambda *a, **k: made)
+    monkeypatch.setattr("metaface.cli.weak_spots.load_models", lambda o: (None, squares()))
     rows = [f"{path},{g}" for path, g in zip(paths, group, strict=True)]
     path = written(tmp_path, "\n".join(["path,kind", *rows]))
     status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))

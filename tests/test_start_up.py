@@ -27,6 +27,7 @@ from metaface.options import (
     JointSettings,
     parse_domains,
 )
+from metaface.options.commands import PreviewOptions, RobustnessOptions
 from metaface.options.jobs import DOMAIN_PROTOCOLS, VARIANTS
 from metaface.recognition import Gallery
 from metaface.recognition.recognizer import FMR, FPIR
@@ -100,6 +101,26 @@ def test_an_interrupt_at_the_start_is_no_traceback(tmp_path):
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and told == "metaface: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["people"]])
+def test_a_reader_who_has_enough_is_exit_status_141(tmp_path, words):
+    path = tmp_path / "metaface.gallery"
+    with Gallery(path, model="x", model_name="m", dim=4) as gallery:
+        gallery.add("Ana", np.eye(4, dtype=np.float32)[:1])
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "metaface", *words],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 # -- help --------------------------------------------------------------------------------------
@@ -210,6 +231,13 @@ def test_a_checkpoint_is_an_argument_or_an_option():
             for form in (["a.pt"], ["--checkpoint", "a.pt"])
         ]
         assert given == ["a.pt", "a.pt"]
+
+
+def test_a_command_gets_its_defaults_where_nothing_is_given():
+    _, given = read_command(["robustness"])
+    assert given.arguments == {"checkpoint": None, "options": RobustnessOptions()}
+    _, given = read_command(["preview"])
+    assert given.arguments == {"options": PreviewOptions(), "out": "preview.png"}
 
 
 # -- domains in a file -------------------------------------------------------------------------

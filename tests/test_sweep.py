@@ -308,7 +308,7 @@ def test_interrupted_and_resumed(storage, faces, tmp_path, monkeypatch):
 def test_a_database_is_closed(faces, tmp_path):
     """However the sweep ends; Python 3.13 would say so by itself, earlier ones leak in silence."""
     from sqlalchemy import event
-    from sqlalchemy.pool import FaceSprites
+    from sqlalchemy.pool import Pool
 
     opened, closed = [], []
     listeners = (
@@ -316,7 +316,7 @@ def test_a_database_is_closed(faces, tmp_path):
         ("close", lambda *connection: closed.append(1)),
     )
     for name, listener in listeners:
-        event.listen(FaceSprites, name, listener)
+        event.listen(Pool, name, listener)
     try:
         url = f"sqlite:///{tmp_path / 'sweep.db'}"
         run(tmp_path, trials=1, storage=url)
@@ -324,7 +324,7 @@ def test_a_database_is_closed(faces, tmp_path):
             run(tmp_path, trials=1, storage=url)
     finally:
         for name, listener in listeners:
-            event.remove(FaceSprites, name, listener)
+            event.remove(Pool, name, listener)
     assert opened and len(opened) == len(closed)
 
 

@@ -92,6 +92,7 @@ def read_command(arguments: Sequence[str]) -> tuple[Callable[..., Any], BoundArg
     except CycloptsError as error:
         raise ValueError(f"{_sentence(error)} (metaface {_help_of(arguments)})") from error
     if command.__name__ in _NAMES:  # others print help, or the version
+        bound.apply_defaults()
         check_values(bound)
     return command, bound
 
@@ -131,7 +132,9 @@ def run(arguments: Sequence[str]) -> int:
         command, bound = read_command(arguments)
         command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads our output has enough
+    except (BrokenPipeError, SystemExit) as error:  # who reads our output has enough
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # rich, which prints help, makes a SystemExit of a broken pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Exception, KeyboardInterrupt) as error:
