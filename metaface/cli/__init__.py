@@ -31,7 +31,7 @@ from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.experiments.benchmark import Settings
-from metaface.learners import LEARNERS, MetaLearner
+from metaface.learners import LEARNERS, MetaLearner, find
 from metaface.learners.checks import out_of_memory
 from metaface.learners.spec import ModelSpec, load_model
 from metaface.recognition import GalleryError
@@ -839,10 +839,11 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
 def _learner_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for full, value in _options(texts).items():
-        learner, dot, name = full.partition(".")
-        if not dot or learner not in LEARNERS:
+        learner, dot, name = full.rpartition(".")  # package.module:Class.name=value, too
+        if not dot:
             raise ValueError(
                 f"--option {full}: write it as learner.name=value ({', '.join(LEARNERS)})"
             )
+        find(learner)
         found.setdefault(learner, {})[name] = value
     return found

@@ -36,7 +36,7 @@ from metaface.experiments.protocols import (
     pairs_of,
 )
 from metaface.faces import choose
-from metaface.faces.detect import Cascade, Detector, YuNet
+from metaface.faces.detect import Detector, YuNet
 from metaface.faces.photos import Unusable, read
 from metaface.metrics.one_to_many import OpenSet
 from metaface.metrics.one_to_one import Verification
@@ -46,6 +46,7 @@ from metaface.recognition.embedders.loading import Embedder
 
 # -- command ---------------------------------------------------------------------------------
 from metaface.recognition.embedders.shared import JointFace
+from metaface.recognition.recognizer import load_detector
 from metaface.recognition.results import Chosen
 from metaface.report import write_recognition
 
@@ -210,8 +211,8 @@ def _protocol(o: argparse.Namespace) -> None:
 
 def _unsure(o: argparse.Namespace) -> Detector:
     """The detector that the options name; it reports unsure boxes, too, where it can."""
-    if o.detector == "cascade":
-        return Cascade()
+    if o.detector != "yunet":
+        return load_detector(o.detector, o.models)
     if not o.weights:
         return YuNet(models.find("yunet", o.models), LEAST)
     network: object = loading.load(o.weights, o.models)

@@ -19,15 +19,22 @@ from metaface._json import dumps
 from metaface._progress import track
 from metaface._text import FileNames, cell, printable
 from metaface.arguments import share
-from metaface.faces.detect import Cascade, Detector
+from metaface.faces.detect import Detector
 from metaface.faces.photos import in_folder
-from metaface.learners import LEARNERS
+from metaface.learners import LEARNERS, find
 from metaface.recognition import models
 from metaface.recognition.draw import check_free, drawn, save
 from metaface.recognition.embedders import importing, known, loading
 from metaface.recognition.embedders.loading import Embedder
 from metaface.recognition.gallery.gallery import Gallery, GalleryError
-from metaface.recognition.recognizer import DEFAULT, FMR, FPIR, Recognizer, detector_for
+from metaface.recognition.recognizer import (
+    DEFAULT,
+    FMR,
+    FPIR,
+    Recognizer,
+    detector_for,
+    load_detector,
+)
 from metaface.recognition.results import Enrolment, Identified
 
 GALLERY = "metaface.gallery"
@@ -195,6 +202,8 @@ def _calibrate(o: argparse.Namespace) -> None:
 
 
 def _adapt(o: argparse.Namespace, options: Options) -> None:
+    if o.learner != "prototypes":
+        find(o.learner)  # an unknown one is refused before the gallery is opened
     with _recognizer(o) as people:
         tried = people.adapt(None if o.learner == "prototypes" else o.learner, **options(o.option))
         print(tried or "prototypes")
@@ -333,7 +342,6 @@ def add(command: Callable[..., argparse.ArgumentParser], options: Options) -> No
     )
     p.add_argument(
         "learner",
-        choices=("prototypes", *LEARNERS),
         metavar="LEARNER",
         help=f"of {', '.join(LEARNERS)}; or prototypes, to undo it",
     )
@@ -372,9 +380,10 @@ def add_models(p: argparse.ArgumentParser, gallery: bool = False) -> None:
     )
     p.add_argument(
         "--detector",
-        choices=("yunet", "cascade"),
         default="yunet",
-        help="cascade: OpenCV 4's bundled one, which needs no model; default: yunet",
+        metavar="NAME",
+        help="cascade: OpenCV 4's bundled one, which needs no model; one that a package has "
+        "registered, or package.module:Class; default: yunet, or the --weights where they detect",
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -392,8 +401,8 @@ def _recognizer(
     given: dict[str, Any] = {"models": o.models}
     if o.weights:
         given["weights"] = o.weights
-    if o.detector == "cascade":
-        given["detector"] = Cascade()
+    if o.detector != "yunet":
+        given["detector"] = o.detector
     if create and not Path(o.gallery).exists():
         where = ":memory:" if memory else o.gallery
         return Recognizer.from_pretrained(gallery=where, keep_crops=keep_crops, **given)
@@ -403,7 +412,9 @@ def _recognizer(
 def embedder_of(o: argparse.Namespace) -> tuple[Detector, Embedder]:
     """The detector and the embedder that the options name."""
     embedder = loading.load(o.weights or DEFAULT, o.models)
-    return Cascade() if o.detector == "cascade" else detector_for(embedder, o.models), embedder
+    if o.detector != "yunet":
+        return load_detector(o.detector, o.models), embedder
+    return detector_for(embedder, o.models), embedder
 
 
 def _photos(given: Sequence[str]) -> list[Any]:

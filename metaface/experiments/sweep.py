@@ -30,7 +30,7 @@ from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
 from metaface.experiments import benchmark
 from metaface.experiments.benchmark import RECIPE, Settings
-from metaface.learners import LEARNERS
+from metaface.learners import find
 from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
 from metaface.training import loop, runs
 from metaface.training.fitting import fit_recipe, fit_validation
@@ -205,7 +205,7 @@ def _spaces(
 def _defaults(learner: str, space: Space, settings: Settings) -> dict[str, Any]:
     """Where the search starts: what is given, else the learner's own, moved into the space."""
     given, own = settings.options.get(learner, {}), settings.spec(learner).build().recipe
-    arguments = inspect.signature(LEARNERS[learner]).parameters
+    arguments = inspect.signature(find(learner)).parameters
     found: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, Categorical):
