@@ -35,6 +35,7 @@ _PACKAGES = (
     "recognition",
     "report",
     "synthetic",
+    "testing",
     "training",
 )
 _MOVED = {
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         recognition,
         report,
         synthetic,
+        testing,
         training,
     )
     from metaface.data import FaceSet
@@ -99,6 +101,7 @@ __all__ = [
     "save_model",
     "sweep",
     "synthetic",
+    "testing",
     "train",
     "training",
 ]

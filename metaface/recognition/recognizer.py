@@ -491,8 +491,8 @@ class Recognizer:
         ``metaface.recognition.adaptation``.
 
         Args:
-            learner: its name, see ``metaface.learners.find``; adapted from the gallery's own embedding
-                network; None: back to prototypes.
+            learner: its name, see ``metaface.learners.find``, adapted from the gallery's own
+                embedding network; None: back to prototypes.
             options: of the learner, such as ``inner_lr=0.01``.
 
         Raises:
