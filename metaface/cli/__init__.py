@@ -224,6 +224,7 @@ def _train(o: argparse.Namespace) -> None:
         o.quiet = True
         logging.getLogger("metaface").setLevel(logging.ERROR)
     options = _options(o.option)
+    find(o.learner)  # an unknown one is refused before photographs are loaded
     given = {n: getattr(o, n) for n in benchmark.RECIPE if getattr(o, n) is not None}
     for name in given.keys() & options.keys():
         flag = f"--{name.replace('_', '-')}"
@@ -509,7 +510,6 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--learner",
         default="prototypical",
-        choices=LEARNERS,
         metavar="NAME",
         help=f"of {', '.join(LEARNERS)}; default: prototypical",
     )

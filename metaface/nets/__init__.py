@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -111,7 +112,15 @@ def build(
         raise ValueError(f"in_channels={in_channels!r}: must be 1 (grey) or 3 (RGB)")
     if name.startswith(("torchvision:", "timm:")):
         return Backbone(name.removeprefix("torchvision:"), norm)
-    net: object = find(name)(in_channels, image_size, norm)
+    make = find(name)
+    try:
+        inspect.signature(make).bind(in_channels, image_size, norm)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} is not made from (in_channels, image_size, norm): {error}; see "
+            "docs/add-a-network.md"
+        ) from error
+    net: object = make(in_channels, image_size, norm)
     if not isinstance(net, nn.Module):
         raise ValueError(f"{name} makes a {type(net).__name__}, not a torch.nn.Module")
     return net

@@ -363,10 +363,10 @@ LEARNER_RULES: tuple[Callable[[Make], None], ...] = (
     is_equivariant,
     is_unchanged_by_adapt,
     saves_and_loads,
+    is_deterministic,
     keeps_tasks_apart,
     keeps_queries_apart,
     runs_in_threads,
-    is_deterministic,
     runs_on_every_device,
     learns,
 )
