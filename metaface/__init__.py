@@ -36,6 +36,7 @@ _PACKAGES = (
     "recognition",
     "report",
     "synthetic",
+    "testing",
     "training",
 )
 _MOVED = {
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         recognition,
         report,
         synthetic,
+        testing,
         training,
     )
     from metaface.data import FaceSet
@@ -102,6 +104,7 @@ __all__ = [
     "save_model",
     "sweep",
     "synthetic",
+    "testing",
     "train",
     "training",
 ]

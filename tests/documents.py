@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
 import shlex
 import shutil
+import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +143,21 @@ def examples() -> list[Unit]:
     return found
 
 
+def install_package(document: str, path: Path) -> None:
+    """Put the package that a document describes into the folder ``path``, as pip installs one."""
+    text = (ROOT / document).read_text("utf-8")
+    for name, code in re.findall(r"`(my_package/\S+)`.*?```python\n(.*?)```", text, re.DOTALL):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text(code)
+    for project in re.findall(r"```toml\n(.*?)```", text, re.DOTALL):
+        about = path / "my_package-0.1.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
+        groups = re.findall(r'\[project.entry-points."(.*?)"\]\n((?:.* = .*\n)*)', project)
+        entries = [f"[{group}]\n" + lines.replace('"', "") for group, lines in groups]
+        (about / "entry_points.txt").write_text("\n".join(entries))
+
+
 def python(document: str) -> list[str]:
     return [b.text for b in blocks(document) if b.language == "python"]
 
@@ -245,6 +262,19 @@ def days_and_nights(path: Path, real: Real) -> None:
             Image.fromarray(photo).save(path / f"{name}_{number:02d}.jpg")
 
 
+def records(path: Path, real: Real) -> None:
+    """The data base of docs/add-a-data-set.md."""
+    base = sqlite3.connect(path)
+    base.execute("CREATE TABLE photo (person, jpeg)")
+    for person, photos in enumerate(renders(range(26), 7, size=56)):
+        for photo in photos:
+            file = io.BytesIO()
+            Image.fromarray(photo).save(file, "JPEG")
+            base.execute("INSERT INTO photo VALUES (?, ?)", (f"{person:02d}", file.getvalue()))
+    base.commit()
+    base.close()
+
+
 def attributes(path: Path, real: Real) -> None:
     people = [f"person{i:02d}" for i in range(8)] + [f"other{i:02d}" for i in range(18)]
     rows = [f"{p},{'fm'[i % 2]},{20 + 20 * (i % 3)}" for i, p in enumerate(people)]
@@ -320,6 +350,7 @@ SOURCES: dict[str, Callable[[Path, Real], None]] = {
     "shots": days_and_nights,
     "party.jpg": party,
     "people.csv": attributes,
+    "faces.db": records,
     "example": example,
     **{name: single(4 + i) for i, name in enumerate(("a1.jpg", "a2.jpg", "a.jpg", "b.jpg"))},
     "lfw.zip": lfw,

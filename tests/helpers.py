@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,22 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
-from metaface import Episodes, EpisodeSampler, FaceSet, multitask, nets
+from metaface import multitask
 from metaface.faces.alignment import TEMPLATE
 from metaface.faces.detections import Detections
 from metaface.learners import LEARNERS
 from metaface.recognition import Network, Preprocessing
+from metaface.testing._tasks import (
+    few_tasks,
+    flat_gradient,
+    one,
+    patterns,
+    relative_error,
+    tiny,
+)
 from metaface.training import Budget, History, Run, Task, Validation
+
+__all__ = ["few_tasks", "flat_gradient", "one", "patterns", "relative_error", "tiny"]
 
 # where learn2learn is required, tests do not skip for want of it: they fail
 REQUIRED = os.environ.get("CI") or os.environ.get("METAFACE_REQUIRE_LEARN2LEARN")
@@ -32,58 +42,6 @@ every_learner = pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=needs_learn2learn) if n.startswith("l2l-") else n for n in LEARNERS],
 )
-
-
-def patterns(people: int = 40, photos: int = 14, size: int = 16, seed: int = 0) -> FaceSet:
-    """People who are a pattern of coloured squares, under strong lights that all people share.
-
-    The lights drown the patterns for an untrained network, and are easily learnt away.
-    """
-    random = np.random.default_rng(seed)
-    who = random.normal(size=(people, 1, 4, 4, 3))
-    lights = random.normal(size=(2, 4, 4, 3))
-    amount = random.normal(size=(people, photos, 2))
-    pictures = 22 * who + 22 * np.einsum("pml,lhwc->pmhwc", amount, lights)
-    pictures = pictures.repeat(size // 4, axis=2).repeat(size // 4, axis=3)
-    pictures = 128 + pictures + random.normal(scale=10, size=pictures.shape)
-    images = pictures.clip(0, 255).astype(np.uint8).reshape(-1, size, size, 3)
-    return FaceSet.from_arrays(images, np.repeat(np.arange(people), photos), name="patterns")
-
-
-def tiny(norm: nets.NormMode = "group", width: int = 8, seed: int = 0) -> nets.Conv4:
-    """A Conv4 of a few hundred weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nets.Conv4(3, width=width, norm=norm)
-
-
-def few_tasks(
-    count: int = 3, ways: int = 3, shots: int = 2, queries: int = 2, *, size: int = 16
-) -> Episodes:
-    """Tasks of :func:`patterns` in float64, for exact comparisons."""
-    sampler = EpisodeSampler(patterns(8, 6, size), ways, shots, queries)
-    return sampler.batch(0, count).to(torch.float64)
-
-
-def one(episodes: Episodes, task: int) -> Episodes:
-    """Task ``task`` of a batch, as a batch of one."""
-    tensors = {n: v[task : task + 1] for n, v in vars(episodes).items() if isinstance(v, Tensor)}
-    return replace(episodes, **tensors)
-
-
-def flat_gradient(module: nn.Module) -> Tensor:
-    """The gradients of all parameters, as one vector; zeros where there is none."""
-    return torch.cat(
-        [
-            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
-            for p in module.parameters()
-        ]
-    )
-
-
-def relative_error(got: Tensor, want: Tensor) -> float:
-    """Norm of the difference, as a share of the norm of ``want``."""
-    return float((got - want).norm() / want.norm())
 
 
 def portrait(person: int, photo: int = 0, light: float = 0.0) -> np.ndarray:

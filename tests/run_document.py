@@ -110,9 +110,12 @@ def cut_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def cut_budgets(steps: int) -> None:
     """See the module."""
-    Budget.spent = (  # type: ignore[method-assign]
-        lambda self, iterations, images, seconds: min(1.0, iterations / steps)
-    )
+    spent = Budget.spent
+
+    def spent_sooner(self: Budget, iterations: int, images: int, seconds: float) -> float:
+        return min(1.0, max(iterations / steps, spent(self, iterations, images, seconds)))
+
+    Budget.spent = spent_sooner  # type: ignore[method-assign]
     parse = argparse.ArgumentParser.parse_args
 
     def parse_less(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
@@ -201,6 +204,7 @@ def child(job: dict[str, Any]) -> int:
     blocks; ``steps`` and ``status``, what the last command is to end with.
     """
     os.chdir(job["folder"])
+    sys.path.insert(0, job["folder"])  # where my_package lies
     os.environ.update(job["environment"])
     faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS, exit=True)

@@ -9,12 +9,10 @@ this machine. A new command or example needs nothing here, unless it names a sou
 from __future__ import annotations
 
 import http.server
-import itertools
 import json
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -213,18 +211,14 @@ def marked(unit: Unit) -> Any:
     return pytest.param(unit, id=unit.name, marks=marks)
 
 
-APART = ("docs/add-a-learner.md", "docs/add-a-network.md")  # their commands need what they add
-UNITS = [
-    one
-    for unit in [*documents.units(), *documents.examples()]
-    if not unit.name.startswith(APART) and (one := runs(unit)).commands
-]
+UNITS = [one for unit in documents.units() if (one := runs(unit)).commands]
 
 
 @pytest.mark.parametrize("unit", [marked(unit) for unit in UNITS])
 def test_commands_run(runner: Runner, tmp_path: Path, unit: Unit) -> None:
     text = "\n".join(unit.commands)
     folder = runner.folder(tmp_path, text, fetched="models fetch" in text)
+    documents.install_package(unit.name.split(":")[0], folder)
     codes = runner.run(folder, 2 if "--nnodes 2" in text else 1, commands=unit.words)
     output, errors = printed(folder)
     if refusal := REFUSED.get(unit.commands[-1]):
@@ -319,16 +313,20 @@ assert people.people() == {"Ana": 2} and len(people.identify("party.jpg")) == 3"
     "docs/add-a-data-set.md": """
 assert len(faces) == 7 * 8 and set(faces.domains) == {"day", "night"}
 assert sampler.batch(0).support.shape == (1, 5, 3, 64, 64)
-assert set(both.domains) == {"photo", "sketch"} and len(both) == 2 * 110""",
+assert set(both.domains) == {"photo", "sketch"} and len(both) == 2 * 110
+assert len(photos) == 26 * 7 and photos.people[3] == "03"
+read = metaface.data.load("my_package.records:Records:faces.db", image_size=8)
+assert read.people == photos.people""",
     "docs/add-a-learner.md": """
-from metaface import nets
-learner = Nearest(nets.Pixels())
+from metaface import learners, nets
+learner = learners.build("my_package.nearest:Nearest", nets.Pixels())
 import torch
 images, labels = torch.rand(10, 3, 8, 8), torch.arange(5).repeat(2)
 assert learner.adapt(images, labels).predict(images).tolist() == labels.tolist()""",
     "docs/add-a-network.md": """
 import torch
 assert Tiny()(torch.rand(2, 3, 28, 28)).shape == (2, 64)""",
+    "docs/add-an-embedder.md": "assert embedders.load('my_package.simple:Thumbnail').dim == 192",
     "docs/learn2learn.md": "assert len(tasks.sample()[0]) == 5 * 6 and learner.norm == 'group'",
     "docs/models.md": "assert len(embedder.weights) == 64 and embedder.dim == 128",
     "docs/recognition.md": """
@@ -348,7 +346,9 @@ EXAMPLES = [document for document in documents.DOCUMENTS if documents.python(doc
 def test_python_examples_run(runner: Runner, tmp_path: Path, document: str) -> None:
     blocks = documents.python(document)
     folder = runner.folder(tmp_path, "\n".join(blocks), fetched=False)
-    codes = runner.run(folder, python=[GIVEN.get(document, ""), *blocks, THEN[document]])
+    documents.install_package(document, folder)
+    given, steps = GIVEN.get(document, ""), 60 if "check_learner" in "".join(blocks) else STEPS
+    codes = runner.run(folder, python=[given, *blocks, THEN[document]], steps=steps)
     output, errors = printed(folder)
     assert codes == [0], f"{output}\n{errors[-4000:]}"
     for shown in re.findall(r"^print\(.*# such as (.*)", "\n".join(blocks), re.MULTILINE):
@@ -363,45 +363,6 @@ def test_the_first_example_learns(runner: Runner, tmp_path: Path) -> None:
     assert runner.run(folder, python=[GIVEN["README.md"], example], steps=20) == [0]
     found = re.search(rf"({NUMBER}) ± ({NUMBER})", printed(folder)[0])
     assert found and float(found[1]) - float(found[2]) > 0.35  # chance is 0.2, untrained 0.33
-
-
-# -- what is added by hand ---------------------------------------------------------------------
-
-
-def with_lines(text: str, difference: list[str]) -> str:
-    """``text`` with the lines marked + of a difference, each behind the line before it."""
-    for before, line in itertools.pairwise(difference):
-        if line.startswith("+"):
-            assert text.count(before[1:] + "\n") == 1, f"no line {before[1:]!r}"
-            text = text.replace(before[1:] + "\n", f"{before[1:]}\n{line[1:]}\n")
-    return text
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("document", APART)
-def test_what_is_added_as_described_is_found(runner: Runner, tmp_path: Path, document: str) -> None:
-    for name in ("metaface", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    text = (ROOT / document).read_text("utf-8")
-    for path, code in re.findall(r"`(metaface/\S+)`:\n\n```python\n(.*?)```", text, re.DOTALL):
-        (tmp_path / path).write_text(code)
-    for path, lines in re.findall(r"`(metaface/\S+)`[^`]*:\n\n```diff\n(.*?)```", text, re.DOTALL):
-        changed = (tmp_path / path).read_text()
-        (tmp_path / path).write_text(with_lines(changed, lines.splitlines()))
-    environment = os.environ | runner.environment | {"PYTHONPATH": str(tmp_path)}
-    for unit in documents.units():
-        for words in runs(unit).words if unit.name.startswith(document) else []:
-            done = subprocess.run(
-                [sys.executable, str(tmp_path / "tests" / RUNNER.name), *words],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert re.search(SAID[kind_of(words)], done.stdout), done.stdout
-    check_files(tmp_path / "results")
 
 
 # -- nothing is left out -----------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_a_gallerys_word_for_its_model_is_no_path(tmp_path):
     for name in ("../x.onnx", str(tmp_path / "x.onnx")):
         path = tmp_path / "some.gallery"
         Gallery(path, model=toy.digest, model_name=name, dim=toy.dim).close()
-        with pytest.raises(GalleryError, match="a path and no name"):
+        with pytest.raises(GalleryError, match="is no plain name"):
             Recognizer.load(path, models=tmp_path)
         path.unlink()
 

@@ -420,14 +420,15 @@ def evaluate(
 
 
 def _learner_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    from metaface.learners import LEARNERS
+    from metaface.learners import LEARNERS, find
 
     found: dict[str, dict[str, Any]] = {}
     for full, value in parse_options(texts).items():
-        learner, dot, name = full.partition(".")
-        if not dot or learner not in LEARNERS:
+        learner, dot, name = full.rpartition(".")  # package.module:Class.name=value, too
+        if not dot:
             raise ValueError(
                 f"--option {full}: write it as learner.name=value ({', '.join(LEARNERS)})"
             )
+        find(learner)
         found.setdefault(learner, {})[name] = value
     return found

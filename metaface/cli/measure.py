@@ -77,13 +77,14 @@ def protocol(
 def _unsure(o: ModelOptions) -> Detector:
     """The detector that the options name; it reports unsure boxes, too, where it can."""
     from metaface.experiments.protocols import LEAST
-    from metaface.faces.detect import Cascade, Detector, YuNet
+    from metaface.faces.detect import Detector, YuNet
     from metaface.recognition import models
     from metaface.recognition.embedders import loading
     from metaface.recognition.embedders.shared import JointFace
+    from metaface.recognition.recognizer import load_detector
 
-    if o.detector == "cascade":
-        return Cascade()
+    if o.detector != "yunet":
+        return load_detector(o.detector, o.models)
     if not o.weights:
         return YuNet(models.find("yunet", o.models), LEAST)
     network: object = loading.load(o.weights, o.models)

@@ -306,10 +306,10 @@ def adapt(
         learner: Learner by name, as metaface train --learner takes it; or prototypes, to undo it.
         option: Setting of the learner as NAME=VALUE, such as inner_lr=0.01; may be repeated.
     """
-    from metaface.learners import LEARNERS
+    from metaface.learners import find
 
-    if learner not in ("prototypes", *LEARNERS):
-        raise ValueError(f"no learner {learner!r}: choose of prototypes, {', '.join(LEARNERS)}")
+    if learner != "prototypes":
+        find(learner)  # an unknown one is refused before the gallery is opened
     with _recognizer(options) as recognizer:
         chosen = None if learner == "prototypes" else learner
         print(recognizer.adapt(chosen, **parse_options(option)) or "prototypes")
@@ -325,14 +325,13 @@ def _recognizer(
     memory: bool = False,
     keep_crops: bool | None = None,
 ) -> Recognizer:
-    from metaface.faces.detect import Cascade
     from metaface.recognition.recognizer import Recognizer
 
     given: dict[str, Any] = {"models": options.models}
     if options.weights:
         given["weights"] = options.weights
-    if options.detector == "cascade":
-        given["detector"] = Cascade()
+    if options.detector != "yunet":
+        given["detector"] = options.detector
     if create and not Path(options.gallery).exists():
         where = ":memory:" if memory else options.gallery
         return Recognizer.from_pretrained(gallery=where, keep_crops=keep_crops, **given)
@@ -341,13 +340,12 @@ def _recognizer(
 
 def load_models(options: ModelOptions) -> tuple[Detector, Embedder]:
     """The detector and the embedder that the options name."""
-    from metaface.faces.detect import Cascade
     from metaface.recognition.embedders import loading
-    from metaface.recognition.recognizer import DEFAULT, detector_for
+    from metaface.recognition.recognizer import DEFAULT, detector_for, load_detector
 
     embedder = loading.load(options.weights or DEFAULT, options.models)
-    if options.detector == "cascade":
-        return Cascade(), embedder
+    if options.detector != "yunet":
+        return load_detector(options.detector, options.models), embedder
     return detector_for(embedder, options.models), embedder
 
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from PIL import Image
 
+from metaface import _extensions
 from metaface._text import given_path
 from metaface.arguments import check_given_counts
 from metaface.data import _cache
@@ -68,7 +69,11 @@ def load(
               face), pose and the attributes, as ``synthetic.render`` documents them (its
               attribute mask is ``mask_worn`` there). A folder called "synthetic" is
               ``"./synthetic"``;
-            - a FaceSet, returned as it is.
+            - a FaceSet, returned as it is;
+            - what a package has registered in ``metaface.sources``, or ``package.module:function``:
+              what that returns, one of the above but no FaceSet. Text after a colon is given to it:
+              ``"records:faces.rec"``. Where there is a folder or file of a registered name as
+              well, neither is taken.
         image_size: side S of the result in pixels.
         crop: side of the centred square that is kept: a share of the shorter side (0 < crop <= 1)
             or pixels (> 1). None keeps the largest one. Synthetic faces, which fill their
@@ -91,11 +96,13 @@ def load(
     Raises:
         FileNotFoundError: no such path.
         TypeError: a source of no known kind.
+        ImportError: a source of another package that cannot be imported.
         ValueError: an empty path, a setting out of range, a broken zip, CSV or data set, a pattern
             that is none, that finds nothing or that the source has no paths for, or no usable
             person; says what was found and what was expected.
     """
     check_given_counts(0, min_photos=min_photos, seed=seed)
+    source = _from_extension(source)
     named = (
         isinstance(source, (str, os.PathLike)) and os.fspath(source).split(":")[0] != "synthetic"
     )
@@ -128,10 +135,27 @@ def load(
     return _enough(faces, min_photos)
 
 
+def _from_extension(source: Any) -> Any:
+    """What the source of another package returns, where ``source`` names one; else ``source``."""
+    if not isinstance(source, str) or source.split(":")[0] == "synthetic":
+        return source
+    make = _extensions.find("sources", source, os.path.expanduser(source))
+    if make is None:
+        return source
+    found = make()
+    if isinstance(found, FaceSet):
+        raise ValueError(
+            f"{source} returns a FaceSet, which has a size already: return a folder, zip or CSV, "
+            "or a data set with len(d) and d[i] -> (image, label)"
+        )
+    return found
+
+
 def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progress: bool) -> FaceSet:
     if not path.exists():
         raise FileNotFoundError(
-            f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic')"
+            f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic'; of other "
+            f"packages: {', '.join(_extensions.registered('sources')) or 'none is registered'})"
         )
     with open_source(path) as source:
         listing = source.listing()

@@ -259,7 +259,8 @@ def _names_of(part: Any) -> dict[int, str]:
         for name, label in given.items():
             names[label] = f"{names[label]} + {name}" if label in names else same_name(str(name))
         return names
-    names = dict(enumerate(same_name(str(name)) for name in getattr(part, "classes", None) or ()))
+    classes = getattr(part, "classes", None)  # a list, a tuple or an array
+    names = dict(enumerate(same_name(str(c)) for c in (() if classes is None else classes)))
     return names if len({*names.values()}) == len(names) else {}
 
 

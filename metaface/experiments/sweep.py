@@ -31,7 +31,7 @@ from metaface.data import FaceSet
 from metaface.experiments import benchmark
 from metaface.experiments.job import check_settings, specify, train_learner
 from metaface.experiments.runner import all_notes
-from metaface.learners import LEARNERS
+from metaface.learners import find
 from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
 from metaface.machine import choose_device
 from metaface.options import BenchmarkSettings
@@ -209,7 +209,7 @@ def _spaces(
 def _defaults(learner: str, space: Space, settings: BenchmarkSettings) -> dict[str, Any]:
     """Where the search starts: what is given, else the learner's own, moved into the space."""
     given, own = settings.options.get(learner, {}), specify(settings, learner).build().recipe
-    arguments = inspect.signature(LEARNERS[learner]).parameters
+    arguments = inspect.signature(find(learner)).parameters
     found: dict[str, Any] = {}
     for name, values in space.items():
         if isinstance(values, Categorical):

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from metaface import _extensions
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
 from metaface.learners.coral import coral
@@ -36,6 +37,7 @@ __all__ = [
     "Reptile",
     "build",
     "coral",
+    "find",
 ]
 
 LEARNERS: dict[str, Callable[..., MetaLearner]] = {
@@ -56,6 +58,26 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
 }
 
 
+def find(name: str) -> Callable[..., MetaLearner]:
+    """What makes the learner of a name: a class or function that takes the embedding and options.
+
+    Args:
+        name: one of ``LEARNERS``, what a package has registered in ``metaface.learners``, or
+            ``package.module:Class``.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: a package that cannot be imported.
+    """
+    make = LEARNERS.get(name) or _extensions.find("learners", name)
+    if make is None:
+        raise ValueError(
+            f"no learner {name!r}: choose one of {_extensions.choices('learners', *LEARNERS)}; one "
+            f"that a script or notebook defines: metaface.learners.LEARNERS[{name!r}] = ..."
+        )
+    return make
+
+
 def build(
     name: str,
     embedding: nn.Module,
@@ -65,9 +87,10 @@ def build(
     features: int | None = None,
     **options: Any,
 ) -> MetaLearner:
-    """A learner by name: one of ``LEARNERS``, around ``embedding``.
+    """A learner by name, around ``embedding``.
 
     Args:
+        name: see :func:`find`.
         tune: which part of ``embedding`` learns and adapts, such as ``norm`` or ``lora:8``; see
             :func:`metaface.nets.set_trainable`, which changes it in place. None: what does already.
         features: length of the embedding, for ``tune="bottleneck"``; None: its attribute
@@ -78,11 +101,7 @@ def build(
         ValueError: an unknown name, option or way of tuning, or a length that is needed and not
             known.
     """
-    if name not in LEARNERS:
-        raise ValueError(
-            f"no learner {name!r}: choose one of {', '.join(LEARNERS)}; one of your own must be "
-            f"registered in this process first: metaface.learners.LEARNERS[{name!r}] = ..."
-        )
+    make = find(name)
     if tune is not None:
         length = getattr(embedding, "features", None) if features is None else features
         if not isinstance(length, int):
@@ -93,7 +112,6 @@ def build(
                 )
             length = 0  # no other way looks at it
         embedding = set_trainable(embedding, tune, length)
-    make = LEARNERS[name]
     known = inspect.signature(make).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     own = ("self", "embedding")  # which are given already
@@ -103,4 +121,9 @@ def build(
         raise ValueError(
             f"{name} has no option {', '.join(unknown)}: choose of {', '.join(taken) or 'none'}"
         )
-    return make(embedding, **options)
+    learner: object = make(embedding, **options)
+    if not isinstance(learner, MetaLearner):
+        raise ValueError(
+            f"{name} makes a {type(learner).__name__}, not a metaface.learners.MetaLearner"
+        )
+    return learner

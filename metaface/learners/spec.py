@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metaface import checkpoint, learners, nets
+from metaface import _extensions, checkpoint, learners, nets
 from metaface.data import IMAGE_SIZE
 from metaface.learners import MetaLearner
 from metaface.nets.weights import (
@@ -28,10 +28,10 @@ class ModelSpec:
     """A learner and its embedding by name, and the photographs they take.
 
     Attributes:
-        learner: one of ``metaface.learners.LEARNERS``.
+        learner: its name; see ``metaface.learners.find``.
         options: keyword arguments of the learner; ``tune`` among them says which part of the
             embedding learns, see :func:`metaface.nets.set_trainable`.
-        embedding: one of ``metaface.nets.NETS`` or ``torchvision:<model>`` or ``timm:<model>``.
+        embedding: its name; see ``metaface.nets.build``.
         norm: ``group``, ``frozen`` or ``batch``.
         image_size: side of the square photographs, pixels.
         channels: 1 (grey) or 3 (RGB).
@@ -153,7 +153,10 @@ def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
 def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
     """A trained learner from a checkpoint of ``metaface train`` or :func:`save_model`.
 
-    The best weights by validation are used where there are any.
+    The best weights by validation are used where there are any. A learner or network that is named
+    ``package.module:Class`` must have been named in this process before the file names it (by
+    ``metaface.learners.find`` or ``metaface.nets.find``), for a file may come from a stranger; what
+    a package has registered need not.
 
     Raises:
         metaface.checkpoint.CheckpointError: unreadable, or without what rebuilds the learner.
@@ -170,11 +173,14 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         weights = best["learner"] if best else state["learner"]
         former = former_options(spec.learner, weights)
         spec = replace(spec, options={**former, **spec.options})
-        learner = spec.build()
+        with _extensions.reading_a_file():
+            learner = spec.build()
         learner.load_state_dict(weights)
         learner.trained_before = (state["seen"],) if state.get("seen") else ()
         if (weight := nets.not_finite(learner)) is not None:
             raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
+    except _extensions.NotNamedError as error:
+        raise checkpoint.CheckpointError(f"{path}: {error}") from error
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(
             f"{path} does not hold the learner that it says it holds: {error!r}"

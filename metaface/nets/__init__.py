@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from metaface import _extensions
 from metaface.arguments import check_counts
 from metaface.data import IMAGE_SIZE
 from metaface.nets.backbones import Backbone, make_adaptable
@@ -33,6 +35,7 @@ __all__ = [
     "blended",
     "build",
     "count_trainable",
+    "find",
     "make_adaptable",
     "merged",
     "norm_mode",
@@ -70,12 +73,31 @@ NETS: dict[str, Callable[[int, int, NormMode], nn.Module]] = {
 }
 
 
+def find(name: str) -> Callable[[int, int, NormMode], nn.Module]:
+    """What makes the network of a name, from channels, side of the pictures and norm.
+
+    Args:
+        name: one of ``NETS``, what a package has registered in ``metaface.nets``, or
+            ``package.module:Class``.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: a package that cannot be imported.
+    """
+    make = NETS.get(name) or _extensions.find("nets", name)
+    if make is None:
+        known = _extensions.choices("nets", *NETS, "torchvision:<model>", "timm:<model>")
+        raise ValueError(f"no network {name!r}: choose one of {known}")
+    return make
+
+
 def build(
     name: str, in_channels: int = 3, image_size: int = IMAGE_SIZE, norm: NormMode = "group"
 ) -> nn.Module:
-    """A fresh network by name: one of ``NETS``, ``torchvision:resnet18``, ``timm:resnet18`` ...
+    """A fresh network by name.
 
     Args:
+        name: ``torchvision:resnet18``, ``timm:resnet18`` and their like, or see :func:`find`.
         in_channels: 1 (grey) or 3 (RGB).
         image_size: side of the square pictures it will see.
         norm: see :class:`Norm2d`.
@@ -90,9 +112,15 @@ def build(
         raise ValueError(f"in_channels={in_channels!r}: must be 1 (grey) or 3 (RGB)")
     if name.startswith(("torchvision:", "timm:")):
         return Backbone(name.removeprefix("torchvision:"), norm)
-    if name not in NETS:
+    make = find(name)
+    try:
+        inspect.signature(make).bind(in_channels, image_size, norm)
+    except TypeError as error:
         raise ValueError(
-            f"no network {name!r}: choose one of {', '.join(NETS)}, torchvision:<model> or "
-            "timm:<model>"
-        )
-    return NETS[name](in_channels, image_size, norm)
+            f"{name} is not made from (in_channels, image_size, norm): {error}; see "
+            "docs/add-a-network.md"
+        ) from error
+    net: object = make(in_channels, image_size, norm)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{name} makes a {type(net).__name__}, not a torch.nn.Module")
+    return net

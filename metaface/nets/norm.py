@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from metaface.nets.conv import channels_last
 
 NormMode = Literal["batch", "frozen", "pinned", "group"]
-MODES: tuple[str, ...] = get_args(NormMode)
+MODES: tuple[NormMode, ...] = get_args(NormMode)
 
 
 class Norm2d(nn.Module):

@@ -143,13 +143,14 @@ class ModelOptions:
         weights: Pretrained embedding network: the name of a model, a checkpoint of metaface train,
             a .safetensors or .onnx file, or a network of metaface multitask (which detects as
             well). Default: the gallery's, or mobilefacenet_casia.
-        detector: Detector of faces; cascade is OpenCV 4's bundled one, which needs no model.
+        detector: Detector of faces: yunet; cascade, OpenCV 4's bundled one, which needs no model;
+            one that a package has registered, or package.module:Class.
         quiet: Show no progress bars.
     """
 
     models: str | None = None
     weights: str | None = None
-    detector: Literal["yunet", "cascade"] = "yunet"
+    detector: str = "yunet"
     quiet: bool = False
 
 

@@ -17,13 +17,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from metaface import _extensions
 from metaface._progress import track
 from metaface._text import given_path, printable
 from metaface.arguments import between_0_and_1
 from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.faces import choose
-from metaface.faces.detect import Detector, YuNet
+from metaface.faces.detect import Cascade, Detector, YuNet
 from metaface.faces.photos import Photo, Unusable, listed, name_of
 from metaface.metrics.cohort import Cohort, prototypes, within
 from metaface.metrics.thresholds import Calibration, calibrate, with_genuine
@@ -120,7 +121,7 @@ class Recognizer:
         weights: str | Path = DEFAULT,
         *,
         models: str | Path | None = None,
-        detector: Detector | None = None,
+        detector: Detector | str | None = None,
         gallery: str | Path = ":memory:",
         keep_crops: bool | None = None,
         search: Callable[[int], Search] = Exact,
@@ -129,10 +130,12 @@ class Recognizer:
 
         Args:
             weights: a name of the registry, or the path of a checkpoint (of ``metaface train``,
-                too), a safetensors (of ``metaface multitask``, too) or an ONNX file.
+                too), a safetensors (of ``metaface multitask``, too) or an ONNX file; see
+                ``metaface.recognition.embedders.load``.
             models: the folder of the model files; else METAFACE_MODELS, else
                 ~/.cache/metaface/models.
-            detector: instead of YuNet, or of a network that detects as well.
+            detector: instead of YuNet, or of a network that detects as well; or its name, see
+                :func:`load_detector`.
             gallery: a file, which every change is written to; created where there is none.
             keep_crops: whether a new gallery keeps the aligned faces, too: needed by learners that
                 adapt the whole network.
@@ -143,6 +146,8 @@ class Recognizer:
             metaface.recognition.GalleryError: the gallery was made by another model, or is none.
         """
         embedder = loading.load(weights, models)
+        if isinstance(detector, str):
+            detector = load_detector(detector, models)
         return cls(
             detector or detector_for(embedder, models),
             embedder,
@@ -176,10 +181,11 @@ class Recognizer:
             with Gallery.open(gallery) as there:
                 weights = there.model_name
             named = weights.startswith(("torchvision:", "timm:"))
-            if not named and Path(weights).name != weights:  # a foreign file's word
+            # a foreign file's word: no path, and no package.module:Class
+            if not named and (Path(weights).name != weights or ":" in weights):
                 raise GalleryError(
                     "gallery_model_mismatch",
-                    f"gallery {gallery} calls its model {weights!r}, which is a path and no name: "
+                    f"gallery {gallery} calls its model {weights!r}, which is no plain name: "
                     "name the weights yourself (weights=..., --weights)",
                 )
         return cls.from_pretrained(weights, gallery=gallery, **options)
@@ -485,8 +491,8 @@ class Recognizer:
         ``metaface.recognition.adaptation``.
 
         Args:
-            learner: one of ``metaface.learners.LEARNERS``, adapted from the gallery's own embedding
-                network; None: back to prototypes.
+            learner: its name, see ``metaface.learners.find``, adapted from the gallery's own
+                embedding network; None: back to prototypes.
             options: of the learner, such as ``inner_lr=0.01``.
 
         Raises:
@@ -561,9 +567,13 @@ class Recognizer:
             learnt: Make | None = None
             crops = False
             if adapted:
-                learnt, crops = adaptation.maker(
-                    adapted["learner"], adapted["options"], self.embedder, self.gallery.keep_crops
-                )
+                with _extensions.reading_a_file():
+                    learnt, crops = adaptation.maker(
+                        adapted["learner"],
+                        adapted["options"],
+                        self.embedder,
+                        self.gallery.keep_crops,
+                    )
                 if reason := adaptation.too_large(adapted["learner"], self.people(), crops):
                     log.warning("prototypes are used again: %s", reason)
                     learnt, crops = None, False
@@ -756,6 +766,35 @@ def _names(people: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
         except ValueError as error:
             refused[person] = str(error)
     return names, refused
+
+
+def load_detector(name: str, given: str | Path | None = None) -> Detector:
+    """A detector by name.
+
+    Args:
+        name: ``yunet``, ``cascade``, what a package has registered in ``metaface.detectors``, or
+            ``package.module:Class``, called without arguments or, for ``name:TEXT``, with that
+            text.
+        given: the folder of models, for ``yunet``.
+
+    Raises:
+        ValueError: an unknown name, or no detector.
+        ImportError: a package, or OpenCV's cascade, that cannot be imported.
+        metaface.recognition.ModelMissing: no model file.
+    """
+    if name == "yunet":
+        return default_detector(given)
+    make = Cascade if name == "cascade" else _extensions.find("detectors", name)
+    if make is None:
+        known = _extensions.choices("detectors", "yunet", "cascade")
+        raise ValueError(f"no detector {name!r}: choose one of {known}")
+    detector: Any = make()
+    if not callable(detector) or not isinstance(getattr(detector, "name", None), str):
+        raise ValueError(
+            f"{name} makes a {type(detector).__name__}, which is no detector: it must be called "
+            "with a picture, and have a name (text)"
+        )
+    return cast(Detector, detector)
 
 
 def detector_for(embedder: Embedder, given: str | Path | None = None) -> Detector:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from metaface import _extensions
 from metaface.learners.spec import load_model, read_model
 from metaface.nets.backbones import Backbone
 from metaface.nets.weights import mobilefacenet, read_weights, weights_digest
@@ -34,7 +35,9 @@ def load(
             ``metaface train`` (its embedding, on crops resized to its pictures; by nature best
             where those were aligned alike), of a network of ``metaface multitask`` (a detector as
             well, see ``metaface.recognition.JointFace``), or of an ONNX embedder;
-            ``torchvision:<model>`` or ``timm:<model>``.
+            ``torchvision:<model>`` or ``timm:<model>``; or what a package has registered in
+            ``metaface.embedders``, or ``package.module:Class``, called without arguments or, for
+            ``name:TEXT``, with that text.
         given: the folder of models; see :func:`metaface.recognition.models.folder`.
         weights: the path of a state dict, needed by and only for torchvision and timm networks.
 
@@ -59,14 +62,32 @@ def load(
             )
         return _file(find(text, given))
     root = folder(given)
-    for path in (Path(source), root / f"{text}.safetensors", root / f"{text}.onnx"):
+    paths = (Path(source), root / f"{text}.safetensors", root / f"{text}.onnx")
+    if make := _extensions.find("embedders", text, *paths):
+        return _checked(text, make())
+    for path in paths:
         if path.is_file():
             return _file(path)
     embedders = ", ".join(n for n, entry in MODELS.items() if entry.kind == "embedder")
     raise ModelMissing(
         f"no embedder {text}: there is no such file, nothing of that name was imported into "
-        f"{root}, and it is not one of {embedders}, torchvision:<model>, timm:<model>"
+        f"{root}, and it is not one of "
+        + _extensions.choices("embedders", embedders, "torchvision:<model>", "timm:<model>")
     )
+
+
+def _checked(source: str, embedder: Any) -> CropEmbedder:
+    """An embedder of another package, if it is one."""
+    if not callable(embedder) or not (
+        isinstance(getattr(embedder, "name", None), str)
+        and isinstance(getattr(embedder, "digest", None), str)
+        and isinstance(getattr(embedder, "dim", None), int)
+    ):
+        raise ValueError(
+            f"{source} makes a {type(embedder).__name__}, which is no embedder: it must be called "
+            "with crops, and have name and digest (text) and dim (a whole number)"
+        )
+    return cast(CropEmbedder, embedder)
 
 
 def _file(path: Path) -> CropEmbedder:
