@@ -39,7 +39,7 @@ STEPS = 2
 NOT_RUN = {
     r"pip install.*|\S*python -m pip install .*": "it would change the environment of the tests",
     r"git clone .*|cd metaface": "the clone is what runs this",
-    r"make (test|test-slow|suite|benchmark)": "by make -n here; make test runs this, and the "
+    r"make (test|test-slow|suite|benchmark|docs|dist)": "by make -n here; make test runs this, and the "
     "command behind make benchmark is in docs/measured.md",
     r"pytest tests/\w+\.py": "a part of make test",
     r"\S*python tools/build_learn2learn.py": "make test runs it, once; it fetches a package",
@@ -438,7 +438,7 @@ def last_line_of_make(target: str) -> str:
 def test_make_has_the_targets_that_documents_name() -> None:
     named = {words[1] for unit in documents.units() for words in unit.words if words[0] == "make"}
     last = {target: last_line_of_make(target) for target in named}
-    assert set(last) == {"benchmark", "suite", "test", "test-slow"}
+    assert set(last) == {"benchmark", "suite", "test", "test-slow", "docs", "dist"}
     assert '-m pytest -m "not slow"' in last["test"] and "-m pytest -m slow" in last["test-slow"]
 
 
