@@ -40,7 +40,7 @@ def check(package: Path, python: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "bin" / "python"
         subprocess.run([python, "-m", "venv", folder], check=True, cwd=folder, env=own)
-        install = [made, "-m", "pip", "install", "--quiet", package]
+        install = [made, "-m", "pip", "install", "--progress-bar", "off", package]
         subprocess.run(install, check=True, cwd=folder, env=own)
         installed = time.monotonic()
         subprocess.run([made, "-I", SMOKE_TEST], check=True, cwd=folder, env=own)
