@@ -28,7 +28,8 @@ html_show_copyright = html_show_sphinx = False
 myst_heading_anchors = 3  # links to headings, as they are written for the repository's pages
 suppress_warnings = ["ref.python"]  # a short name in a docstring may belong to several classes
 
-autodoc_default_options = {"members": True, "undoc-members": True}
+autodoc_default_options = {"members": True}
+autodoc_inherit_docstrings = False  # torch's of forward says nothing of a network
 autodoc_member_order = "bysource"
 napoleon_custom_sections = [(name, "params_style") for name in ("Losses", "Modes", "Ways")]
 napoleon_use_ivar = True
