@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import subprocess
@@ -25,7 +26,7 @@ def test_every_public_name_is_in_the_reference(site: dict[str, Any]) -> None:
     pages = site["reference_pages"]()
     for file in (ROOT / "metaface").rglob("__init__.py"):
         package = ".".join(file.parent.relative_to(ROOT).parts)
-        public = getattr(__import__(package, fromlist=["__all__"]), "__all__", None)
+        public = getattr(importlib.import_module(package), "__all__", None)
         if public is None:
             assert package == "metaface.cli", f"{package} has no __all__"
             continue
@@ -61,6 +62,43 @@ def test_links_lead_somewhere(page: str) -> None:
         target = (path.parent / name).resolve() if name else path
         assert target.is_relative_to(ROOT) and target.exists(), f"{page}: {link}"
         assert not anchor or anchor in anchors(target), f"{page}: no heading {link}"
+
+
+PATH = re.compile(
+    r"(?<![\w/.-])(?:metaface|benchmarks|tests|tools)/[\w/.-]*\w/?|(?<![\w/.-])\w+/[\w/]+\.py\b"
+)
+ADDED = {"metaface/learners/nearest.py", "metaface/nets/tiny.py"}  # by the reader of the page
+PEERS = ("examples/vision/",)  # files of learn2learn
+GONE = {"metaface.benchmark"}  # shown as an example of a name that moved
+
+
+@pytest.mark.parametrize("page", documents.DOCUMENTS)
+def test_names_in_sentences_are_those_of_today(page: str) -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL | re.M)
+    for code in re.findall(r"`([^`]+)`", text):
+        for path in re.findall(PATH, code):
+            known = (ROOT / path).exists() or (ROOT / "metaface" / path).exists()
+            assert known or path in ADDED or path.startswith(PEERS), f"{page}: {path}"
+        for name in re.findall(r"^(?:metaface|mf)\.[\w.]*\w", code):
+            if name not in GONE and not name.startswith("metaface.gallery"):
+                assert exists(re.sub("^mf", "metaface", name)), f"{page}: {name}"
+
+
+def exists(name: str) -> bool:
+    """Whether a module, or something in one, has this name."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        try:
+            for part in parts[count:]:
+                value = getattr(value, part)
+        except AttributeError:
+            return False
+        return True
+    return False
 
 
 def test_every_page_is_on_the_site() -> None:
