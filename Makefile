@@ -3,6 +3,8 @@
 # make test        set up for development, then lint, layers, types and tests (needs a C compiler once)
 # make suite       the tests alone
 # make test-slow   the tests that take minutes
+# make docs        the site of the documents, with the reference: site/docs/index.html
+# make dist        wheel and sdist in dist/, each installed and tried on Python 3.10, 3.12 and 3.13
 # make clean       remove the environments and what the tools left behind; results/ stays
 #
 # PYTHON=python3.12 picks the Python that .venv is made with (3.10 or newer);
@@ -19,7 +21,7 @@ TYPES = if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; 
 SUITE = METAFACE_REQUIRE_LEARN2LEARN=1 $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 .DELETE_ON_ERROR:
-.PHONY: benchmark test suite test-slow clean
+.PHONY: benchmark test suite test-slow docs dist clean
 
 benchmark: $(VENV)/.installed
 	$(BIN)/metaface benchmark --embedding conv4-32 --out results --resume $(ARGS)
@@ -37,8 +39,17 @@ suite: $(VENV)/.development $(VENV)/.learn2learn
 test-slow: $(VENV)/.development
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . site
+	@echo "the site: site/docs/index.html"
+
+dist: $(VENV)/.development
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python tools/check_dist.py dist
+
 clean:
-	rm -rf $(VENV) .venv-3.* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-3.* build dist site docs/reference *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find metaface benchmarks tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: each step runs once, and again when what it depends on changed.
@@ -55,6 +66,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.development: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.learn2learn: tools/build_learn2learn.py | $(VENV)/.development

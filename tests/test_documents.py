@@ -37,8 +37,8 @@ STEPS = 2
 NOT_RUN = {
     r"pip install.*|\S*python -m pip install .*": "it would change the environment of the tests",
     r"git clone .*|cd metaface": "the clone is what runs this",
-    r"make (test|test-slow|suite|benchmark)": "by make -n here; make test runs this, and the "
-    "command behind make benchmark is in docs/measured.md",
+    r"make (test|test-slow|suite|benchmark|docs|dist)": "by make -n here; make test runs this, the "
+    "command behind make benchmark is in docs/measured.md, and tests/test_site.py is of the others",
     r"pytest tests/\w+\.py": "a part of make test",
     r"\S*python tools/build_learn2learn.py": "make test runs it, once; it fetches a package",
 }
@@ -338,6 +338,9 @@ assert len(results['trials']) == 2 and 0 < results['best']['maml']['accuracy'] <
     "docs/transfer.md": """
 assert head["weight"].shape[0] == 1
 assert 0 <= choice.share <= 1 and isinstance(net, torch.nn.Linear)""",
+    "docs/walkthrough.md": """
+assert len(identified.faces) == 3 and set(people.people()) == {"Ana", "Bo", "Chidi"}
+assert measured["loss"] > 0""",
 }  # what must hold after it
 EXAMPLES = [document for document in documents.DOCUMENTS if documents.python(document)]
 
@@ -399,7 +402,7 @@ def last_line_of_make(target: str) -> str:
 def test_make_has_the_targets_that_documents_name() -> None:
     named = {words[1] for unit in documents.units() for words in unit.words if words[0] == "make"}
     last = {target: last_line_of_make(target) for target in named}
-    assert set(last) == {"benchmark", "suite", "test", "test-slow"}
+    assert set(last) == {"benchmark", "suite", "test", "test-slow", "docs", "dist"}
     assert '-m pytest -m "not slow"' in last["test"] and "-m pytest -m slow" in last["test-slow"]
 
 

@@ -16,7 +16,9 @@ WAYS = ("full", "norm", "last", "lora", "bottleneck", "none")
 def set_trainable(net: nn.Module, how: str, features: int) -> nn.Module:
     """``net`` with some parameters left to train, the others frozen; it answers as before.
 
-    Ways, each of which may be followed by a colon and a number:
+    A way may be followed by a colon and a number, such as ``lora:8``.
+
+    Ways:
         ``full``: everything.
         ``norm``: what normalisation layers scale and shift by (Frankle, Schwab, Morcos 2021).
         ``last[:n]``: the last n modules with weights (default 4) and what comes after them.

@@ -56,15 +56,14 @@ def render(
 ) -> Renders:
     """Photographs of procedural people.
 
-    Parameters
-    ----------
-    people: how many people (ids 0 to people - 1), or the ids themselves (>= 0).
-    photos: photographs of each person in each domain.
-    image_size: side of the square pictures in pixels, at least 16.
-    domains: a name or names in ``DOMAINS``, or a mapping of own names to ``Dials``.
-    seed: another seed gives other people.
-    progress: show a progress bar.
-    layers: keep what it takes to cut the person out of the picture.
+    Args:
+        people: how many people (ids 0 to people - 1), or the ids themselves (>= 0).
+        photos: photographs of each person in each domain.
+        image_size: side of the square pictures in pixels, at least 16.
+        domains: a name or names in ``DOMAINS``, or a mapping of own names to ``Dials``.
+        seed: another seed gives other people.
+        progress: show a progress bar.
+        layers: keep what it takes to cut the person out of the picture.
 
     Images are ordered by domain, then person, then photo. Pixel coordinates count from the outer
     corner of the first pixel, so its middle is (0.5, 0.5). Pose: yaw > 0 turns the face towards the
