@@ -31,6 +31,7 @@ from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import evaluate
 from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.experiments.benchmark import Settings
+from metaface.experiments.photo_rows import show_people, show_task
 from metaface.learners import LEARNERS, MetaLearner
 from metaface.learners.checks import out_of_memory
 from metaface.learners.spec import ModelSpec, load_model
@@ -167,7 +168,7 @@ def _benchmark(o: argparse.Namespace) -> None:
     results = benchmark.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for part, text in results["data"].items():
         print(f"{part:>5}: {text}")
-    print(f"\n{report.table(results['rows'])}\n")
+    print(f"\n{report.format_benchmark(results['rows'])}\n")
     _print_notes(results)
     print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(o.out) / 'results.json'}\n{Path(o.out) / 'report.html'}")
@@ -211,7 +212,7 @@ def _cross_domain(o: argparse.Namespace) -> None:
     results = cross_domain.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, parts in results["data"].items():
         print(f"{name}: tested on {parts['test']}")
-    print(f"\n{report.matrix(results['rows'])}\n")
+    print(f"\n{report.format_matrix(results['rows'])}\n")
     _print_notes(results)
     print("trained in the domain of the row, tested in that of the column: accuracy % ± half of")
     print(f"the 95% interval over the same {settings.episodes} episodes")
@@ -357,7 +358,7 @@ def _sweep(o: argparse.Namespace) -> None:
         resume=o.resume,
         progress=not o.quiet,
     )
-    for line in report.sweep_lines(results):
+    for line in report.tabulate_sweep(results)[1:]:
         print(f"{line[0]}: {line[2]} on validation people, {line[3]} by default; {line[4]} trials")
     _print_notes(results)
     for command in results["commands"]:
@@ -426,10 +427,10 @@ def _preview(o: argparse.Namespace) -> None:
     print(faces.describe())
     if o.episode:
         sampler = EpisodeSampler(faces, o.ways, o.shots, o.queries, seed=o.seed)
-        picture = report.episode_picture(sampler.batch(0), faces)
+        rows = show_task(sampler.batch(0), faces)
     else:
-        picture = report.contact_sheet(faces, o.people, o.photos)
-    write_picture(picture, Path(o.out))
+        rows = show_people(faces, faces.person_ids[: o.people], o.photos)
+    write_picture(report.draw_grid(rows), Path(o.out))
     print(o.out)
 
 

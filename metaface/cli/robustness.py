@@ -17,14 +17,14 @@ from metaface.data import FaceSet
 from metaface.data.attributes import column, read_attributes
 from metaface.evaluation.corruptions import CORRUPTIONS
 from metaface.evaluation.degradation import Level, dial_robustness, robustness
-from metaface.experiments.protocols import AsNetwork, aligned
+from metaface.experiments.protocols import EmbedderNetwork, align_people
 from metaface.experiments.robustness import RENDER, People, upright
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import load_model
 from metaface.metrics.groups import Slices, as_groups, slice_identification, slice_verification
 from metaface.recognition.embedders import loading
 from metaface.recognition.recognizer import DEFAULT
-from metaface.report.robustness import slices_table, write_robustness, write_slices
+from metaface.report import format_slices, write_robustness, write_slices
 from metaface.synthetic import STEPS, Renders
 from metaface.training.loop import choose_device
 
@@ -58,13 +58,13 @@ def load_people(o: argparse.Namespace) -> People:
             ),
         )
     detector, embedder = embedder_of(o)
-    found = aligned(o.data, detector, embedder, progress=not o.quiet)
+    found = align_people(o.data, detector, embedder, progress=not o.quiet)
     print(f"{len(found.skipped)} photographs without a usable face, or there twice, left out")
-    return People(Prototypical(AsNetwork(embedder), "cosine"), found.faces(), found.paths)
+    return People(Prototypical(EmbedderNetwork(embedder), "cosine"), found.faces(), found.paths)
 
 
 def _network(o: argparse.Namespace) -> MetaLearner:
-    return Prototypical(AsNetwork(loading.load(o.weights or DEFAULT, o.models)), "cosine")
+    return Prototypical(EmbedderNetwork(loading.load(o.weights or DEFAULT, o.models)), "cosine")
 
 
 # -- robustness ------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _robustness(o: argparse.Namespace) -> None:
         {"data": what, "ways": o.ways, "shots": o.shots, "corrupted": side, "rows": rows},
     )
     title = f"{o.ways}-way {o.shots}-shot, {side} photographs changed: {what}"
-    write_robustness(out / "report.html", title, levels, o.ways)
+    write_robustness(out / "report.html", title, rows, o.ways)
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
 
 
@@ -158,7 +158,7 @@ def _slices(o: argparse.Namespace) -> None:
             )
         )
     for slices in found:
-        print(slices_table(slices))
+        print(format_slices(slices))
     out = Path(o.out)
     write_json(
         out / "results.json",

@@ -24,6 +24,7 @@ from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
+from metaface.experiments.photo_rows import show_confused, show_task
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec, seen_by
 from metaface.metrics.intervals import interval
@@ -340,7 +341,10 @@ def run(
         }
     )
     write_json(out / "results.json", results)
-    report.write(out / "report.html", results, people.test)
+    s, test = settings, people.test
+    sampler = EpisodeSampler(test, s.ways[0], s.shots[0], s.queries, seed=s.seed, stream="test")
+    task, confused = show_task(sampler.batch(0), test), show_confused(results["confusions"], test)
+    report.write_benchmark(out / "report.html", results, task, confused)
     return results
 
 

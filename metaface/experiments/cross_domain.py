@@ -32,6 +32,7 @@ from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation.domain_matrix import measure, rows
 from metaface.experiments.benchmark import Job, finished, noted, refuse_several_processes
+from metaface.experiments.photo_rows import show_domain
 from metaface.training import runs
 from metaface.training.loop import choose_device
 
@@ -251,7 +252,7 @@ def run(
     )
     write_json(out / "results.json", results)
     report.write_cross_domain(
-        out / "report.html", results, {name: parts.test for name, parts in domains.items()}
+        out / "report.html", results, [show_domain(name, p.test) for name, p in domains.items()]
     )
     return results
 
