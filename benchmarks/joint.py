@@ -6,7 +6,7 @@ python benchmarks/joint.py [--minutes 10] [--seeds 3] [--search 12] [--out joint
 import argparse
 
 from metaface.experiments import joint
-from metaface.report.joint import joint_table
+from metaface.report import format_joint
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--variants", nargs="+", default=joint.VARIANTS)
@@ -18,7 +18,7 @@ parser.add_argument("--out", default="joint", help="folder of the results")
 parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
 options = parser.parse_args()
 
-settings = joint.Settings(
+settings = joint.JointSettings(
     variants=tuple(options.variants),
     minutes=options.minutes,
     people=options.people,
@@ -26,6 +26,6 @@ settings = joint.Settings(
     search=options.search,
 )
 results = joint.run(settings, options.out, resume=options.resume)
-print(joint_table(results))
+print(format_joint(results))
 for ratio in results["speed"]["ratios"]:
     print(f"{ratio['what']}: {ratio['median']:.2f} times the time of {ratio['reference']}")

@@ -226,9 +226,9 @@ def test_other_jobs_refuse_a_thing_twice(tmp_path):
     with pytest.raises(ValueError, match="protocols has 'pairs' twice"):
         cross_domain.run(twice, tmp_path / "a", progress=False)
     with pytest.raises(ValueError, match="variants has 'fixed' twice"):
-        joint.run(joint.Settings(variants=("fixed", "fixed")), tmp_path / "b")
+        joint.run(joint.JointSettings(variants=("fixed", "fixed")), tmp_path / "b")
     with pytest.raises(ValueError, match="photos=None: must be at least 6"):
-        joint.run(joint.Settings(photos=None), tmp_path / "b")
+        joint.run(joint.JointSettings(photos=None), tmp_path / "b")
     pytest.importorskip("optuna")
     with pytest.raises(ValueError, match="parameters has 'lr' twice"):
         sweep.run(Settings(), tmp_path / "c", parameters=["lr", "lr"])

@@ -25,15 +25,15 @@ from metaface.cli.recognition import add_models, embedder_of
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import Source, open_source
 from metaface.experiments.protocols import (
-    LEAST,
+    MIN_SCORE,
     PROTOCOLS,
-    Aligned,
+    AlignedFaces,
     Results,
-    aligned,
-    detection,
-    few_shot,
-    held_against_others,
-    pairs_of,
+    align_people,
+    find_pairs,
+    measure_detection,
+    measure_few_shot,
+    score_against_cohort,
 )
 from metaface.faces import choose
 from metaface.faces.detect import Cascade, Detector, YuNet
@@ -188,11 +188,11 @@ def _protocol(o: argparse.Namespace) -> None:
             sections[title] = result
 
     if o.protocols == ["detection"]:
-        found = detection(o.data, _unsure(o), progress=not o.quiet)
+        found = measure_detection(o.data, _unsure(o), progress=not o.quiet)
         note(f"detection, {Path(o.data).stem}", found)
     else:
         detector, embedder = embedder_of(o)
-        people = aligned(o.data, detector, embedder, progress=not o.quiet)
+        people = align_people(o.data, detector, embedder, progress=not o.quiet)
         print(
             f"{people.name}: {len(people.paths)} photographs of {len(people.people)} people, "
             f"{len(people.skipped)} without a usable face or there twice"
@@ -213,41 +213,43 @@ def _unsure(o: argparse.Namespace) -> Detector:
     if o.detector == "cascade":
         return Cascade()
     if not o.weights:
-        return YuNet(models.find("yunet", o.models), LEAST)
+        return YuNet(models.find("yunet", o.models), MIN_SCORE)
     network: object = loading.load(o.weights, o.models)
     if not isinstance(network, JointFace):
         raise ValueError(
             f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
             "measured, or name a network of metaface multitask"
         )
-    return cast(Detector, JointFace(network.model, network.name, LEAST))
+    return cast(Detector, JointFace(network.model, network.name, MIN_SCORE))
 
 
 Note = Callable[..., None]
 
 
-def _few_shot(o: argparse.Namespace, people: Aligned, embedder: Embedder, note: Note) -> None:
+def _few_shot(o: argparse.Namespace, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
     for ways in o.ways:
         for shots in o.shots:
-            found = few_shot(people, embedder, ways, shots, o.episodes, o.seed)
+            found = measure_few_shot(people, embedder, ways, shots, o.episodes, o.seed)
             note(f"{ways}-way {shots}-shot", found)
 
 
-def _verification(o: argparse.Namespace, people: Aligned, embedder: Embedder, note: Note) -> None:
+def _verification(
+    o: argparse.Namespace, people: AlignedFaces, embedder: Embedder, note: Note
+) -> None:
     if o.pairs:
-        pairs, missing = pairs_of(people, o.pairs)
+        pairs, missing = find_pairs(people, o.pairs)
         if missing:
             print(f"{missing} pairs of {o.pairs} left out: their photographs are not in {o.data}")
     else:
         pairs = evaluation.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
     for title, scores in (
         ("verification, cosine", pairs.scores(people.embeddings)),
-        ("verification, against strangers of the other folds", held_against_others(pairs, people)),
+        ("verification, against strangers of the other folds", score_against_cohort(pairs, people)),
     ):
         note(title, evaluation.verification(scores, pairs.same, pairs.fold))
 
 
-def _open_set(o: argparse.Namespace, people: Aligned, embedder: Embedder, note: Note) -> None:
+def _open_set(o: argparse.Namespace, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
     for title, scorer in (
         ("open set, plain prototypes", evaluation.prototypes),
         ("open set, held against strangers", evaluation.cohort),

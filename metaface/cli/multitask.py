@@ -14,17 +14,23 @@ from metaface import data
 from metaface._digest import content_digest
 from metaface.arguments import count, count_or_none, device, positive, rate
 from metaface.experiments import joint
-from metaface.experiments.joint import SHARED, TASKS, VARIANTS, Settings
+from metaface.experiments.joint import SHARED, VARIANTS, JointSettings
+from metaface.experiments.joint_networks import TASKS, build_network, build_weighting
+from metaface.experiments.joint_scenes import (
+    TestScenes,
+    compose_batches,
+    compose_test_scenes,
+)
 from metaface.faces.alignment import SIDE
 from metaface.multitask import identification
 from metaface.multitask.metrics import measure
 from metaface.multitask.model import MultiTask
 from metaface.multitask.sprites import FaceSprites
 from metaface.multitask.training import fit
-from metaface.report.joint import joint_table
+from metaface.report import format_joint
 from metaface.training import runs
 
-DEFAULTS = Settings()
+DEFAULTS = JointSettings()
 MINUTES = 10.0
 
 
@@ -125,7 +131,7 @@ def _add_shared(p: argparse.ArgumentParser) -> None:
 
 
 def _benchmark(o: argparse.Namespace) -> None:
-    settings = Settings(
+    settings = JointSettings(
         variants=tuple(o.variants),
         people=o.people,
         val_people=o.val_people,
@@ -155,7 +161,7 @@ def _benchmark(o: argparse.Namespace) -> None:
     results = joint.run(settings, o.out, resume=o.resume, progress=not o.quiet)
     for name, said in results["data"].items():
         print(f"{name:>5}: {said}")
-    print(f"\n{joint_table(results)}\n")
+    print(f"\n{format_joint(results)}\n")
     for note in results["notes"]:
         print(f"note: {note}")
     print("± half of the 95% interval over training seeds (of 1-shot accuracy over episodes, too)")
@@ -177,9 +183,9 @@ def _multitask(o: argparse.Namespace) -> None:
         range(o.people, o.people + held_out), o.photos, seed=o.seed, progress=not o.quiet
     )
     side = DEFAULTS.side[0], min(DEFAULTS.side[1], 0.75 * o.size)
-    part = joint.scenes_of(unseen, 2 * o.photos * held_out, o.size, side, o.seed)
+    part = compose_test_scenes(unseen, 2 * o.photos * held_out, o.size, side, o.seed)
     if "recognition" in o.heads:
-        joint.check_episodes(part)
+        part.check_episodes()
     pools = [(train, o.batch)]
     if o.crops:
         if o.batch < 2:
@@ -188,7 +194,7 @@ def _multitask(o: argparse.Namespace) -> None:
         print(f"{real.name}: {len(real)} crops of {len(real.people)} people")
         pools = [(train, o.batch - o.batch // 2), (real, o.batch // 2)]
     torch.manual_seed(o.seed)
-    model = joint.network(o.heads, sum(len(pool.people) for pool, _ in pools))
+    model = build_network(o.heads, sum(len(pool.people) for pool, _ in pools))
     if o.start:
         model.start(o.start)
     defined = {
@@ -202,8 +208,8 @@ def _multitask(o: argparse.Namespace) -> None:
     }
     history = fit(
         model,
-        joint.fresh(pools, o.size, side, o.seed),
-        weighting=joint.weighting_of(o.weighting, DEFAULTS.weights, o.heads),
+        compose_batches(pools, o.size, side, o.seed),
+        weighting=build_weighting(o.weighting, DEFAULTS.weights, o.heads),
         lr=o.lr,
         iterations=o.iterations,
         minutes=minutes,
@@ -220,17 +226,16 @@ def _multitask(o: argparse.Namespace) -> None:
     print(Path(o.out) / "model.safetensors")
 
 
-def _print_figures(model: MultiTask, part: joint.Part) -> None:
+def _print_figures(model: MultiTask, part: TestScenes) -> None:
     device = next(model.parameters()).device
     given = "detection" not in model.heads
-    print(f"procedural people who were not trained on: {joint.described(part)}")
+    print(f"procedural people who were not trained on: {part.describe()}")
     for name, value in measure(model, part.scenes, given=given, device=device).items():
         if "/" not in name:
             print(f"{name:>12} {value:.3f}")
     if "recognition" in model.heads:
-        vectors = identification.embedded(model, part.scenes, given=given, device=device)
-        person = part.scenes.person[part.once]
-        right = identification.one_shot(vectors[part.once], person)
+        vectors = identification.embed_scenes(model, part.scenes, given=given, device=device)
+        right = identification.measure_one_shot(vectors[part.rows], part.person)
         print(f"5-way 1-shot {right.mean():.3f}")
 
 

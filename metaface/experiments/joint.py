@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import importlib
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from metaface import machine
-from metaface._atomic import replacing
 from metaface._json import plain, write_json, write_record
 from metaface._lock import alone_in
 from metaface._text import given_path
 from metaface.arguments import check_given_counts, check_once
 from metaface.experiments.benchmark import finished, refuse_several_processes
+from metaface.experiments.joint_networks import (
+    STAGES,
+    TASKS,
+    build_network,
+    build_weighting,
+    count_parameters,
+    find_equal_size,
+)
+from metaface.experiments.joint_pictures import draw_predictions
+from metaface.experiments.joint_scenes import (
+    TestScenes,
+    compose_batches,
+    compose_crowd,
+    compose_test_scenes,
+    load_sprites,
+    save_sprites,
+)
 from metaface.experiments.joint_speed import compare_speed
-from metaface.experiments.staged import Staged, crops_of
+from metaface.experiments.staged import Staged, crop_faces
 from metaface.metrics.intervals import ci95, interval
 from metaface.multitask import identification
-from metaface.multitask.augment import augmented
+from metaface.multitask.augmentation import augment
 from metaface.multitask.metrics import measure
 from metaface.multitask.model import FEATURES, MultiTask
 from metaface.multitask.samples import FaceAnnotations
-from metaface.multitask.scenes import compose
-from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
+from metaface.multitask.sprites import FaceSprites
 from metaface.multitask.training import Source, fit
-from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
+from metaface.report.joint import write_joint
 from metaface.training import runs
 from metaface.training.loop import Budget, choose_device
 
@@ -42,30 +54,21 @@ log = logging.getLogger("metaface.multitask")
 SHARED = ("fixed", "uncertainty", "pcgrad")
 STAGED = ("separate", "separate-large")
 VARIANTS = (*STAGED, "recognition-only", *SHARED)
-STAGES = {
-    "detector": ("detection", "alignment"),
-    "recogniser": ("recognition",),
-    "describer": ("segmentation", "pose", "expression", "attributes"),
-}
-TASKS = tuple(head for heads in STAGES.values() for head in heads)
-SCALE, MARGIN = 16.0, 0.2
-"""Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
-CHANNELS = 64
 COSINES_EVERY = 50  # steps
 SEARCH_SHARE = 0.25  # of the budget of a unit, for each trial of the weights
 
 
 @dataclass(frozen=True)
-class Settings:
+class JointSettings:
     """Everything that decides the figures.
 
     Attributes:
         variants: of ``VARIANTS``. ``separate``: a network a stage (detector with alignment,
             recogniser of aligned crops, describer of the rest), all so narrow that their
             parameters sum to about those of the shared one; ``separate-large``: each with the
-            trunk of the shared one; ``recognition-only``: the shared network with that head alone,
-            and the whole budget; ``fixed``, ``uncertainty``, ``pcgrad``: one shared network.
+            backbone of the shared one; ``recognition-only``: the shared network with that head
+            alone, and the whole budget; ``fixed``, ``uncertainty``, ``pcgrad``: one shared network.
         people, val_people, test_people: procedural people, different ones.
         photos: of each.
         size: side of a scene, pixels.
@@ -101,7 +104,7 @@ class Settings:
     seeds: int = 1
     device: str | None = None
 
-    def checked(self) -> Settings:
+    def checked(self) -> JointSettings:
         """The same, with a budget; bad settings fail now, not in an hour.
 
         Raises:
@@ -137,17 +140,9 @@ class Settings:
         return {"iterations": iterations, "minutes": minutes}
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Scenes of some people; ``once``: the rows of faces, each photograph's first."""
-
-    scenes: FaceAnnotations
-    once: np.ndarray
-
-
 @alone_in(lambda settings, out, **_: out)
 def run(
-    settings: Settings, out: str | Path, *, resume: bool = False, progress: bool = True
+    settings: JointSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Train, measure and report; writes ``results.json`` and ``report.html`` into ``out``.
 
@@ -166,46 +161,30 @@ def run(
             settings (``device`` may change).
         metaface.training.loop.Interrupted: Ctrl-C; go on with ``resume``.
     """
-    from metaface.report import joint as report
-
     refuse_several_processes("the comparison")
     out, settings = given_path(out, "the results"), settings.checked()
     device = choose_device(settings.device)
     defined = {**asdict(settings), "device": str(device)}
     notes = runs.claim(out, "comparison", resume, defined, {})
-    pools = _pools(settings, out / "pools", progress)
-    train, crowd = pools["train"], _crowd(settings, pools["test"])
-    val, test = (_part(settings, pools[name]) for name in ("val", "test"))
+    sprites = _load_people(settings, out / "pools", progress)
+    train = sprites["train"]
+    crowd = compose_crowd(sprites["test"], settings.size, settings.side, settings.seed + 1)
+    val, test = (_compose_test(settings, sprites[name]) for name in ("val", "test"))
     data = {"train": f"{len(train)} photographs of {len(train.people)} people"}
-    data |= {"val": described(val), "test": described(test)}
-    del pools
+    data |= {"val": val.describe(), "test": test.describe()}
+    del sprites
     trials = _search(settings, out, train, val, device, progress) if settings.search else []
     if trials:
         best = max(trials, key=lambda t: float(t["score"]))
         settings = replace(settings, weights=best["weights"])
-    units = []
-    for variant in settings.variants:
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            folder = out / f"{variant}-seed{seed}"
-            found = finished(folder)
-            if found is None:
-                model, spent = _train(variant, seed, settings, train, folder, device, progress)
-                found = {"variant": variant, "seed": seed, **spent}
-                found |= _measured(model, test, settings, device)
-                if hasattr(model, "predict") and "detection" in model.heads:
-                    report.overlays(folder / "pictures.png", model, test.scenes, device)
-                write_record(folder / "result.json", found)
-                log.info("%s, seed %d: %s", variant, seed, found["metrics"])
-            units.append(_numbers(found))
+    units = [
+        _run_unit(variant, seed, settings, train, test, out, progress)
+        for variant in settings.variants
+        for seed in range(settings.seed, settings.seed + settings.seeds)
+    ]
     speed = finished(out / "speed")
     if speed is None:
-        models = {
-            name: _load(name, out / f"{name}-seed{settings.seed}", device)
-            for name in settings.variants
-            if name != "recognition-only"
-        }
-        right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
-        speed = compare_speed(models, right, crowd, test, settings, device, progress)
+        speed = _run_speed(settings, units, crowd, test, out, progress)
         write_record(out / "speed" / "result.json", speed)
     results: dict[str, Any] = plain(
         {
@@ -222,159 +201,49 @@ def run(
         }
     )
     write_json(out / "results.json", results)
-    report.write_joint(out / "report.html", results, out)
+    files = {name: _folder(out, name, settings.seed) / "pictures.png" for name in settings.variants}
+    pictures = {name: file for name, file in files.items() if file.is_file()}
+    write_joint(out / "report.html", results, pictures)
     return results
+
+
+def _folder(out: Path, variant: str, seed: int) -> Path:
+    return out / f"{variant}-seed{seed}"
 
 
 # -- people and scenes ------------------------------------------------------------------------
 
 
-def _part(s: Settings, pool: FaceSprites) -> Part:
-    """Scenes to measure on, as many as photographs."""
-    part = scenes_of(pool, len(pool), s.size, s.side, s.seed)
-    check_episodes(part)
-    return part
-
-
-def check_episodes(part: Part) -> None:
-    """Fail before training where identification could not be measured after it.
-
-    Raises:
-        ValueError: too few people with photographs enough.
-    """
-    person = part.scenes.person[part.once]
-    identification.one_shot(np.zeros((len(person), 1)), person, 1)
-
-
-def scenes_of(pool: FaceSprites, n: int, size: int, side: tuple[float, float], seed: int) -> Part:
-    """``n`` scenes of ``pool``, and which of their faces are the first of a photograph."""
-    numbered = replace(pool, person=np.arange(len(pool)), people=tuple(map(str, range(len(pool)))))
-    scenes = compose(numbered, n, size=size, side=side, seed=seed)
-    photo = scenes.person
-    return Part(
-        replace(scenes, person=pool.person[photo], people=pool.people),
-        np.sort(np.unique(photo, return_index=True)[1]),
-    )
-
-
-def _pools(settings: Settings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
-    s, found, first = settings, {}, 0
+def _load_people(settings: JointSettings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
+    """Photographs of the people of each part, drawn once."""
+    s, sprites, first = settings, {}, 0
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
         if path.is_file():
-            try:  # each array has a CRC-32 there
-                # np.load would not close what it cannot read
-                with open(path, "rb") as packed, np.load(packed, allow_pickle=False) as there:
-                    kept: dict[str, Any] = {key: there[key] for key in there.files}
-            except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}): remove it, and it is made again"
-                ) from error
-            people = tuple(str(person) for person in kept.pop("people"))
-            found[name] = FaceSprites(**kept, people=people)
+            sprites[name] = load_sprites(path)
         else:
             ids = range(first, first + count)
-            pool = FaceSprites.procedural(ids, s.photos, s.size, s.seed, progress=progress)
-            arrays = {f.name: getattr(pool, f.name) for f in fields(pool)}
-            arrays = {n: a for n, a in arrays.items() if isinstance(a, np.ndarray)}
-            with replacing(path) as file:
-                np.savez(file, people=np.array(pool.people), **arrays)  # type: ignore[arg-type]
-            found[name] = pool
+            drawn = FaceSprites.procedural(ids, s.photos, s.size, s.seed, progress=progress)
+            save_sprites(path, drawn)
+            sprites[name] = drawn
         first += count
-    return found
+    return sprites
 
 
-def _crowd(settings: Settings, pool: FaceSprites) -> FaceAnnotations:
-    """Scenes with three faces, small enough to have a place, to time."""
-    low, high = settings.side
-    side = low, max(low, min(high, settings.size / 3))
-    scenes = compose(pool, 20, size=settings.size, side=side, faces=(3, 3), seed=settings.seed + 1)
-    return scenes.take(np.flatnonzero(np.bincount(scenes.image, minlength=20) == 3))
-
-
-def described(part: Part) -> str:
-    """How much there is, in words."""
-    people = len(np.unique(part.scenes.person))
-    return (
-        f"{len(part.scenes)} scenes, {len(part.scenes.image)} faces, {len(part.once)} "
-        f"photographs of {people} people"
-    )
+def _compose_test(s: JointSettings, sprites: FaceSprites) -> TestScenes:
+    """Scenes to measure on, as many as photographs."""
+    part = compose_test_scenes(sprites, len(sprites), s.size, s.side, s.seed)
+    part.check_episodes()
+    return part
 
 
 # -- networks ---------------------------------------------------------------------------------
 
 
-def heads_of(tasks: Sequence[str], people: int) -> dict[str, dict[str, Any]]:
-    """Options of the heads of ``tasks``, for procedural scenes."""
-    options: dict[str, dict[str, Any]] = {
-        "recognition": {"people": people, "scale": SCALE, "margin": MARGIN},
-        "expression": {"classes": len(EXPRESSIONS)},
-        "attributes": {"count": len(ATTRIBUTES)},
-    }
-    return {task: options.get(task, {}) for task in tasks}
-
-
-def network(
-    tasks: Sequence[str], people: int, width: float = 1.0, features: int = FEATURES
-) -> MultiTask:
-    """A network whose trunk and map are ``width`` times as wide as the shared one's."""
-    channels = 4 * round(CHANNELS / 4 * width)
-    return MultiTask(
-        heads_of(tasks, people), channels=channels, features=features, norm="frozen", width=width
-    )
-
-
-def parameters(model: nn.Module) -> int:
-    """How many a network has, the vectors of the training people left out."""
-    return sum(p.numel() for n, p in model.named_parameters() if not n.endswith("nition.people"))
-
-
-def equal_size() -> tuple[float, int]:
-    """The width and the features of a face with which the networks of all stages together have as
-    many parameters as the shared one."""
-
-    def total(width: float, features: int) -> int:
-        return sum(parameters(network(tasks, 1, width, features)) for tasks in STAGES.values())
-
-    goal = parameters(network(TASKS, 1))
-    low, high = 0.25, 1.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        fits = total(middle, round(FEATURES * middle)) <= goal
-        low, high = (middle, high) if fits else (low, middle)
-    features = round(FEATURES * low)  # a trunk's width goes in steps: these take up the rest
-    least = total(low, features)
-    return round(low, 3), features + (goal - least) // (total(low, features + 1) - least)
-
-
-def weighting_of(
-    variant: str, weights: Mapping[str, float], tasks: Sequence[str] = TASKS
-) -> Weighting:
-    """The weighting of a shared variant; that of others is fixed."""
-    if variant == "uncertainty":
-        return Uncertainty(tasks)
-    return PCGrad(weights) if variant == "pcgrad" else Fixed(weights)
-
-
-def fresh(
-    pools: Sequence[tuple[FaceSprites, int]], size: int, side: tuple[float, float], seed: int
-) -> Source:
-    """Batches of scenes that are composed when they are needed, no two alike: of each pool so
-    many."""
-
-    def scenes(step: int) -> FaceAnnotations:
-        return FaceAnnotations.join(
-            compose(pool, count, size=size, side=side, seed=seed, first=step * count)
-            for pool, count in pools
-        )
-
-    return scenes
-
-
-def _crops(scenes: Source, seed: int) -> Source:
+def _crop_batches(scenes: Source, seed: int) -> Source:
     """Aligned crops of the faces in ``scenes``, as a detector would give them."""
-    return lambda step: augmented(
-        crops_of(scenes(step), CROP),
+    return lambda step: augment(
+        crop_faces(scenes(step), CROP),
         (seed, step),
         flip=False,
         zoom=(0.95, 1.05),
@@ -387,7 +256,7 @@ def _crops(scenes: Source, seed: int) -> Source:
 def _train(
     variant: str,
     seed: int,
-    settings: Settings,
+    settings: JointSettings,
     train: FaceSprites,
     folder: Path,
     device: torch.device,
@@ -396,22 +265,22 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     """Train one unit, going on with what is there; the network, and what was spent."""
     people = len(train.people)
-    scenes = fresh([(train, settings.batch)], settings.size, settings.side, seed)
+    scenes = compose_batches([(train, settings.batch)], settings.size, settings.side, seed)
     stages = {"": TASKS}
     size = (1.0, FEATURES)
     if variant in STAGED:
         stages, part = dict(STAGES), part / len(STAGES)
-        size = equal_size() if variant == "separate" else size
+        size = find_equal_size() if variant == "separate" else size
     elif variant == "recognition-only":
         stages = {"": ("recognition",)}
     spent: dict[str, Any] = {"train_seconds": 0.0, "images": 0, "iterations": 0, "parameters": 0}
     for name, tasks in stages.items():
         torch.manual_seed(seed)
-        model = network(tasks, people, *size)
+        model = build_network(tasks, people, *size)
         history = fit(
             model,
-            _crops(scenes, seed) if name == "recogniser" else scenes,
-            weighting=weighting_of(variant, settings.weights),
+            _crop_batches(scenes, seed) if name == "recogniser" else scenes,
+            weighting=build_weighting(variant, settings.weights),
             lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0,
             seed=seed,
@@ -425,7 +294,7 @@ def _train(
         spent["train_seconds"] += history.seconds
         spent["images"] += history.images
         spent["iterations"] += history.iterations
-        spent["parameters"] += parameters(model)
+        spent["parameters"] += count_parameters(model)
         spent["cosines"] = [
             {key: value for key, value in row.items() if key[:7] in ("cosine/", "seconds")}
             for row in history.rows
@@ -437,44 +306,87 @@ def _train(
 def _load(variant: str, folder: Path, device: torch.device) -> Any:
     """The trained network of a unit."""
 
-    def network_of(name: str) -> MultiTask:
-        return MultiTask.load(folder / name / "model.safetensors").to(device)
+    names = STAGES if variant in STAGED else ("",)
+    models = [MultiTask.load(folder / name / "model.safetensors").to(device) for name in names]
+    if variant not in STAGED:
+        return models[0]
+    detector, recogniser, describer = models
+    return Staged(detector, recogniser.embedding(), describer, CROP).to(device).eval()
 
-    if variant in STAGED:
-        detector, recogniser, describer = map(network_of, STAGES)
-        return Staged(detector, recogniser.embedding(), describer, CROP).to(device).eval()
-    return network_of("")
+
+def _run_unit(
+    variant: str,
+    seed: int,
+    settings: JointSettings,
+    train: FaceSprites,
+    test: TestScenes,
+    out: Path,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train and measure a variant with a seed, if that is not done."""
+    folder, device = _folder(out, variant, seed), choose_device(settings.device)
+    unit = finished(folder)
+    if unit is None:
+        model, spent = _train(variant, seed, settings, train, folder, device, progress)
+        unit = {
+            "variant": variant,
+            "seed": seed,
+            **spent,
+            **_measure(model, test, settings, device),
+        }
+        if "detection" in model.heads:
+            draw_predictions(folder / "pictures.png", model, test.scenes, device)
+        write_record(folder / "result.json", unit)
+        log.info("%s, seed %d: %s", variant, seed, unit["metrics"])
+    return _restore_nan(unit)
+
+
+def _run_speed(
+    settings: JointSettings,
+    units: Sequence[dict[str, Any]],
+    crowd: FaceAnnotations,
+    test: TestScenes,
+    out: Path,
+    progress: bool,
+) -> dict[str, Any]:
+    """Time the networks of the first seed."""
+    device = choose_device(settings.device)
+    models = {
+        name: _load(name, _folder(out, name, settings.seed), device)
+        for name in settings.variants
+        if name != "recognition-only"
+    }
+    accuracies = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}
+    return compare_speed(models, accuracies, crowd, test, settings, device, progress)
 
 
 # -- figures ----------------------------------------------------------------------------------
 
 
-def _measured(model: Any, part: Part, settings: Settings, device: torch.device) -> dict[str, Any]:
+def _measure(
+    model: Any, test: TestScenes, settings: JointSettings, device: torch.device
+) -> dict[str, Any]:
     """``metrics``, and the accuracy of each episode, of faces where they are found and where they
     truly are."""
-    scenes, once = part.scenes, part.once
-    person = scenes.person[once]
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     metrics: dict[str, float] = {}
-    detects = "detection" in model.heads
-    if detects:
-        metrics = _summed(measure(model, scenes, device=device))
-        vectors = identification.embedded(model, scenes, device=device)[once]
-        found["one_shot"] = identification.one_shot(
-            vectors, person, settings.episodes, settings.seed
-        ).tolist()
-        metrics["one_shot"] = float(np.mean(found["one_shot"]))
-        metrics |= identification.figures(vectors, person, settings.seed)
-        metrics["score"] = score(metrics)
-    vectors = identification.embedded(model, scenes, given=True, device=device)[once]
-    found["one_shot_given"] = identification.one_shot(
-        vectors, person, settings.episodes, settings.seed
-    ).tolist()
-    metrics["one_shot_given"] = float(np.mean(found["one_shot_given"]))
-    return {"metrics": metrics, **found}
+    for name, given in (("one_shot", False), ("one_shot_given", True)):
+        if not given and "detection" not in model.heads:
+            continue
+        vectors = identification.embed_scenes(model, test.scenes, given=given, device=device)
+        vectors = vectors[test.rows]
+        accuracies = identification.measure_one_shot(
+            vectors, test.person, settings.episodes, settings.seed
+        )
+        figures[name], metrics[name] = accuracies.tolist(), float(accuracies.mean())
+        if not given:
+            metrics = _summarise(measure(model, test.scenes, device=device)) | metrics
+            metrics |= identification.measure_open_set(vectors, test.person, settings.seed)
+            metrics["score"] = score_tasks(metrics)
+    return {"metrics": metrics, **figures}
 
 
-def _summed(measured: dict[str, float]) -> dict[str, float]:
+def _summarise(measured: dict[str, float]) -> dict[str, float]:
     """With the mean over the attributes of precision, recall and F1, and over the angles."""
     kept = {key: value for key, value in measured.items() if "/" not in key}
     kept["pose"] = float(np.mean([kept[angle] for angle in ("yaw", "pitch", "roll")]))
@@ -485,7 +397,7 @@ def _summed(measured: dict[str, float]) -> dict[str, float]:
     return kept
 
 
-def score(metrics: Mapping[str, float]) -> float:
+def score_tasks(metrics: Mapping[str, float]) -> float:
     """The mean task score, 0..1, by which weights are chosen: the mean over the seven tasks of
     AP50, 1 - NME / 0.2, IoU, 1 - pose error / 30 degrees, the accuracies of expression and
     attributes, and 5-way 1-shot accuracy; each at least 0, and 0 where nothing was found."""
@@ -502,14 +414,14 @@ def score(metrics: Mapping[str, float]) -> float:
 
 
 def _search(
-    settings: Settings,
+    settings: JointSettings,
     out: Path,
     train: FaceSprites,
-    val: Part,
+    val: TestScenes,
     device: torch.device,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """Trials of ``fixed`` with other weights, by :func:`score` on validation people.
+    """Trials of ``fixed`` with other weights, by :func:`score_tasks` on validation people.
 
     That of detection stays 1, as only ratios matter; the first trial has those of the settings.
     """
@@ -525,7 +437,7 @@ def _search(
     span = optuna.distributions.FloatDistribution(0.03, 10.0, log=True)
     spans = dict.fromkeys(tasks, span)
     study = optuna.create_study(direction="maximize")
-    found: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     for number in range(settings.search):
         folder = out / "search" / f"trial-{number:03d}"
         trial = finished(folder)
@@ -545,18 +457,18 @@ def _search(
                 progress,
                 SEARCH_SHARE,
             )
-            metrics = _measured(model, val, settings, device)["metrics"]
+            metrics = _measure(model, val, settings, device)["metrics"]
             trial = {"weights": weights, "score": metrics["score"], "metrics": metrics}
             write_record(folder / "result.json", trial)
         given = {task: trial["weights"][task] for task in tasks}
         study.add_trial(
             optuna.trial.create_trial(params=given, distributions=spans, value=trial["score"])
         )
-        found.append(trial)
-    return found
+        trials.append(trial)
+    return trials
 
 
-def _numbers(unit: dict[str, Any]) -> dict[str, Any]:
+def _restore_nan(unit: dict[str, Any]) -> dict[str, Any]:
     """``unit`` as it was measured: JSON has None for NaN."""
     metrics = {n: np.nan if v is None else v for n, v in unit["metrics"].items()}
     return unit | {"metrics": metrics}
