@@ -51,9 +51,9 @@ def drawn(turned=0.0, size=96):
 @pytest.fixture()
 def plain(monkeypatch):
     """A grey world that is seen as it is."""
-    monkeypatch.setattr(backdrop, "background", lambda _, n: np.full((n, n, 3), 128, np.uint8))
-    monkeypatch.setattr(backdrop, "things", lambda *_: None)
-    monkeypatch.setattr(backdrop, "photographed", lambda _, scene: scene)
+    monkeypatch.setattr(backdrop, "draw_background", lambda _, n: np.full((n, n, 3), 128, np.uint8))
+    monkeypatch.setattr(backdrop, "draw_things", lambda *_: None)
+    monkeypatch.setattr(backdrop, "photograph", lambda _, scene: scene)
     monkeypatch.setattr("metaface.multitask.scenes._paste_back", lambda *_: None)
 
 
@@ -61,7 +61,7 @@ def plain(monkeypatch):
 def test_labels_are_where_the_pixels_are(plain, monkeypatch, side):
     nothing = np.zeros((128, 128), np.uint8)
     monkeypatch.setattr(
-        backdrop, "object_before", lambda *_: (nothing, np.zeros((128, 128, 3), np.uint8))
+        backdrop, "draw_object_before", lambda *_: (nothing, np.zeros((128, 128, 3), np.uint8))
     )
     found = compose(drawn(), 40, faces=(1, 1), side=side, seed=3)
     assert (found.image == np.arange(40)).all()
