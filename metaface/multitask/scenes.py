@@ -53,15 +53,13 @@ def compose(
 
     Raises:
         ValueError: settings out of range; no sprites.
+
+    Example::
+
+        sprites = FaceSprites.procedural(people=20, photos=4)
+        scenes = compose(sprites, 8, size=96, side=(24, 72))
     """
-    if n < 1 or first < 0 or size < 32:
-        raise ValueError(f"n={n}, first={first}, size={size}: must be >= 1, >= 0 and >= 32")
-    if not 0 <= faces[0] <= faces[1]:
-        raise ValueError(f"faces={faces}: give (least, greatest) with 0 <= least <= greatest")
-    if not 8 <= side[0] <= side[1] <= size:
-        raise ValueError(f"side={side}: give (least, greatest), 8 <= least <= greatest <= {size}")
-    if not turn >= 0:
-        raise ValueError(f"turn={turn}: must be >= 0 degrees")
+    _check_settings(n, first, size, faces, side, turn)
     if not len(sprites):
         raise ValueError(f"{sprites.name} is empty: a scene needs faces")
     images = np.empty((n, size, size, 3), np.uint8)
@@ -93,6 +91,24 @@ def compose(
         attribute_names=sprites.attribute_names,
         name=f"scenes of {sprites.name}",
     )
+
+
+def _check_settings(
+    n: int,
+    first: int,
+    size: int,
+    faces: tuple[int, int],
+    side: tuple[float, float],
+    turn: float,
+) -> None:
+    if n < 1 or first < 0 or size < 32:
+        raise ValueError(f"n={n}, first={first}, size={size}: must be >= 1, >= 0 and >= 32")
+    if not 0 <= faces[0] <= faces[1]:
+        raise ValueError(f"faces={faces}: give (least, greatest) with 0 <= least <= greatest")
+    if not 8 <= side[0] <= side[1] <= size:
+        raise ValueError(f"side={side}: give (least, greatest), 8 <= least <= greatest <= {size}")
+    if not turn >= 0:
+        raise ValueError(f"turn={turn}: must be >= 0 degrees")
 
 
 @dataclass(frozen=True)

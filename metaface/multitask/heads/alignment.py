@@ -12,33 +12,34 @@ from metaface.multitask.heads.base import Head, Loss, zero_loss
 from metaface.multitask.heads.detection import UNIT, find_cells, find_cells_around, map_layers
 from metaface.multitask.roi import PATCH, jitter, landmark_frames, roi_align, to_frames, to_pixels
 
-_KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
-_FINE = 32  # channels of the closer look
+_KNEE = 0.01  # of the size of the face: below it the loss is square, above linear
+_FINE = 32  # channels of the refinement
 _SPREAD = (1, 2, 4)  # dilations of its convolutions: together they see the whole frame
-_JITTER = 4.0  # times the jitter of other readings, at most: the first look may be well off
-_OWN = 0.5  # share of faces that are looked at where the first look found them, where it is near
-_LOOKS = 2  # after the first one
-_DARK = 0.02  # added to the contrast of what is looked at
-_SURE = 0.2  # weight of the cross entropy beside the distances
+_JITTER = 4.0  # times the jitter of other heads, at most: the first estimate may be well off
+_OWN = 0.5  # share of faces that are refined in the frame of the first estimate, if it is near
+_REFINEMENTS = 2
+_DARK = 0.02  # added to the contrast of the pixels, that dark ones are not divided by 0
+_ENTROPY = 0.2  # weight of the cross entropy beside the distances
 
 
 class Alignment(Head):
-    """Five landmarks of each face, read off the map at its centre, then looked at closer.
+    """Five landmarks of each face: estimated at its centre, then refined twice (a cascade; Sun,
+    Wang, Tang 2013).
 
-    They are predicted in pixels from the middle of the cell, so that no error of the box enters,
-    at the centre's cell and the eight around it. Then the frame of these (see
-    :func:`metaface.multitask.roi.landmark_frames`), whose size and turn are the face's, is read
-    out of further channels and out of the picture, its light taken off; each landmark is the mean
-    place by a heat map of the frame (integral regression, Sun et al. 2018). Twice: a cascade (Sun,
-    Wang, Tang 2013). The closer look learns in true frames with much jitter, so that it does not
-    wait for the first and cannot do with the mean face, and in those of the first look.
+    The estimate is in pixels from the middle of the cell, so that no error of the box enters, at
+    the centre's cell and the eight around it. A refinement reads the frame of the landmarks so far
+    (see :func:`metaface.multitask.roi.landmark_frames`), whose size and turn are the face's, out
+    of further channels of the map and out of the picture, with its mean taken off; each landmark
+    is the mean place by a heat map in the frame (integral regression, Sun et al. 2018). It learns
+    in true frames with much jitter, so that it needs no good estimate and the mean face is no
+    answer, and in frames of the estimate.
 
     The loss of each is smooth L1 of their distances by the size of the face (the square root of
     its box's area); to these is added :func:`heat_map_loss`.
 
     Shape:
-        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and what the closer
-        look reads.
+        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and the channels
+        of the refinement.
     """
 
     reads = "map"
@@ -67,7 +68,7 @@ class Alignment(Head):
         int64 ``[k]``, ascending; ``predicted`` is what :meth:`forward` gave of the map of
         ``images`` ``[n, 3, H, W]``."""
         landmarks = decode_landmarks(predicted[image, :10, y, x], y, x)
-        for _ in range(_LOOKS if len(image) else 0):
+        for _ in range(_REFINEMENTS if len(image) else 0):
             frames = landmark_frames(landmarks)
             landmarks = soft_argmax(self.heat(predicted, images, image, frames), frames)
         return landmarks
@@ -98,7 +99,7 @@ class Alignment(Head):
         heat = self.heat(predicted, batch.images, image, frames)
         second = soft_argmax(heat, frames)
         value = _away(first, truth[row], size[row]) + _away(second, truth, size)
-        return Loss(10 * value + _SURE * heat_map_loss(heat, frames, truth), len(known))
+        return Loss(10 * value + _ENTROPY * heat_map_loss(heat, frames, truth), len(known))
 
 
 def soft_argmax(heat: Tensor, frames: Tensor) -> Tensor:
