@@ -356,7 +356,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
             cross_domain.Settings(domains={"a": "synthetic"}, iterations=1), ""
         ),
         "sweep": lambda: mf.sweep(benchmark.Settings(iterations=1), ""),
-        "multitask": lambda: mf.multitask.wider(""),
+        "multitask": lambda: mf.multitask.load_wider(""),
     }
     before = {p: p.stat().st_size for p in tmp_path.rglob("*")}
     for name, call in calls.items():
