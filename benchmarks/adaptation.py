@@ -27,7 +27,7 @@ import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
 from metaface.episodes.sampler import pictures
-from metaface.experiments.protocols import aligned
+from metaface.experiments.protocols import align_people
 from metaface.faces.detect import YuNet
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import Estimate, over_seeds
@@ -131,7 +131,7 @@ def load(source: str, cache: Path, o: argparse.Namespace) -> mf.FaceSet:
             faces = mf.FaceSet.from_arrays(found["crops"], found["person"], name=cache.stem)
     else:
         net = Network(pretrained(o).cpu(), Preprocessing(), name="start", architecture="112x96")
-        real = aligned(source, YuNet(models.find("yunet", o.models), o.least), net)
+        real = align_people(source, YuNet(models.find("yunet", o.models), o.least), net)
         np.savez(cache, crops=real.crops, person=real.person)
         faces = real.faces()
     random = np.random.default_rng(0)

@@ -32,7 +32,7 @@ settings = CrossDomainSettings(
     minutes=options.minutes,
 )
 results = cross_domain.run(settings, options.out, resume=options.resume)
-print(report.matrix(results["rows"]))
+print(report.format_matrix(results["rows"]))
 worst = max(results["rows"], key=lambda row: row["drop"])
 print(
     f"\nthe largest drop: {worst['learner']} trained in {worst['train']} and tested in "

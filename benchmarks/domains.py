@@ -23,7 +23,7 @@ import torch
 import metaface as mf
 from metaface import nets
 from metaface.data._sources import open_source
-from metaface.experiments.protocols import Aligned, AsNetwork, aligned
+from metaface.experiments.protocols import AlignedFaces, EmbedderNetwork, align_people
 from metaface.faces import choose
 from metaface.faces.alignment import align
 from metaface.faces.detect import YuNet
@@ -65,10 +65,10 @@ def main() -> None:
     pretrained = spec.build(start=weights).embedding
     before = embedder(pretrained)
     sets = [
-        in_place(source, detector) if options.given else aligned(source, detector, before)
+        in_place(source, detector) if options.given else align_people(source, detector, before)
         for source in options.data
     ]
-    kept = aligned(options.keep, detector, before)
+    kept = align_people(options.keep, detector, before)
     photos = np.bincount(kept.person)
     others = people_of(kept, (photos >= 3) & (photos <= 4))
     keep_val, keep_test = people_of(kept, photos == 5), people_of(kept, photos >= 6)
@@ -122,7 +122,7 @@ def on(how: Callable[[Network, mf.FaceSet], float], faces: mf.FaceSet) -> Measur
     return lambda net: how(embedder(net), faces)
 
 
-def in_place(source: str, detector: YuNet) -> Aligned:
+def in_place(source: str, detector: YuNet) -> AlignedFaces:
     """All photographs of a set that was cropped by hand, aligned by the median of the landmarks."""
     with open_source(Path(source)) as found:
         pictures = [read(partial(found.read, photo)) for photo in found.photos]
@@ -134,10 +134,10 @@ def in_place(source: str, detector: YuNet) -> Aligned:
     crops = exposed(np.concatenate([align(picture, place) for picture in pictures]))
     people, person = np.unique(named, return_inverse=True)
     empty = np.empty((len(crops), 0), np.float32)
-    return Aligned(Path(source).stem, crops, empty, person, tuple(people.tolist()), paths, ())
+    return AlignedFaces(Path(source).stem, crops, empty, person, tuple(people.tolist()), paths, ())
 
 
-def halves(sets: list[Aligned], split: int) -> tuple[mf.FaceSet, mf.FaceSet, mf.FaceSet]:
+def halves(sets: list[AlignedFaces], split: int) -> tuple[mf.FaceSet, mf.FaceSet, mf.FaceSet]:
     """Train, validation and test people, by seed; of two sets, their domains photo and sketch."""
     faces = sets[0].faces()
     if len(sets) > 1:
@@ -150,7 +150,7 @@ def halves(sets: list[Aligned], split: int) -> tuple[mf.FaceSet, mf.FaceSet, mf.
     return train, val, test
 
 
-def people_of(people: Aligned, which: np.ndarray) -> mf.FaceSet:
+def people_of(people: AlignedFaces, which: np.ndarray) -> mf.FaceSet:
     return people.faces().of_people(np.flatnonzero(which))
 
 
@@ -168,7 +168,7 @@ def rank1(net: Network, faces: mf.FaceSet) -> float:
 def few_shot(net: Network, faces: mf.FaceSet) -> float:
     """20-way (or as many people as there are) 1-shot, by the nearest photograph's cosine."""
     queries = min(5, int(np.median(faces.photos()[faces.person_ids])) - 1)
-    nearest = mf.learners.Prototypical(AsNetwork(net), "cosine")
+    nearest = mf.learners.Prototypical(EmbedderNetwork(net), "cosine")
     return mf.evaluate(
         nearest, faces, ways=min(20, len(faces.person_ids)), queries=queries, progress=False
     ).accuracy

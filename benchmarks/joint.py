@@ -8,7 +8,7 @@ import argparse
 from metaface.experiments import joint
 from metaface.options import JointSettings
 from metaface.options.jobs import VARIANTS
-from metaface.report.joint import joint_table
+from metaface.report import format_joint
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--variants", nargs="+", default=VARIANTS)
@@ -28,6 +28,6 @@ settings = JointSettings(
     search=options.search,
 )
 results = joint.run(settings, options.out, resume=options.resume)
-print(joint_table(results))
+print(format_joint(results))
 for ratio in results["speed"]["ratios"]:
     print(f"{ratio['what']}: {ratio['median']:.2f} times the time of {ratio['reference']}")

@@ -43,13 +43,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from portraits import Portraits, align_faces, constant_box, find_portraits
 from torch import nn
 from tqdm import tqdm
 
 import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
-from metaface.experiments.joint import fresh
+from metaface.experiments.joint_scenes import compose_batches
 from metaface.faces.detect import YuNet
 from metaface.metrics.detection import average_precision
 from metaface.metrics.intervals import interval
@@ -60,17 +61,13 @@ from metaface.multitask import (
     FaceAnnotations,
     FaceSprites,
     MultiTask,
-    Portraits,
     compose,
-    constant_box,
     fit,
     measure,
-    pictures,
-    portraits,
+    to_tensor,
 )
-from metaface.multitask.portraits import aligned_faces
 from metaface.recognition import models
-from metaface.report.annotated import sheet
+from metaface.report import draw_annotations
 
 SIZE, SIDE = 128, (30.0, 100.0)  # pixels of a scene; of a face in it
 LEAST = 0.02  # score from which boxes count in average precision
@@ -112,7 +109,7 @@ def main() -> None:
     p.add_argument("--photos", type=int, default=6, help="of each; default: 6")
     p.add_argument("--iterations", type=int, default=4000, help="default: 4000")
     p.add_argument("--batch", type=int, default=16, help="scenes a step; default: 16")
-    p.add_argument("--trunk", default="small", help="default: small")
+    p.add_argument("--backbone", default="small", help="default: small")
     p = command("real", real)
     p.add_argument("files", nargs="+", metavar="NAME=FILE")
     p.add_argument("--sets", nargs="+", required=True, metavar="SET=SOURCE[:N]")
@@ -146,7 +143,7 @@ def named(files: list[str], seed: int) -> dict[str, Path]:
 def load_set(text: str, o: argparse.Namespace, limit: int | None = None) -> Portraits:
     """Of SOURCE or SOURCE:N."""
     source, _, least = text.rpartition(":") if text.rpartition(":")[2].isdigit() else (text, "", "")
-    return portraits(source, detector(o), photos=(int(least or 1), np.inf), limit=limit)
+    return find_portraits(source, detector(o), photos=(int(least or 1), np.inf), limit=limit)
 
 
 # -- networks --------------------------------------------------------------------------------
@@ -156,8 +153,8 @@ def train(o: argparse.Namespace) -> None:
     pools = [FaceSprites.procedural(range(TRAIN, TRAIN + o.people), o.photos, progress=True)]
     counts = [o.batch]
     if o.real:
-        found = [portraits(source, detector(o), photos=REAL_PHOTOS) for source in o.real]
-        pools.append(FaceSprites.join(one.take(one.alone).pool(SIZE) for one in found))
+        found = [find_portraits(source, detector(o), photos=REAL_PHOTOS) for source in o.real]
+        pools.append(FaceSprites.join(one.take(one.alone).cut_out(SIZE) for one in found))
         counts = [o.batch - round(o.share * o.batch), round(o.share * o.batch)]
     tqdm.write(" and ".join(f"{len(p)} photographs of {p.name}" for p in pools))
     units = [(tasks, seed) for tasks in o.tasks for seed in range(o.seeds)]
@@ -173,9 +170,9 @@ def train(o: argparse.Namespace) -> None:
         heads = list(HEADS) if tasks == "all" else tasks.split("+")
         torch.manual_seed(seed)
         model = MultiTask(
-            {name: options.get(name, {}) for name in heads}, trunk=o.trunk, norm="frozen"
+            {name: options.get(name, {}) for name in heads}, backbone=o.backbone, norm="frozen"
         )
-        scenes = fresh(list(zip(pools, counts, strict=True)), SIZE, (24, 96), seed)
+        scenes = compose_batches(list(zip(pools, counts, strict=True)), SIZE, (24, 96), seed)
         fit(
             model,
             scenes,
@@ -199,7 +196,7 @@ def real(o: argparse.Namespace) -> None:
         found = found.take(found.alone)
         tests = {
             kind: compose(
-                found.pool(2 * int(SIDE[1]), sharp=kind == "sharp"),
+                found.cut_out(2 * int(SIDE[1]), sharp=kind == "sharp"),
                 o.scenes,
                 size=SIZE,
                 faces=(1, 1),
@@ -211,7 +208,7 @@ def real(o: argparse.Namespace) -> None:
         }
         for kind, test in tests.items():
             some = test.take(np.arange(min(32, len(test))))
-            cv2.imwrite(str(out / f"{name}-{kind}.png"), sheet(some)[..., ::-1])
+            cv2.imwrite(str(out / f"{name}-{kind}.png"), draw_annotations(vars(some))[..., ::-1])
             rows.append(
                 {
                     "set": name,
@@ -269,7 +266,7 @@ def measured(path: Path, test: FaceAnnotations, o: argparse.Namespace) -> dict[s
     said = measure(model, test, device=o.device)
     detected, truth = [], []
     for i in np.flatnonzero(test.complete):
-        found = model.predict(pictures(test.images[i : i + 1], o.device), LEAST)
+        found = model.predict(to_tensor(test.images[i : i + 1], o.device), LEAST)
         detected.append((found.boxes.cpu().numpy(), found.scores.cpu().numpy()))
         truth.append(test.boxes[test.image == i])
     ap = average_precision(detected, truth, [np.zeros(len(t), bool) for t in truth]).ap
@@ -355,13 +352,13 @@ def crops_of(o: argparse.Namespace) -> tuple[mf.FaceSet, mf.FaceSet, dict[str, m
 
     def drawn(first: int, people: int) -> mf.FaceSet:
         pool = FaceSprites.procedural(range(first, first + people), o.photos, 192, progress=True)
-        return aligned_faces(
+        return align_faces(
             list(pool.images), pool.landmarks, pool.person, pool.people, "synthetic", o.image_size
         )
 
     tests = {"procedural": drawn(TEST, max(50, o.people // 2))}
     for name, text in (one.split("=", 1) for one in o.sets):
-        tests[name] = load_set(text, o).faces(o.image_size)
+        tests[name] = load_set(text, o).align(o.image_size)
     for test in tests.values():
         tqdm.write(test.describe())
     return drawn(META, o.people), drawn(VAL, max(30, o.people // 4)), tests
@@ -422,12 +419,14 @@ def embedding(name: str, seed: int, people: mf.FaceSet, o: argparse.Namespace) -
     if name == "fresh":
         spec = MultiTask.load(next(iter(files.values()))).spec
         torch.manual_seed(seed)
-        found = MultiTask(**spec).embedding()
+        found = MultiTask.from_spec(spec).embedding()
     else:
         found = MultiTask.load(files[name]).embedding()
     some = np.random.default_rng(0).permutation(len(people))[:256]
     with torch.no_grad():
-        said = torch.cat([found(pictures(people.images[part])) for part in np.array_split(some, 8)])
+        said = torch.cat(
+            [found(to_tensor(people.images[part])) for part in np.array_split(some, 8)]
+        )
         mean = said.mean(0)
         times = LENGTH / (said - mean).norm(dim=1).mean()
         found.layer.bias.sub_(mean).mul_(times)

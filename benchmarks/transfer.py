@@ -15,7 +15,7 @@ import numpy as np
 
 import metaface as mf
 from metaface import synthetic
-from metaface.experiments.protocols import aligned
+from metaface.experiments.protocols import align_people
 from metaface.experiments.robustness import upright
 from metaface.faces.alignment import shrunk
 from metaface.faces.detect import YuNet
@@ -63,7 +63,7 @@ def main() -> None:
     detector = YuNet(models.find("yunet", options.models))
     embedder = loading.load("mobilefacenet_casia", options.models)
     for source in options.data:
-        faces = aligned(source, detector, embedder).faces(spec.image_size)
+        faces = align_people(source, detector, embedder).faces(spec.image_size)
         faces = faces.of_people(np.flatnonzero(faces.photos() >= 6))
         found = {
             name: mf.evaluate(learner, faces, ways=5, shots=1, queries=5, episodes=1000)

@@ -21,7 +21,7 @@ from PIL import Image
 import metaface as mf
 from metaface import synthetic
 from metaface.cli.app import GROUPS
-from metaface.experiments import joint
+from metaface.experiments import joint_networks
 from metaface.recognition.embedders.importing import import_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,7 +294,7 @@ def imported(path: Path, real: Real) -> None:
 
 
 def shared_network(tasks: Sequence[str]) -> Callable[[Path, Real], None]:
-    return lambda path, real: joint.network(tasks, 40).save(path)
+    return lambda path, real: joint_networks.build_network(tasks, 40).save(path)
 
 
 def cut(name: str, chosen: dict[int, int]) -> Callable[[Path, Real], None]:
@@ -377,8 +377,8 @@ SOURCES: dict[str, Callable[[Path, Real], None]] = {
     },
     "mobilefacenet.safetensors": imported,
     **{f"{name}checkpoint.pt": trained for name in ("", "trained/", "maml/")},
-    "multitask/model.safetensors": shared_network(joint.TASKS),
-    "more/model.safetensors": shared_network(joint.TASKS),
+    "multitask/model.safetensors": shared_network(joint_networks.TASKS),
+    "more/model.safetensors": shared_network(joint_networks.TASKS),
     "recognition/model.safetensors": shared_network(["recognition"]),
 }
 

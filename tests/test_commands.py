@@ -18,7 +18,12 @@ from PIL import Image
 import metaface as mf
 import metaface.evaluation as ev
 from metaface.cli import main
-from metaface.experiments.protocols import Aligned, aligned, held_against_others, pairs_of
+from metaface.experiments.protocols import (
+    AlignedFaces,
+    align_people,
+    find_pairs,
+    score_against_cohort,
+)
 from metaface.faces.detect import YuNet
 from metaface.faces.photos import REASONS, Unusable
 from metaface.recognition import Gallery, Recognizer
@@ -215,18 +220,18 @@ def test_aligned_people_and_official_pairs(photos, tmp_path):
             name, number = path.parent.name, int(path.stem)
             archive.write(path, f"set/{name}/{name}_{number:04d}.jpg")
         archive.writestr("set/Eve/Eve_0001.jpg", b"no picture")
-    found = aligned(packed, detector, people.embedder, progress=False)
+    found = align_people(packed, detector, people.embedder, progress=False)
     assert found.people == ("Ana", "Bo", "Chidi", "Dana") and found.crops.shape == (20, 112, 112, 3)
     assert [s.path for s in found.skipped] == ["set/Eve/Eve_0001.jpg"]
     listed = tmp_path / "pairs.txt"
     listed.write_text("2\t1\nAna\t1\t2\nBo\t1\tEve\t1\nBo\t1\t5\nChidi\t2\tDana\t3\n")
-    pairs, missing = pairs_of(found, listed)
+    pairs, missing = find_pairs(found, listed)
     assert missing == 1 and pairs.same.tolist() == [True, True, False]
     named = [[found.paths[r].split("/")[-1] for r in pair] for pair in pairs.rows]
     assert named[0] == ["Ana_0001.jpg", "Ana_0002.jpg"]
     assert named[2] == ["Chidi_0002.jpg", "Dana_0003.jpg"]
     with pytest.raises(FileNotFoundError, match="no such"):
-        aligned(tmp_path / "none", detector, people.embedder)
+        align_people(tmp_path / "none", detector, people.embedder)
 
 
 @needs_weights
@@ -258,9 +263,9 @@ def test_scores_held_against_the_other_folds():
     person = np.repeat(np.arange(24), 5)  # 50 others, at least
     e = random.normal(size=(120, 8)) + 2 * random.normal(size=(24, 8))[person]
     e = (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)
-    people = Aligned("x", np.empty(0), e, person, tuple(map(str, range(24))), (), ())
+    people = AlignedFaces("x", np.empty(0), e, person, tuple(map(str, range(24))), (), ())
     pairs = ev.draw_pairs(person, 20, 20, folds=4)
-    got = held_against_others(pairs, people)
+    got = score_against_cohort(pairs, people)
     fold_of = {}
     for (a, b), fold in zip(pairs.rows, pairs.fold, strict=True):
         fold_of[person[a]] = fold_of[person[b]] = fold

@@ -17,16 +17,16 @@ from metaface._json import plain, read_record, write_json, write_record
 from metaface.cli import main
 from metaface.experiments import joint
 from metaface.experiments import joint_speed as timing
-from metaface.experiments.joint import (
+from metaface.experiments.joint import score_tasks
+from metaface.experiments.joint_networks import (
     STAGES,
     TASKS,
-    equal_size,
-    network,
-    parameters,
-    scenes_of,
-    score,
+    build_network,
+    count_parameters,
+    find_equal_size,
 )
-from metaface.experiments.staged import Resized, Staged, cropped, crops_of
+from metaface.experiments.joint_scenes import TestScenes, compose_test_scenes, load_sprites
+from metaface.experiments.staged import Resized, Staged, crop_aligned, crop_faces
 from metaface.faces.alignment import SIDE, align
 from metaface.multitask import Batch, FaceSprites, MultiTask, SharedBackbone
 from metaface.multitask import identification as ident
@@ -53,8 +53,8 @@ TINY = JointSettings(
 
 
 @pytest.fixture(scope="module")
-def scenes() -> joint.Part:
-    return scenes_of(FaceSprites.procedural(6, 8, 64, seed=3), 60, 96, (30, 70), 0)
+def scenes() -> TestScenes:
+    return compose_test_scenes(FaceSprites.procedural(6, 8, 64, seed=3), 60, 96, (30, 70), 0)
 
 
 def faces(people: int, each: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +68,10 @@ def faces(people: int, each: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_one_shot_counts_a_face_that_was_not_found_as_wrong() -> None:
     embeddings, person = faces(7, 8)
-    assert (ident.one_shot(embeddings, person, 50) == 1).all()
-    assert (ident.one_shot(0 * embeddings, person, 50) == 0).all()
+    assert (ident.measure_one_shot(embeddings, person, 50) == 1).all()
+    assert (ident.measure_one_shot(0 * embeddings, person, 50) == 0).all()
     embeddings[person == 3] = 0  # one of seven people is never found
-    right = ident.one_shot(embeddings, person, 400)
+    right = ident.measure_one_shot(embeddings, person, 400)
     assert set(np.round(right, 6)) == {0.8, 1.0}
     assert (right == 1).mean() == pytest.approx(2 / 7, abs=0.08)  # episodes without that person
 
@@ -79,36 +79,38 @@ def test_one_shot_counts_a_face_that_was_not_found_as_wrong() -> None:
 def test_one_shot_is_chance_for_noise_and_alike_for_a_seed() -> None:
     _, person = faces(8, 8)
     noise = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
-    right = ident.one_shot(noise, person, 400)
+    right = ident.measure_one_shot(noise, person, 400)
     assert right.mean() == pytest.approx(0.2, abs=0.03)
-    assert (right == ident.one_shot(noise, person, 400)).all()
+    assert (right == ident.measure_one_shot(noise, person, 400)).all()
     with pytest.raises(ValueError, match="4 people with 6 photographs"):
-        ident.one_shot(noise, person % 4, 5)
+        ident.measure_one_shot(noise, person % 4, 5)
 
 
 def test_figures_of_perfect_and_of_no_embeddings() -> None:
     embeddings, person = faces(20, 10)
-    found = ident.figures(embeddings, person)
+    found = ident.measure_open_set(embeddings, person)
     assert found["tar@0.01"] == found["dir@0.1"] == 1
-    missed = ident.figures(0 * embeddings, person)
+    missed = ident.measure_open_set(0 * embeddings, person)
     assert missed["tar@0.01"] == missed["dir@0.1"] == 0
 
 
-def test_each_photograph_counts_once(scenes: joint.Part) -> None:
+def test_each_photograph_counts_once(scenes: TestScenes) -> None:
     pool = FaceSprites.procedural(6, 8, 64, seed=3)
-    assert len(scenes.once) <= len(pool) < len(scenes.scenes.image)
-    counts = np.bincount(scenes.scenes.person[scenes.once], minlength=6)
+    assert len(scenes.rows) <= len(pool) < len(scenes.scenes.image)
+    counts = np.bincount(scenes.scenes.person[scenes.rows], minlength=6)
     assert counts.max() <= 8 and counts.sum() > 40
 
 
 # -- networks ---------------------------------------------------------------------------------
 
 
-def test_crops_are_those_of_align(scenes: joint.Part) -> None:
+def test_crops_are_those_of_align(scenes: TestScenes) -> None:
     given = scenes.scenes
     smooth = np.stack([blurred(image) for image in given.images])
     images = torch.from_numpy(smooth).movedim(-1, 1) / 255
-    found = cropped(images, torch.from_numpy(given.image), torch.from_numpy(given.landmarks), SIDE)
+    found = crop_aligned(
+        images, torch.from_numpy(given.image), torch.from_numpy(given.landmarks), SIDE
+    )
     for face in range(0, len(given.image), 7):
         # align counts from the middle of the first pixel, and is black outside
         true = align(smooth[given.image[face]], given.landmarks[face : face + 1] - 0.5)[0]
@@ -120,26 +122,26 @@ def blurred(image: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 2)
 
 
-def test_crops_know_the_person_and_fill_the_frame(scenes: joint.Part) -> None:
-    crops = crops_of(scenes.scenes, 56, at_once=13)
+def test_crops_know_the_person_and_fill_the_frame(scenes: TestScenes) -> None:
+    crops = crop_faces(scenes.scenes, 56, at_once=13)
     assert crops.images.shape == (len(scenes.scenes.image), 56, 56, 3)
     assert (crops.person == scenes.scenes.person).all()
-    whole = crops_of(scenes.scenes, 56)
+    whole = crop_faces(scenes.scenes, 56)
     assert (whole.images == crops.images).all()
     batch = Batch.of(crops.take(np.arange(4)))
-    again = cropped(batch.images, batch.image, batch.marks, 56)
+    again = crop_aligned(batch.images, batch.image, batch.filled_landmarks, 56)
     assert torch.allclose(again, batch.images, atol=1e-4)
 
 
-def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: joint.Part) -> None:
+def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: TestScenes) -> None:
     torch.manual_seed(0)
-    parts = {name: network(tasks, 6, 0.5, 32).eval() for name, tasks in STAGES.items()}
+    parts = {name: build_network(tasks, 6, 0.5, 32).eval() for name, tasks in STAGES.items()}
     staged = Staged(
         parts["detector"], parts["recogniser"].embedding(), parts["describer"], 56
     ).eval()
     batch = Batch.of(scenes.scenes.take(np.arange(6)))
     found = staged.describe(batch.images, batch.image, batch.boxes, batch.landmarks)
-    crops = cropped(batch.images, batch.image, batch.landmarks, 56)
+    crops = crop_aligned(batch.images, batch.image, batch.landmarks, 56)
     with torch.no_grad():
         own = torch.nn.functional.normalize(parts["recogniser"].embedding()(crops), dim=1)
     assert torch.allclose(found.heads["recognition"], own, atol=1e-5)
@@ -151,9 +153,9 @@ def test_staged_embeds_the_crops_and_says_what_its_stages_say(scenes: joint.Part
     assert len(staged.predict(batch.images, 1.1)) == 0
 
 
-def test_a_resized_network_answers_in_the_given_pixels(scenes: joint.Part) -> None:
+def test_a_resized_network_answers_in_the_given_pixels(scenes: TestScenes) -> None:
     torch.manual_seed(0)
-    model = network(TASKS, 6, 0.5, 32).eval()
+    model = build_network(TASKS, 6, 0.5, 32).eval()
     images = Batch.of(scenes.scenes.take(np.arange(2))).images
     same, plain = Resized(model, 1).predict(images, 0.001), model.predict(images, 0.001)
     assert torch.allclose(same.boxes, plain.boxes, atol=1e-3)
@@ -166,18 +168,18 @@ def test_a_resized_network_answers_in_the_given_pixels(scenes: joint.Part) -> No
 
 
 def test_separate_networks_have_the_parameters_of_the_shared_one() -> None:
-    size = equal_size()
-    total = sum(parameters(network(tasks, 7, *size)) for tasks in STAGES.values())
-    assert total == pytest.approx(parameters(network(TASKS, 900)), rel=1e-3)
+    size = find_equal_size()
+    total = sum(count_parameters(build_network(tasks, 7, *size)) for tasks in STAGES.values())
+    assert total == pytest.approx(count_parameters(build_network(TASKS, 900)), rel=1e-3)
 
 
 def test_width_is_kept_in_the_file(tmp_path: Path) -> None:
-    model = network(("detection",), 1, 0.5)
+    model = build_network(("detection",), 1, 0.5)
     model.save(tmp_path / "narrow.safetensors")
     again = MultiTask.load(tmp_path / "narrow.safetensors")
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(model.eval()(images), again(images))
-    assert "width" not in network(("detection",), 1).spec  # as it was before there was one
+    assert "width" not in build_network(("detection",), 1).spec  # as it was before there was one
     with pytest.raises(ValueError, match="only small"):
         SharedBackbone("conv4", width=0.5)
 
@@ -195,9 +197,13 @@ def test_score_is_the_mean_of_seven_tasks() -> None:
         "attributes": 1.0,
         "one_shot": 1.0,
     }
-    assert score(best) == 1
-    assert score(best | {"pose": 15.0}) == pytest.approx(1 - 0.5 / 7)
-    assert score(best | {"nme": 9.0}) == score(best | {"nme": np.nan}) == pytest.approx(6 / 7)
+    assert score_tasks(best) == 1
+    assert score_tasks(best | {"pose": 15.0}) == pytest.approx(1 - 0.5 / 7)
+    assert (
+        score_tasks(best | {"nme": 9.0})
+        == score_tasks(best | {"nme": np.nan})
+        == pytest.approx(6 / 7)
+    )
 
 
 def test_intervals_and_paired_differences() -> None:
@@ -233,13 +239,15 @@ def test_what_was_not_measured_is_null_in_files_and_a_dash_on_the_page(tmp_path:
         "metrics": {"iou": 0.5, "nme": np.nan},
     }
     write_json(tmp_path / "result.json", unit)
-    read = joint._numbers(json.loads((tmp_path / "result.json").read_text()))
+    read = joint._restore_nan(json.loads((tmp_path / "result.json").read_text()))
     assert json.loads((tmp_path / "result.json").read_text())["metrics"]["nme"] is None
-    (written, again) = (joint._row([joint._numbers(u)]) for u in (unit, read))
+    (written, again) = (joint._row([joint._restore_nan(u)]) for u in (unit, read))
     assert str(written) == str(again)
     row = plain(written)
     assert row["metrics"] == {"iou": [0.5, None], "nme": [None, None]}
-    told = joint_page.lines({"rows": [row], "speed": {"points": [{"what": "fixed", "ms": None}]}})
+    told = joint_page.tabulate(
+        {"rows": [row], "speed": {"points": [{"what": "fixed", "ms": None}]}}
+    )
     assert told == [
         ["", "parameters", "ms a picture", "train s", "NME %", "IoU %"],
         ["fixed", "1", "", "1", "-", "50.0"],
@@ -247,7 +255,7 @@ def test_what_was_not_measured_is_null_in_files_and_a_dash_on_the_page(tmp_path:
 
 
 def test_speed_is_compared_picture_by_picture(
-    scenes: joint.Part, monkeypatch: pytest.MonkeyPatch
+    scenes: TestScenes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that each network moves on by its own time."""
     now = [0.0]
@@ -260,7 +268,7 @@ def test_speed_is_compared_picture_by_picture(
             self.seconds = seconds
             self.detector, self.embedding, self.crop = self, self, 112
 
-        def predict(self, images: torch.Tensor, least: float = 0.3) -> Predictions:
+        def predict(self, images: torch.Tensor, min_score: float = 0.3) -> Predictions:
             now[0] += self.seconds
             n = 3 if images.mean() >= 0.5 else 2  # three faces in bright pictures only
             where = torch.zeros(n, dtype=torch.int64)
@@ -277,11 +285,11 @@ def test_speed_is_compared_picture_by_picture(
         pass
 
     monkeypatch.setattr(timing, "Staged", SlowStaged)
-    monkeypatch.setattr(timing, "_short", lambda model, crop: SlowStaged(model.seconds / 2))
-    monkeypatch.setattr(timing, "_alone", lambda model: Slow(model.seconds / 2))
+    monkeypatch.setattr(timing, "_shorten", lambda model, crop: SlowStaged(model.seconds / 2))
+    monkeypatch.setattr(timing, "_keep_identifying", lambda model: Slow(model.seconds / 2))
     monkeypatch.setattr(timing, "Resized", lambda model, factor: Slow(factor))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(ident, "embedded", lambda *a, **k: np.eye(len(scenes.scenes.image)))
+    monkeypatch.setattr(ident, "embed_scenes", lambda *a, **k: np.eye(len(scenes.scenes.image)))
     crowd = scenes.scenes.take(np.arange(4))
     images = np.full_like(crowd.images, 255)
     images[0] = 0
@@ -308,9 +316,9 @@ def test_speed_is_compared_picture_by_picture(
     assert ("separate", alone) not in ratios
 
 
-def test_fewer_heads_embed_alike(scenes: joint.Part) -> None:
-    model = network(TASKS, 6, 0.5, 32).eval()
-    alone = timing._alone(model)
+def test_fewer_heads_embed_alike(scenes: TestScenes) -> None:
+    model = build_network(TASKS, 6, 0.5, 32).eval()
+    alone = timing._keep_identifying(model)
     assert set(alone.heads) == {"detection", "alignment", "recognition"}
     assert list(alone.towers) == ["landmarks"]
     images = Batch.of(scenes.scenes.take(np.arange(2))).images
@@ -328,11 +336,11 @@ def test_weights_are_those_of_the_best_trial(
         asked.append(settings.weights)
         return settings.weights, {}
 
-    def measured(model: Any, part: Any, *rest: Any) -> dict[str, Any]:
+    def measure(model: Any, part: Any, *rest: Any) -> dict[str, Any]:
         return {"metrics": {"score": -abs(model["pose"] - 3.0)}}
 
     monkeypatch.setattr(joint, "_train", train)
-    monkeypatch.setattr(joint, "_measured", measured)
+    monkeypatch.setattr(joint, "_measure", measure)
     part: Any = None
     search = (joint.check_settings(TINY), tmp_path, part, part, torch.device("cpu"), False)
     settings = replace(search[0], search=6, weights={"recognition": 0.3})
@@ -485,4 +493,4 @@ def test_damaged_pools_are_refused_by_name(tmp_path: Path) -> None:
     for data in (b"", b"noise", b"PK\x03\x04 noise"):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=f"{path} is damaged.*remove it"):
-            joint._pools(TINY, tmp_path, progress=False)
+            load_sprites(path)

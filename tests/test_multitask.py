@@ -16,6 +16,7 @@ from helpers import fit, patterns, train
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import box_convert
 
 from metaface import checkpoint
 from metaface.cli import main
@@ -37,30 +38,29 @@ from metaface.multitask import (
     Weighting,
     draws,
     measure,
-    pictures,
+    to_tensor,
 )
-from metaface.multitask.heads.alignment import entropy, expected
+from metaface.multitask.heads.alignment import heat_map_loss, soft_argmax
 from metaface.multitask.heads.detection import (
-    around,
-    bumps,
-    corners,
-    decoded,
-    focal,
+    decode_boxes,
+    find_cells_around,
+    find_inside,
+    focal_loss,
     giou_loss,
-    within,
+    make_heat_map,
 )
 from metaface.multitask.heads.recognition import Recognition
 from metaface.multitask.roi import (
     PATCH,
     box_frames,
-    filled,
-    frames_of,
-    jittered,
+    fill_missing,
+    jitter,
     landmark_frames,
-    places_in,
-    points_in,
-    read,
-    whole,
+    make_frames,
+    resample,
+    roi_align,
+    to_frames,
+    to_pixels,
 )
 from metaface.multitask.training import refresh
 from metaface.nets import MobileFaceNet, NormMode
@@ -133,7 +133,7 @@ def small(heads: dict | None = None, seed: int = 0, **options: object) -> MultiT
     return MultiTask(ALL if heads is None else heads, channels=16, features=32, **options)
 
 
-# -- the trunk --------------------------------------------------------------------------------
+# -- the backbone --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_published_weights_start_the_trunk(norm: NormMode, tmp_path: Path) -> No
         same = torch.allclose(trunk.body(images)[-1], published.blocks(x), atol=1e-5)
     assert same == (norm == "pinned")
     assert torch.equal(trunk.body.first[0].conv.weight, published.conv1.conv.weight)
-    with pytest.raises(ValueError, match="none for a trunk 'small'"):
+    with pytest.raises(ValueError, match="none for a backbone 'small'"):
         SharedBackbone("small", weights=tmp_path / "net.pt")
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="no trunk 'smal'.*small"):
+    with pytest.raises(ValueError, match="no backbone 'smal'.*small"):
         SharedBackbone("smal")
     with pytest.raises(ValueError, match="no head 'poses'.*pose"):
         MultiTask({"poses": {}})
@@ -211,7 +211,7 @@ def test_upright_frames_read_as_roi_align_does() -> None:
     want = torchvision.ops.roi_align(
         maps, torch.cat([image[:, None].float(), ends], 1), 7, 1 / 4, 2, aligned=True
     )
-    assert torch.allclose(read(maps, image, frames, 7), want, atol=1e-5)
+    assert torch.allclose(roi_align(maps, image, frames, 7), want, atol=1e-5)
 
 
 def test_landmark_frames_are_those_of_the_aligned_crops() -> None:
@@ -234,7 +234,7 @@ def test_reading_by_landmarks_undoes_a_turn() -> None:
     template = torch.tensor(TEMPLATE, dtype=torch.float32) / SIDE * 40 - 20
     cos, sin = math.cos(turn), math.sin(turn)
     points = template @ torch.tensor([[cos, sin], [-sin, cos]]) + 66
-    patch = read(ramp, torch.tensor([0]), landmark_frames(points[None]), 4)[0, 0]
+    patch = roi_align(ramp, torch.tensor([0]), landmark_frames(points[None]), 4)[0, 0]
     assert torch.allclose(patch, patch[0].expand(4, 4), atol=1e-4)  # the same in every row
     assert torch.allclose(patch[0].diff(), torch.full((3,), 40 / 4 / 4), atol=1e-4)
 
@@ -242,8 +242,10 @@ def test_reading_by_landmarks_undoes_a_turn() -> None:
 def test_whole_maps_are_read_as_by_their_frame() -> None:
     maps = torch.rand(2, 3, 28, 28)
     frames = torch.tensor([[56.0, 56.0, 56.0, 0.0]]).expand(2, 4)
-    inner = read(maps, torch.arange(2), frames, 14)[..., 1:-1, 1:-1]  # beyond it read sees zero
-    assert torch.allclose(whole(maps, 14)[..., 1:-1, 1:-1], inner, atol=1e-5)
+    inner = roi_align(maps, torch.arange(2), frames, 14)[
+        ..., 1:-1, 1:-1
+    ]  # beyond it read sees zero
+    assert torch.allclose(resample(maps, 14)[..., 1:-1, 1:-1], inner, atol=1e-5)
 
 
 def test_what_is_not_known_is_looked_for_where_it_lies() -> None:
@@ -251,25 +253,27 @@ def test_what_is_not_known_is_looked_for_where_it_lies() -> None:
     boxes, points = torch.from_numpy(labelled.boxes), torch.from_numpy(labelled.landmarks)
     nan_boxes, nan_points = torch.full_like(boxes, math.nan), torch.full_like(points, math.nan)
     assert all(
-        torch.equal(a, b) for a, b in zip(filled(boxes, points), (boxes, points), strict=True)
+        torch.equal(a, b) for a, b in zip(fill_missing(boxes, points), (boxes, points), strict=True)
     )
-    guess = filled(nan_boxes, points)[0]
-    overlap = torchvision.ops.box_iou(corners(guess), corners(boxes)).diagonal()
+    guess = fill_missing(nan_boxes, points)[0]
+    overlap = torchvision.ops.box_iou(
+        box_convert(guess, "xywh", "xyxy"), box_convert(boxes, "xywh", "xyxy")
+    ).diagonal()
     assert float(overlap.mean()) > 0.6
-    away = (filled(boxes, nan_points)[1] - points).norm(dim=2) / boxes[:, 2:].mean(1)[:, None]
+    away = (fill_missing(boxes, nan_points)[1] - points).norm(dim=2) / boxes[:, 2:].mean(1)[:, None]
     assert float(away.mean()) < 0.15
-    assert filled(nan_boxes, nan_points)[0].isnan().all()
+    assert fill_missing(nan_boxes, nan_points)[0].isnan().all()
 
 
 def test_jitter_is_small_and_comes_from_the_seed() -> None:
     frames = torch.tensor([[50.0, 40.0, 20.0, 5.0]]).expand(2000, 4)
     torch.manual_seed(1)
-    first = jittered(frames)
+    first = jitter(frames)
     torch.manual_seed(1)
-    assert torch.equal(first, jittered(frames))
+    assert torch.equal(first, jitter(frames))
     assert torch.allclose(first.mean(0), frames[0], atol=0.2)
     assert 0.5 < float(first[:, 0].std()) < 2
-    wide = (jittered(frames, 3.0) - frames).norm(dim=1)
+    wide = (jitter(frames, 3.0) - frames).norm(dim=1)
     assert 1.2 < float(wide.mean() / (first - frames).norm(dim=1).mean()) < 1.8  # 0 to 3 times
     assert float(wide.min()) < 0.02
 
@@ -278,11 +282,11 @@ def test_points_in_a_frame_go_along_its_axes() -> None:
     labelled = scenes()
     points = labelled.landmarks.astype(np.float64)
     torch.manual_seed(0)
-    frames = jittered(landmark_frames(torch.from_numpy(points)))
-    assert np.allclose(points_in(frames, torch.from_numpy(_inside(frames, points))), points)
-    assert np.allclose(places_in(frames, torch.from_numpy(points)), _inside(frames, points))
+    frames = jitter(landmark_frames(torch.from_numpy(points)))
+    assert np.allclose(to_pixels(frames, torch.from_numpy(_inside(frames, points))), points)
+    assert np.allclose(to_frames(frames, torch.from_numpy(points)), _inside(frames, points))
     template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).expand(len(points), 5, 2)
-    assert np.allclose(landmark_frames(points_in(frames, template)), frames)
+    assert np.allclose(landmark_frames(to_pixels(frames, template)), frames)
 
 
 def _inside(frames: torch.Tensor, points: np.ndarray) -> np.ndarray:
@@ -298,7 +302,7 @@ def _inside(frames: torch.Tensor, points: np.ndarray) -> np.ndarray:
 
 def test_giou_against_torchvision() -> None:
     torch.manual_seed(0)
-    a, b = (corners(torch.rand(50, 4) * 40 + 1) for _ in range(2))
+    a, b = (box_convert(torch.rand(50, 4) * 40 + 1, "xywh", "xyxy") for _ in range(2))
     want = torchvision.ops.generalized_box_iou_loss(a, b)
     assert torch.allclose(giou_loss(a, b), want, atol=1e-5)
 
@@ -309,28 +313,28 @@ def test_focal_loss_by_hand() -> None:
     at = -(0.8**2) * math.log(0.2)
     near, far = -(0.5**4) * 0.7**2 * math.log(0.3), -(0.4**2) * math.log(0.6)
     everywhere = torch.ones(1, 1, 3, dtype=torch.bool)
-    assert float(focal(logits, heat, everywhere)) == pytest.approx(at + near + far, rel=1e-5)
-    assert float(focal(logits, heat, ~everywhere)) == pytest.approx(at, rel=1e-5)
+    assert float(focal_loss(logits, heat, everywhere)) == pytest.approx(at + near + far, rel=1e-5)
+    assert float(focal_loss(logits, heat, ~everywhere)) == pytest.approx(at, rel=1e-5)
 
 
 def test_the_heat_map_is_one_at_each_centre() -> None:
     boxes = torch.tensor([[8.0, 4.0, 24.0, 32.0], [20.0, 30.0, 12.0, 12.0]])
-    heat = bumps(boxes, torch.tensor([0, 0]), torch.Size((2, 5, 16, 16)))
+    heat = make_heat_map(boxes, torch.tensor([0, 0]), torch.Size((2, 5, 16, 16)))
     assert {tuple(p) for p in (heat == 1).nonzero().tolist()} == {(0, 5, 5), (0, 9, 6)}
     assert heat[1].sum() == 0 and 0 < heat[0, 5, 6] < heat[0, 6, 5] < 1  # taller than wide
-    inside = within(boxes, torch.tensor([0, 1]), torch.Size((2, 5, 16, 16)))
+    inside = find_inside(boxes, torch.tensor([0, 1]), torch.Size((2, 5, 16, 16)))
     assert inside[0].sum() == 6 * 8 and inside[1].sum() == 3 * 2
 
 
 def test_a_perfect_prediction_decodes_to_its_box() -> None:
     boxes = torch.tensor([[9.0, 4.0, 24.0, 32.0], [1.0, 2.0, 5.0, 5.0]])
-    image, row, y, x = around(boxes, torch.tensor([0, 3]), torch.Size((4, 5, 16, 16)))
+    image, row, y, x = find_cells_around(boxes, torch.tensor([0, 3]), torch.Size((4, 5, 16, 16)))
     assert set(image[row == 1].tolist()) == {3} and (row == 0).sum() == 9
-    ends = corners(boxes)[row]
+    ends = box_convert(boxes, "xywh", "xyxy")[row]
     centre = torch.stack([x * 4 + 2, y * 4 + 2], 1)
     far = torch.cat([centre - ends[:, :2], ends[:, 2:] - centre], 1)
     assert (far > 0).all()
-    assert torch.allclose(decoded((far / 16).log(), y, x), ends, atol=1e-4)
+    assert torch.allclose(decode_boxes((far / 16).log(), y, x), ends, atol=1e-4)
 
 
 def _pointing(points: np.ndarray) -> np.ndarray:
@@ -346,16 +350,18 @@ def _pointing(points: np.ndarray) -> np.ndarray:
 def test_the_mean_of_a_heat_map_is_the_point_it_learns() -> None:
     points = scenes().landmarks.astype(np.float64)
     torch.manual_seed(3)
-    frames = jittered(landmark_frames(torch.from_numpy(points)), 2.0)
+    frames = jitter(landmark_frames(torch.from_numpy(points)), 2.0)
     target = _pointing(_inside(frames, points))
     heat = torch.from_numpy(target).clamp_min(1e-12).log()
-    assert np.allclose(expected(heat, frames), points, atol=1e-6)
+    assert np.allclose(soft_argmax(heat, frames), points, atol=1e-6)
     other = torch.randn(target.shape, dtype=torch.float64)
     want = F.cross_entropy(
         other.flatten(2).movedim(2, 1), torch.from_numpy(target).flatten(2).movedim(2, 1)
     )
-    assert float(entropy(other, frames, torch.from_numpy(points))) == pytest.approx(float(want))
-    assert float(entropy(heat, frames, torch.from_numpy(points))) < float(want)
+    assert float(heat_map_loss(other, frames, torch.from_numpy(points))) == pytest.approx(
+        float(want)
+    )
+    assert float(heat_map_loss(heat, frames, torch.from_numpy(points))) < float(want)
 
 
 def test_points_outside_the_frame_or_unknown_are_not_learnt() -> None:
@@ -364,8 +370,8 @@ def test_points_outside_the_frame_or_unknown_are_not_learnt() -> None:
     points = torch.tensor(
         [[[50.0, 40.0], [90.0, 40.0], [50.0, -9.0], [math.nan, 40.0], [42.0, 51.0]]]
     )
-    assert float(entropy(heat, frames, points)) == pytest.approx(math.log(PATCH**2))
-    assert float(entropy(heat, frames, points[:, 1:4].repeat(1, 2, 1)[:, :5])) == 0
+    assert float(heat_map_loss(heat, frames, points)) == pytest.approx(math.log(PATCH**2))
+    assert float(heat_map_loss(heat, frames, points[:, 1:4].repeat(1, 2, 1)[:, :5])) == 0
 
 
 def test_the_closer_look_does_not_depend_on_the_light() -> None:
@@ -375,7 +381,7 @@ def test_the_closer_look_does_not_depend_on_the_light() -> None:
     frames = landmark_frames(batch.landmarks)
     with torch.no_grad():
         bright, dark = (
-            expected(head.heat(maps, images, batch.image, frames), frames)
+            soft_argmax(head.heat(maps, images, batch.image, frames), frames)
             for images in (batch.images, 0.5 * batch.images)
         )
     inside = (frames[:, :2] - frames[:, 2:].norm(dim=1, keepdim=True) * 1.5 > 0).all(1)
@@ -388,13 +394,13 @@ def test_the_closer_look_mends_wrong_frames() -> None:
     fit(model, draws(some, 12), lr=5e-3, iterations=120, progress=False, device="cpu")
     batch, head = Batch.of(some), model.heads["alignment"]
     torch.manual_seed(0)
-    frames = jittered(landmark_frames(batch.landmarks), 4.0)
+    frames = jitter(landmark_frames(batch.landmarks), 4.0)
     template = torch.from_numpy(TEMPLATE * 2 / SIDE - 1).float().expand(len(frames), 5, 2)
     with torch.no_grad():
         heat = head.heat(head(model(batch.images)), batch.images, batch.image, frames)
     before, after = (
         float((points - batch.landmarks).norm(dim=2).mean())
-        for points in (points_in(frames, template), expected(heat, frames))
+        for points in (to_pixels(frames, template), soft_argmax(heat, frames))
     )
     assert after < before / 2
 
@@ -501,9 +507,9 @@ def test_outside_the_boxes_of_an_incomplete_picture_nothing_is_learnt() -> None:
         maps = torch.zeros(shape, requires_grad=True)
         model.head("detection").loss(maps, batch, torch.arange(12)).value.backward()
         assert maps.grad is not None
-        inside = within(batch.boxes, batch.image, torch.Size(shape))
+        inside = find_inside(batch.boxes, batch.image, torch.Size(shape))
         outside = maps.grad[:, 0][
-            ~inside & (bumps(batch.boxes, batch.image, torch.Size(shape)) < 1)
+            ~inside & (make_heat_map(batch.boxes, batch.image, torch.Size(shape)) < 1)
         ]
         assert bool((outside > 0).all()) == complete and bool((outside == 0).all()) != complete
 
@@ -620,7 +626,7 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
         images=np.zeros((3, 64, 64, 3), np.uint8),
         image=image.numpy(),
         boxes=boxes.numpy(),
-        landmarks=filled(boxes, torch.full((3, 5, 2), math.nan))[1].numpy(),
+        landmarks=fill_missing(boxes, torch.full((3, 5, 2), math.nan))[1].numpy(),
         pose=np.full((3, 3), np.nan, np.float32),
         person=np.array([0, 1, 0]),
         expression=np.full(3, -1),
@@ -631,10 +637,10 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
     )
     batch = Batch.of(labelled)
     maps, points = torch.full((3, 5, 16, 16), -9.0), torch.zeros(3, 10, 16, 16)
-    maps[:, 0] += 8 * bumps(boxes, image, maps.shape)  # one peak each
-    where, row, y, x = around(boxes, image, maps.shape)
+    maps[:, 0] += 8 * make_heat_map(boxes, image, maps.shape)  # one peak each
+    where, row, y, x = find_cells_around(boxes, image, maps.shape)
     centre = torch.stack([x * 4 + 2, y * 4 + 2], 1)
-    ends = corners(boxes)[row]
+    ends = box_convert(boxes, "xywh", "xyxy")[row]
     maps[where, 1:, y, x] = (torch.cat([centre - ends[:, :2], ends[:, 2:] - centre], 1) / 16).log()
     points[where, :10, y, x] = ((batch.landmarks[row] - centre[:, None]) / 16).flatten(1)
     maps[0, 0, 10, 10] = 3  # the second face is the surest
@@ -650,7 +656,7 @@ def _knowing() -> tuple[MultiTask, Batch, torch.Tensor]:
 
 def test_right_maps_are_read_as_the_true_faces() -> None:
     model, batch, labelled = _knowing()
-    found = model.predict(batch.images, least=0.2)
+    found = model.predict(batch.images, min_score=0.2)
     assert found.image.tolist() == [0, 0, 2] and found.scores[0] > found.scores[1]
     order = torch.tensor([1, 0, 2])
     assert torch.allclose(found.boxes, batch.boxes[order], atol=1e-3)
@@ -660,13 +666,13 @@ def test_right_maps_are_read_as_the_true_faces() -> None:
     assert found.of(2).heads["recognition"].shape == (1, 128)
     given = model.describe(batch.images, batch.image, batch.boxes)
     assert torch.allclose(given.heads["recognition"][order], found.heads["recognition"], atol=1e-4)
-    result = measure(model, labelled, least=0.2)  # type: ignore[arg-type]
+    result = measure(model, labelled, min_score=0.2)  # type: ignore[arg-type]
     assert result["ap50"] == 1 and result["matched"] == 1 and result["nme"] < 1e-3
 
 
 def test_no_faces() -> None:
     model = small().eval()
-    found = model.predict(torch.rand(2, 3, 40, 40), least=1.0)
+    found = model.predict(torch.rand(2, 3, 40, 40), min_score=1.0)
     assert len(found) == 0 and found.heads["pose"].shape == (0, 3)
     assert found.heads["segmentation"].shape == (2, 40, 40)
     with pytest.raises(ValueError, match="no detection head"):
@@ -675,11 +681,11 @@ def test_no_faces() -> None:
 
 def test_a_batch_says_what_single_pictures_say() -> None:
     model = small().eval()
-    images = pictures(scenes().images[:3])
-    together = model.predict(images, least=0.005)
+    images = to_tensor(scenes().images[:3])
+    together = model.predict(images, min_score=0.005)
     assert len(together) > 3
     for i in range(3):
-        alone, one = model.predict(images[i : i + 1], least=0.005), together.of(i)
+        alone, one = model.predict(images[i : i + 1], min_score=0.005), together.of(i)
         assert torch.allclose(alone.boxes, one.boxes, atol=1e-3)
         for name in ALL:
             if name in alone.heads:
@@ -700,7 +706,7 @@ def test_the_embedding_reads_a_crop_as_the_face_in_it(reads: str) -> None:
     boxes = torch.tensor([[56 - side / 2, 56 - side / 2, side, side]]).expand(2, 4)
     same = model.describe(crops, torch.arange(2), boxes, points).heads["recognition"]
     assert (F.normalize(embedding(crops), dim=1) * same).sum(1).min() > 0.98
-    assert frames_of(reads, boxes, points)[0].tolist() == pytest.approx([56, 56, 56, 0], abs=0.01)
+    assert make_frames(reads, boxes, points)[0].tolist() == pytest.approx([56, 56, 56, 0], abs=0.01)
     with pytest.raises(ValueError, match="no recognition head"):
         small({"pose": {}}).embedding()
 
@@ -743,7 +749,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_network_finds_and_names_people(trained: Path) -> None:
     joint = JointFace.load(trained)
-    assert measure(joint.model, scenes(), least=0.2)["ap50"] > 0.8
+    assert measure(joint.model, scenes(), min_score=0.2)["ap50"] > 0.8
     looked = []
     joint._crops = lambda crops: looked.append(crops)  # type: ignore[assignment]
     people = Recognizer(joint, joint)
@@ -818,10 +824,10 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
     assert main([*given, "--weights", str(trained)]) == 0
     (row,) = json.loads((out / "results.json").read_text())["rows"]
     least = JointFace.load(trained, least=0.02)
-    want = protocols.detection(tmp_path, least, progress=False)
+    want = protocols.measure_detection(tmp_path, least, progress=False)
     assert row["ap"] == want.ap._asdict() and want.ap.value > 0.5
     assert len(want.threshold) > len(
-        protocols.detection(tmp_path, JointFace.load(trained), progress=False).threshold
+        protocols.measure_detection(tmp_path, JointFace.load(trained), progress=False).threshold
     )
     # nothing but YuNet needs its file, and what finds no faces is not taken for what does
     monkeypatch.setattr(detect, "Cascade", lambda: least)
@@ -844,9 +850,9 @@ def test_a_network_starts_from_what_fits_of_another(tmp_path: Path) -> None:
     for name, tensor in second.start(tmp_path / "first.safetensors").state_dict().items():
         fresh = name == "heads.recognition.people"  # seven people, not four
         assert torch.equal(tensor, before[name] if fresh else theirs[name]), name
-    with pytest.raises(ValueError, match="first.safetensors has another trunk"):
+    with pytest.raises(ValueError, match="first.safetensors has another backbone"):
         MultiTask(ALL, channels=24, features=32).start(tmp_path / "first.safetensors")
-    with pytest.raises(ValueError, match="another trunk than this network, norm='group'"):
+    with pytest.raises(ValueError, match="another backbone than this network, norm='group'"):
         small(norm="frozen").start(tmp_path / "first.safetensors")
 
 

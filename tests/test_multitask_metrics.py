@@ -108,10 +108,10 @@ def test_landmarks_of_profiles_are_left_out_of_nme_45() -> None:
 
 
 def test_a_higher_least_score_finds_fewer() -> None:
-    got = measure(_Told(_found(), _HEADS), _labelled(), least=0.7)
+    got = measure(_Told(_found(), _HEADS), _labelled(), min_score=0.7)
     assert got["matched"] == pytest.approx(1 / 3)
     assert got["ap50"] == pytest.approx(1 / 3 + 2 / 9)  # of all scores
-    nobody = measure(_Told(_found(), _HEADS), _labelled(), least=0.99)
+    nobody = measure(_Told(_found(), _HEADS), _labelled(), min_score=0.99)
     assert nobody["matched"] == 0 and np.isnan(nobody["nme"]) and np.isnan(nobody["yaw"])
 
 

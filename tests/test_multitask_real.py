@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,11 @@ from helpers import Row, group, portrait
 
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import overlaps
-from metaface.multitask import FaceSprites, Portraits, compose, constant_box, portraits
-from metaface.multitask.portraits import aligned_faces
+from metaface.multitask import FaceSprites, compose
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from portraits import Portraits, align_faces, constant_box, find_portraits
 
 
 def marked(sides: tuple[tuple[int, int], ...] = ((120, 90), (200, 240))) -> Portraits:
@@ -48,7 +52,7 @@ def extent(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [96, 201])
 def test_pixels_box_and_landmarks_are_cut_out_together(size: int) -> None:
-    pool = marked().pool(size, sharp=True)
+    pool = marked().cut_out(size, sharp=True)
     for picture, layers, points in zip(pool.images, pool.layers, pool.landmarks, strict=True):
         seen = extent(picture[..., 0] > 140)  # the bright box
         assert np.abs(extent(layers[..., 1] >= 128) - seen).max() <= 1.5
@@ -59,7 +63,7 @@ def test_pixels_box_and_landmarks_are_cut_out_together(size: int) -> None:
 
 def test_what_a_photograph_does_not_show_is_not_pasted() -> None:
     one = marked(((120, 90),))  # face 60 long: the square reaches 15 to 30 pixels beyond the sides
-    sharp, soft = (one.pool(120, sharp=s).layers[0, ..., 0].astype(int) for s in (True, False))
+    sharp, soft = (one.cut_out(120, sharp=s).layers[0, ..., 0].astype(int) for s in (True, False))
     left, top, width, height = extent(sharp >= 128)
     x, y, w, h = one.boxes[0]
     assert left == pytest.approx(60 - (x + w / 2), abs=1) and width == pytest.approx(90, abs=1)
@@ -72,7 +76,7 @@ def test_what_a_photograph_does_not_show_is_not_pasted() -> None:
 
 
 def test_composed_upright_a_box_is_the_detectors() -> None:
-    pool = marked().pool(160, sharp=True)
+    pool = marked().cut_out(160, sharp=True)
     scenes = compose(pool, 40, faces=(1, 1), side=(30, 100), turn=0, seed=3)
     assert len(scenes.image) == 40
     shape = marked().boxes[:, 2] / marked().boxes[:, 3]
@@ -91,7 +95,7 @@ def test_composed_upright_a_box_is_the_detectors() -> None:
 
 
 def test_real_and_procedural_people_are_in_one_pool() -> None:
-    both = FaceSprites.join([FaceSprites.procedural(2, 2, 96), marked().pool(96)])
+    both = FaceSprites.join([FaceSprites.procedural(2, 2, 96), marked().cut_out(96)])
     scenes = compose(both, 30, faces=(1, 1), seed=0)
     real = scenes.person >= 2
     assert real.any() and not real.all()
@@ -99,7 +103,7 @@ def test_real_and_procedural_people_are_in_one_pool() -> None:
 
 
 def test_the_constant_box_is_the_best_of_all_and_measured_as_any_other() -> None:
-    scenes = compose(marked().pool(96), 30, faces=(1, 1), seed=1)
+    scenes = compose(marked().cut_out(96), 30, faces=(1, 1), seed=1)
     box, ap = constant_box(scenes)
     hits = [(overlaps(b[None], scenes.boxes) >= 0.5).mean() for b in scenes.boxes]
     assert ap == pytest.approx(max(hits) ** 2)  # of equal scores: precision times recall
@@ -125,26 +129,26 @@ def folder_of(top: Path) -> Path:
 
 def test_portraits_are_the_photographs_with_a_face(tmp_path: Path) -> None:
     source = folder_of(tmp_path)
-    found = portraits(source, Row(), progress=False)
+    found = find_portraits(source, Row(), progress=False)
     assert found.people == tuple(f"{tmp_path.name}/{n}" for n in ("Ana", "Ben", "Cy"))
     assert found.person.tolist() == [0, 0, 0, 1, 1, 2]
     assert found.alone.tolist() == [True, True, False, True, True, True]
     assert (found.boxes[0] == [0, 0, 112, 112]).all()
     assert len(found.take(found.alone)) == 5
-    two = portraits(source, Row(), photos=(2, 2), progress=False)
+    two = find_portraits(source, Row(), photos=(2, 2), progress=False)
     assert two.people == (f"{tmp_path.name}/Ben",) and two.person.tolist() == [0, 0]
-    assert len(portraits(source, Row(), photos=(1, 3), limit=3, progress=False)) <= 3
-    assert np.abs(found.faces().images[0].astype(int) - portrait(1)).mean() < 1  # aligned already
-    assert found.faces(32).image_shape == (3, 32, 32)
+    assert len(find_portraits(source, Row(), photos=(1, 3), limit=3, progress=False)) <= 3
+    assert np.abs(found.align().images[0].astype(int) - portrait(1)).mean() < 1  # aligned already
+    assert found.align(32).image_shape == (3, 32, 32)
     with pytest.raises(ValueError, match="none of|no face in any"):
-        portraits(source, Row(), photos=(9, 9), progress=False)
+        find_portraits(source, Row(), photos=(9, 9), progress=False)
     with pytest.raises(FileNotFoundError):
-        portraits(tmp_path / "missing.zip", Row())
+        find_portraits(tmp_path / "missing.zip", Row())
 
 
 def test_aligned_faces_of_a_pool_are_people() -> None:
     pool = FaceSprites.procedural(3, 2, 96)
-    faces = aligned_faces(
+    faces = align_faces(
         list(pool.images), pool.landmarks, pool.person, pool.people, "synthetic", 48
     )
     assert len(faces) == 6 and faces.image_shape == (3, 48, 48)
@@ -155,9 +159,9 @@ def test_yunet_finds_pasted_faces_where_they_are_said_to_be(
     test_data: Callable[[str], Path],
 ) -> None:
     yunet = YuNet(test_data("weights/yunet_n_640_640.onnx"), 0.3)
-    found = portraits(test_data("att_faces.zip"), yunet, limit=30, progress=False)
+    found = find_portraits(test_data("att_faces.zip"), yunet, limit=30, progress=False)
     assert len(found) > 20
-    pool = found.take(found.alone).pool(200)
+    pool = found.take(found.alone).cut_out(200)
     scenes = compose(pool, 30, faces=(1, 1), side=(60, 100), turn=0, seed=2)
     ious = []
     for i, picture in enumerate(scenes.images):

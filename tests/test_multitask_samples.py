@@ -14,12 +14,12 @@ from PIL import Image
 from metaface.multitask import (
     FaceAnnotations,
     FaceSprites,
-    augmented,
-    celeba,
+    augment,
     compose,
-    mirrored,
-    moved,
-    wider,
+    load_celeba,
+    load_wider,
+    mirror,
+    zoom_and_shift,
 )
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
@@ -110,7 +110,7 @@ def test_bad_labels_are_refused(changes, message):
 def test_any_one_label_is_enough(label):
     changes = unlabelled()
     del changes[label]
-    assert labelled(**changes).labelled().all()
+    assert labelled(**changes).find_labelled().all()
 
 
 def test_take():
@@ -163,15 +163,15 @@ def dots(image):
 
 def test_mirrored_twice_is_nothing_and_once_swaps():
     faces = labelled(3)
-    once = mirrored(faces)
-    same(mirrored(once), faces)
+    once = mirror(faces)
+    same(mirror(once), faces)
     np.testing.assert_array_equal(once.pose, np.tile(np.float32([-10, 3, 4]), (3, 1)))
     assert (once.landmarks[:, 0, 0] < once.landmarks[:, 1, 0]).all()  # from left to right again
     assert (once.landmarks[:, 3, 0] < once.landmarks[:, 4, 0]).all()
     np.testing.assert_allclose(once.landmarks[0], dots(once.images[0])[[1, 0, 2, 4, 3]], atol=0.3)
     left, top, width, height = once.boxes[0].astype(int)
     assert once.masks[0, top : top + height, left : left + width].all()
-    half = mirrored(faces, np.array([False, True, False]))
+    half = mirror(faces, np.array([False, True, False]))
     same(half.take(np.array([0, 2])), faces.take(np.array([0, 2])))
     same(half.take(np.array([1])), once.take(np.array([1])))
 
@@ -204,16 +204,16 @@ def test_moved_labels_are_where_the_pixels_are():
     random = np.random.default_rng(2)
     n = 60
     zoom, shift = np.exp(random.uniform(-0.7, 0.6, n)), random.uniform(-50, 50, (n, 2))
-    changed = moved(labelled(n), zoom, shift)
+    changed = zoom_and_shift(labelled(n), zoom, shift)
     assert len(changed.image) < n  # some have left
     check_against_pixels(changed, 120)
-    smaller = moved(labelled(8, width=128), np.ones(8), np.zeros((8, 2)), size=80)
+    smaller = zoom_and_shift(labelled(8, width=128), np.ones(8), np.zeros((8, 2)), size=80)
     assert smaller.images.shape == (8, 80, 80, 3) and smaller.masks.shape == (8, 80, 80)
     check_against_pixels(smaller, 35)
 
 
 def test_moved_by_nothing_is_nothing():
-    same(moved(labelled(), np.ones(2), np.zeros((2, 2))), labelled())
+    same(zoom_and_shift(labelled(), np.ones(2), np.zeros((2, 2))), labelled())
 
 
 def test_faces_that_leave_are_dropped_and_leave_no_false_claims():
@@ -229,40 +229,40 @@ def test_faces_that_leave_are_dropped_and_leave_no_false_claims():
             "attributes": np.zeros((2, 2), np.float32),
         },
     )
-    changed = moved(two, np.ones(1), np.array([[-15.0, 0.0]]))
+    changed = zoom_and_shift(two, np.ones(1), np.array([[-15.0, 0.0]]))
     assert changed.person.tolist() == [0] and not changed.complete[0]
     np.testing.assert_array_equal(changed.boxes, [[20, 35, 27, 35]])
-    cut = moved(two, np.ones(1), np.array([[-10.0, 0.0]]))
+    cut = zoom_and_shift(two, np.ones(1), np.array([[-10.0, 0.0]]))
     assert cut.complete[0] and cut.boxes[1].tolist() == [0, 2, 12, 20]  # still in, and cut
-    gone = moved(two, np.ones(1), np.array([[90.0, 90.0]]))
-    assert len(gone.image) == 0 and not gone.complete[0] and gone.labelled().all()
+    gone = zoom_and_shift(two, np.ones(1), np.array([[90.0, 90.0]]))
+    assert len(gone.image) == 0 and not gone.complete[0] and gone.find_labelled().all()
 
 
 def test_a_picture_of_which_nothing_would_be_known_stays():
     changes = unlabelled(1)
     del changes["boxes"]
     lone = labelled(1, **changes)
-    same(moved(lone, np.ones(1), np.array([[90.0, 90.0]])), lone)
+    same(zoom_and_shift(lone, np.ones(1), np.array([[90.0, 90.0]])), lone)
 
 
 def test_unknown_stays_unknown():
     changes = unlabelled(3)
     del changes["person"]
     faces = labelled(3, **changes)
-    changed = augmented(faces, 4)
+    changed = augment(faces, 4)
     assert (changed.masks == 255).all() and np.isnan(changed.boxes).all()
     assert np.isnan(changed.landmarks).all() and (changed.person == faces.person).all()
 
 
 def test_augmented_repeats_exactly_and_keeps_labels_on_pixels():
     faces = labelled(40)
-    once = augmented(faces, [3, 7])
-    same(augmented(faces, [3, 7]), once)
-    assert (augmented(faces, [3, 8]).images != once.images).any()
-    check_against_pixels(augmented(faces, 5, light=0, blur=0), 130)
-    assert 5 < (augmented(faces, 5).pose[:, 0] < 0).sum() < 35
-    same(augmented(faces, 1, flip=False, zoom=(1, 1), shift=0, light=0, blur=0), faces)
-    mean = augmented(faces, 6, zoom=(1, 1), shift=0, light=0.4).images.mean((1, 2, 3))
+    once = augment(faces, [3, 7])
+    same(augment(faces, [3, 7]), once)
+    assert (augment(faces, [3, 8]).images != once.images).any()
+    check_against_pixels(augment(faces, 5, light=0, blur=0), 130)
+    assert 5 < (augment(faces, 5).pose[:, 0] < 0).sum() < 35
+    same(augment(faces, 1, flip=False, zoom=(1, 1), shift=0, light=0, blur=0), faces)
+    mean = augment(faces, 6, zoom=(1, 1), shift=0, light=0.4).images.mean((1, 2, 3))
     assert mean.std() > 8
 
 
@@ -272,7 +272,7 @@ def test_augmented_repeats_exactly_and_keeps_labels_on_pixels():
 )
 def test_augmented_out_of_range(setting, message):
     with pytest.raises(ValueError, match=message):
-        augmented(labelled(), 0, **setting)
+        augment(labelled(), 0, **setting)
 
 
 @settings(max_examples=60, deadline=None)
@@ -288,7 +288,7 @@ def test_augmented_out_of_range(setting, message):
 def test_boxes_stay_inside_whatever_happens(zoom, right, down, left, top, width, height):
     box = np.float32([[left, top, min(width, 96 - left), min(height, 96 - top)]])
     face = labelled(1, boxes=box)
-    changed = moved(
+    changed = zoom_and_shift(
         face, np.array([zoom]), np.array([[right, down]])
     )  # FaceAnnotations checks the box
     middle = zoom * (box[0, :2] + box[0, 2:] / 2 - 48) + 48 + (right, down)
@@ -304,7 +304,7 @@ def test_boxes_stay_inside_whatever_happens(zoom, right, down, left, top, width,
 
 def test_scenes_and_augmentation_fit_together():
     scenes = compose(FaceSprites.procedural(6, 2, 64), 30, seed=1)
-    changed = augmented(scenes, 2)
+    changed = augment(scenes, 2)
     assert 0.6 * len(scenes.image) < len(changed.image) <= len(scenes.image)
     inside = np.zeros_like(changed.masks, bool)
     for box, i in zip(changed.boxes, changed.image, strict=True):
@@ -345,7 +345,7 @@ def test_wider_boxes_are_where_the_faces_are(tmp_path):
     folder = wider_folder(
         tmp_path, "\n".join(lines), {name: photograph(b) for name, b in boxes.items()}
     )
-    found = wider(folder, size=96, crops=6, seed=1)
+    found = load_wider(folder, size=96, crops=6, seed=1)
     assert len(found) == 18 and found.complete.all() and len(found.image) == 12
     for box, i in zip(found.boxes, found.image, strict=True):
         bright = found.images[i, :, :, 0] > 158
@@ -354,43 +354,43 @@ def test_wider_boxes_are_where_the_faces_are(tmp_path):
         np.testing.assert_allclose(np.r_[box[:2], box[:2] + box[2:]], extent, atol=1.01)
         assert 20 < box[2:].max() <= 96.01
     assert (found.masks == 255).all() and np.isnan(found.landmarks).all()
-    same(wider(folder, size=96, crops=6, seed=1), found)
+    same(load_wider(folder, size=96, crops=6, seed=1), found)
     archive = tmp_path / "set.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and path != archive:
                 file.write(path, path.relative_to(folder))
-    same(replace(wider(archive, size=96, crops=6, seed=1), name=found.name), found)
+    same(replace(load_wider(archive, size=96, crops=6, seed=1), name=found.name), found)
 
 
 def test_wider_faces_left_out_leave_no_false_claims(tmp_path):
     marked = "0 0 0 1 0 0"  # invalid
     text = f"a.png\n2\n50 60 80 80{ZEROS}\n140 60 80 80 {marked}\n"
     folder = wider_folder(tmp_path, text, {"a.png": photograph([(50, 60, 80, 80)])})
-    found = wider(folder, crops=12, side=(40, 40))
+    found = load_wider(folder, crops=12, side=(40, 40))
     assert len(found.image) == 12 and not found.complete.all()  # the other is mostly in view
     (folder / "wider_face_train_bbx_gt.txt").write_text(f"a.png\n1\n50 60 80 80 {marked}\n")
     with pytest.raises(ValueError, match="no usable face in 1 photographs"):
-        wider(folder)
+        load_wider(folder)
 
 
 def test_wider_errors_name_the_photograph(tmp_path):
     text = f"a.png\n1\n50 60 40 50{ZEROS}\n"
     folder = wider_folder(tmp_path, text, {})
     with pytest.raises(FileNotFoundError, match=r"a\.png, which is not there: add it"):
-        wider(folder)
+        load_wider(folder)
     (folder / "images" / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a\.png cannot be read .*copy it again"):
-        wider(folder)
+        load_wider(folder)
     (folder / "wider_face_train_bbx_gt.txt").write_text("a.png\n1\n50 60 40\n")
     with pytest.raises(ValueError, match=r"bbx_gt\.txt: line 3: expected .*'50 60 40'"):
-        wider(folder)
+        load_wider(folder)
     with pytest.raises(FileNotFoundError):
-        wider(tmp_path / "nothing")
+        load_wider(tmp_path / "nothing")
 
 
 def test_wider_of_the_set_itself(test_data):
-    found = wider(test_data("wider_val_sample.zip"), crops=2)
+    found = load_wider(test_data("wider_val_sample.zip"), crops=2)
     assert 80 < len(found) <= 96 and len(found.image) >= 100
     assert found.complete.mean() > 0.6
     long = found.boxes[:, 2:].max(1)
@@ -429,7 +429,7 @@ def celeba_folder(folder, pictures="img_celeba", landmarks="list_landmarks_celeb
 
 
 def test_celeba(tmp_path):
-    found = celeba(celeba_folder(tmp_path), size=126)
+    found = load_celeba(celeba_folder(tmp_path), size=126)
     assert found.people == ("celeba/77", "celeba/2880") and found.person.tolist() == [1, 0, -1]
     assert found.attribute_names == ("glasses", "female", "beard", "Smiling")
     np.testing.assert_array_equal(found.attributes, [[0, 0, 1, 1], [1, 1, 0, 0], [1, 0, 0, 1]])
@@ -438,32 +438,34 @@ def test_celeba(tmp_path):
     for i in range(3):  # the last is cut out by its landmarks
         np.testing.assert_allclose(found.landmarks[i], dots(found.images[i]), atol=1)
     assert not found.complete.any() and (found.masks == 255).all()
-    assert len(celeba(tmp_path, limit=1)) == 1
+    assert len(load_celeba(tmp_path, limit=1)) == 1
 
 
 def test_a_byte_order_mark_hides_nobody_of_celeba(tmp_path):
-    want = celeba(celeba_folder(tmp_path), size=126)
+    want = load_celeba(celeba_folder(tmp_path), size=126)
     for path in tmp_path.glob("*.txt"):
         path.write_text("\ufeff" + path.read_text("utf-8"), "utf-8")
-    found = celeba(tmp_path, size=126)
+    found = load_celeba(tmp_path, size=126)
     assert found.person.tolist() == want.person.tolist()
     np.testing.assert_array_equal(found.boxes, want.boxes)
 
 
 def test_celeba_with_some_of_the_lists(tmp_path):
     folder = celeba_folder(tmp_path, "img_align_celeba", "list_landmarks_align_celeba.txt")
-    assert np.isnan(celeba(folder).boxes).all()  # which are of the pictures that are not aligned
+    assert np.isnan(
+        load_celeba(folder).boxes
+    ).all()  # which are of the pictures that are not aligned
     for name in ("list_attr_celeba.txt", "identity_CelebA.txt"):
         (folder / "Anno").mkdir(exist_ok=True)
         (folder / name).rename(folder / "Anno" / name)
-    assert celeba(folder).person.tolist() == [1, 0, -1]
+    assert load_celeba(folder).person.tolist() == [1, 0, -1]
     (folder / "list_landmarks_align_celeba.txt").unlink()
     (folder / "Anno" / "list_attr_celeba.txt").unlink()
-    found = celeba(folder, size=89)
+    found = load_celeba(folder, size=89)
     assert len(found) == 2 and np.isnan(found.landmarks).all()  # nothing is known of the third
     (folder / "Anno" / "identity_CelebA.txt").unlink()
     with pytest.raises(FileNotFoundError, match="none of CelebA's lists"):
-        celeba(folder)
+        load_celeba(folder)
 
 
 @pytest.mark.parametrize(
@@ -484,17 +486,17 @@ def test_celeba_errors_name_file_and_line(tmp_path, name, old, new, message):
     assert old in text
     (folder / name).write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=f"{name}: {message}"):
-        celeba(folder)
+        load_celeba(folder)
 
 
 def test_celeba_pictures_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder img_celeba"):
-        celeba(tmp_path)
+        load_celeba(tmp_path)
     folder = celeba_folder(tmp_path)
     (folder / "img_celeba" / "000002.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"img_celeba/000002\.png cannot be read"):
-        celeba(folder)
+        load_celeba(folder)
     for path in (folder / "img_celeba").iterdir():
         path.unlink()
     with pytest.raises(FileNotFoundError, match="none of the 3 pictures listed"):
-        celeba(folder)
+        load_celeba(folder)

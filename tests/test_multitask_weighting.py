@@ -109,7 +109,7 @@ def test_uncertainty_finds_the_closed_form() -> None:
         assert float(weighting.log_variances[name].detach()) == pytest.approx(
             math.log(float(loss)), abs=1e-3
         )
-    total = sum(float(v.detach()) for v in weighting.weighted(losses).values())
+    total = sum(float(v.detach()) for v in weighting.weigh(losses).values())
     assert total == pytest.approx(2 + math.log(0.1) + math.log(4), abs=1e-4)
 
 

@@ -32,8 +32,9 @@ from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, r
 from metaface.recognition.embedders.importing import import_weights
 from metaface.recognition.gallery import _checksums
 from metaface.recognition.gallery.names import person_name
+from metaface.report import benchmark as benchmark_page
 from metaface.report import cross_domain as domain_page
-from metaface.report import plots, robustness
+from metaface.report import groups, plots
 from metaface.report import sweep as sweep_page
 
 LATIN1 = os.fsdecode(b"caf\xe9")  # a file name that is not UTF-8
@@ -347,8 +348,8 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "in_folder": lambda: in_folder(""),
         "listed": lambda: listed(""),
         "import": lambda: import_weights(""),
-        "aligned": lambda: protocols.aligned("", Row(), squares()),
-        "detection": lambda: protocols.detection("", Row()),
+        "aligned": lambda: protocols.align_people("", Row(), squares()),
+        "detection": lambda: protocols.measure_detection("", Row()),
         "pairs": lambda: read_pairs(""),
         "wider": lambda: read_wider(""),
         "train": lambda: train(learner, faces, ways=2, queries=1, iterations=1, out=""),
@@ -357,7 +358,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
             CrossDomainSettings(domains={"a": "synthetic"}, iterations=1), ""
         ),
         "sweep": lambda: mf.sweep(BenchmarkSettings(iterations=1), ""),
-        "multitask": lambda: mf.multitask.wider(""),
+        "multitask": lambda: mf.multitask.load_wider(""),
     }
     before = {p: p.stat().st_size for p in tmp_path.rglob("*")}
     for name, call in calls.items():
@@ -577,14 +578,14 @@ def plotted() -> dict[str, str]:
     }
     space = {n: {"low": 0.1, "high": 1.0, "log": False} for n in HOSTILE}
     return {
-        "curves": plots.curves({f"{n}-0": curve for n in HOSTILE}),
-        "by_shot": plots.by_shot(rows),
-        "cost": plots.cost(rows),
-        "heat_map": domain_page.heat_map(rows),
-        "spread": sweep_page.spread({n: [trial] for n in HOSTILE}),
-        "slices": sweep_page.slices([trial], space),
-        "importances": sweep_page.importance_bars(dict.fromkeys(HOSTILE, 0.1)),
-        "groups": robustness.group_rates(slices_of(HOSTILE), "false_positive"),
+        "curves": benchmark_page.draw_curves({f"{n}-0": curve for n in HOSTILE}),
+        "by_shot": benchmark_page.draw_by_shot(rows),
+        "cost": benchmark_page.draw_cost(rows),
+        "heat_map": domain_page.draw_heat_map(rows),
+        "spread": sweep_page.draw_spread({n: [trial] for n in HOSTILE}),
+        "slices": sweep_page.draw_parameters([trial], space),
+        "importances": sweep_page.draw_importances(dict.fromkeys(HOSTILE, 0.1)),
+        "groups": groups.draw_group_rates(slices_of(HOSTILE), "false_positive"),
     }
 
 
@@ -611,7 +612,7 @@ def test_plots_show_names_letter_by_letter():
 
 def test_plots_of_plain_names_are_drawn_as_before():
     """Outlines of letters, so that a page looks alike everywhere; powers of ten in mathematics."""
-    svg = plots.curves({"maml-0": [{"seconds": 1.0, "val_accuracy": 0.5}]})
+    svg = benchmark_page.draw_curves({"maml-0": [{"seconds": 1.0, "val_accuracy": 0.5}]})
     assert "<text" not in svg and "maml" in svg
     figure, axes = plots.chart("x", "y")
     axes.plot([1, 1e4], [1, 2], label="$5")
@@ -621,13 +622,13 @@ def test_plots_of_plain_names_are_drawn_as_before():
 
 def test_pages_hold_any_name_whole_or_are_not_written(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
-    robustness.write_slices(path, [slices_of(HOSTILE)])
+    groups.write_slices(path, [slices_of(HOSTILE)])
     page = path.read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>") and "caf\\udce9" in page and VISIBLE in page
     assert "<script" not in page and "王芳" in page
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        robustness.write_slices(path, [slices_of(HOSTILE[:2])])
+        groups.write_slices(path, [slices_of(HOSTILE[:2])])
     assert path.read_text(encoding="utf-8") == page and list(tmp_path.iterdir()) == [path]
 
 
@@ -651,7 +652,7 @@ def test_a_benchmark_of_odd_names_has_its_page(tmp_path):
     assert "\x1b" not in results["data"]["train"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>") and "\x1b" not in page
-    assert report.table(results["rows"])
+    assert report.format_benchmark(results["rows"])
 
 
 # ---------------------------------------------------------------- drawn letters
@@ -690,16 +691,16 @@ def test_lettering_draws_what_it_can(monkeypatch):
 
 def test_contact_sheets_tell_captions_apart(caplog, monkeypatch):
     from metaface import _letters
-    from metaface.report.pictures import grid
 
     monkeypatch.setattr(_letters, "_system_fonts", lambda: ())
     face = [BLANK]
-    cyrillic, other = (pixels(grid([(name, face)])) for name in ("Иван", "Ольга"))
+    cyrillic, other = (pixels(report.draw_grid([(name, face)])) for name in ("Иван", "Ольга"))
     assert (cyrillic != other).any() and not caplog.text
     for odd in ("a\x1b[2J", LATIN1):
-        grid([(odd, face)])
-    sheet = pixels(grid([("王芳", face), ("李", face)]))
-    assert (sheet[:20] != pixels(grid([("李", face), ("王芳", face)]))[:20]).sum() == 0  # both #1
+        report.draw_grid([(odd, face)])
+    one, other = ("王芳", face), ("李", face)
+    sheets = [pixels(report.draw_grid(rows))[:20] for rows in ([one, other], [other, one])]
+    assert (sheets[0] == sheets[1]).all()  # both #1
     assert "'王芳' is drawn as #1" in caplog.text and "'李' is drawn as #2" in caplog.text
 
 

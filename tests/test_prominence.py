@@ -7,6 +7,7 @@ one lies nearer to it, and one of the meant one's size is out of focus.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,17 @@ from PIL import Image
 
 from metaface.cli import main
 from metaface.data._sources import open_source
-from metaface.experiments.protocols import aligned
+from metaface.experiments.protocols import align_people
 from metaface.faces import choose
 from metaface.faces.alignment import TEMPLATE
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import read
-from metaface.multitask.portraits import portraits
 from metaface.recognition import Gallery, Recognizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from portraits import find_portraits
 
 Cut = tuple[np.ndarray, np.ndarray]
 """a head cut out of a photograph, and the box of its face in it"""
@@ -155,11 +159,11 @@ def crop_of(picture: np.ndarray, true: np.ndarray, detector: YuNet) -> np.ndarra
 
 def test_data_sets_and_align_take_the_face_that_is_meant(albums, detector, model, tmp_path, capsys):
     top = Path(next(iter(albums))).parents[1]
-    people = aligned(top, detector, squares(), progress=False)
+    people = align_people(top, detector, squares(), progress=False)
     assert people.several == 3
     wanted = [crop_of(*made, detector) for made in albums.values()]
     assert np.array_equal(people.crops, wanted)
-    learnt = portraits(top, YuNet(model, least=0.3), progress=False)
+    learnt = find_portraits(top, YuNet(model, least=0.3), progress=False)
     for box, (_, true) in zip(learnt.boxes, albums.values(), strict=True):
         assert is_face(box, true)
     options = ["--out", str(tmp_path / "out"), "--models", str(model.parent), "--quiet"]

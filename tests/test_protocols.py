@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metaface import evaluation as ev
-from metaface.experiments.protocols import Aligned, pairs_of
+from metaface.experiments.protocols import AlignedFaces, find_pairs
 from metaface.faces.detections import overlaps
 from metaface.metrics.cohort import unit
 from metaface.metrics.intervals import bootstrap, over_seeds, share
@@ -140,9 +140,9 @@ def test_read_pairs_behind_a_byte_order_mark(tmp_path):
     assert files == ev.read_pairs(written(tmp_path, text))[0] and len(pairs) == 2
 
 
-def some_people(*paths: str) -> Aligned:
+def some_people(*paths: str) -> AlignedFaces:
     count = len(paths)
-    return Aligned(
+    return AlignedFaces(
         "set",
         np.zeros((count, 112, 112, 3), np.uint8),
         np.eye(count, dtype=np.float32),
@@ -158,13 +158,13 @@ def test_pairs_of_photographs_in_another_format(tmp_path):
     people = some_people(
         "s/A.B/A.B_0001.png", "s/A.B/A.B_0002.PNG", "s/A.B/A.B_0002.jpg", "s/Cy/Cy_0001.bmp"
     )
-    pairs, missing = pairs_of(people, listed)
+    pairs, missing = find_pairs(people, listed)
     assert missing == 0 and pairs.rows.tolist() == [[0, 2], [2, 3]]  # the list's own, if there
     twice = some_people("A.B/A.B_0001.png", "A.B/A.B_0001.bmp", "A.B/A.B_0002.png")
     with pytest.raises(ValueError, match=r"names A.B/A.B_0001.jpg, and set has .*bmp and .*png"):
-        pairs_of(twice, listed)
+        find_pairs(twice, listed)
     with pytest.raises(ValueError, match=r"set has .* none of the 2 pairs of .*pairs.txt, such as"):
-        pairs_of(some_people("Cy/Cy_0001.png"), listed)
+        find_pairs(some_people("Cy/Cy_0001.png"), listed)
 
 
 def test_read_pairs_of_one_fold(tmp_path):
@@ -894,5 +894,5 @@ def test_page_of_extremes(tmp_path):
 def test_a_plot_is_drawn_from_its_curve(results):
     """Another result, another drawing; the same, the same but for matplotlib's own ids."""
     other = ev.verification(*trial(seed=1))
-    for plot in (recognition.roc, recognition.det, recognition.score_histogram):
+    for plot in (recognition.draw_roc, recognition.draw_det, recognition.draw_scores):
         assert len(plot(results["Pairs <of> people"])) != len(plot(other))

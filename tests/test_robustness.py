@@ -16,7 +16,7 @@ from metaface import synthetic
 from metaface.cli import main
 from metaface.evaluation.degradation import _Measurement
 from metaface.learners import MAML, Prototypical
-from metaface.report.robustness import nuisance_curves, write_robustness
+from metaface.report.robustness import draw_nuisances, write_robustness
 
 ALL = pytest.mark.parametrize("name", ev.CORRUPTIONS)
 
@@ -265,12 +265,13 @@ def test_robustness_refuses(learner):
 
 def test_page(tmp_path, learner):
     levels = ev.robustness(learner, patterns(12, 5), nuisances=("blur", "mask"), **FEW)
-    write_robustness(tmp_path / "page.html", "Patterns <here>", levels, 4)
+    rows = [level.row() for level in levels]
+    write_robustness(tmp_path / "page.html", "Patterns <here>", rows, 4)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 1 and "Patterns &lt;here&gt;" in page
     assert page.count("as it is</td>") == 1 and page.count("<tr><td>") == 11
     assert f"<td>{100 * levels[5].accuracy:.2f}</td>" in page
-    assert len(nuisance_curves(levels[:6])) < len(nuisance_curves(levels))
+    assert len(draw_nuisances(rows[:6])) < len(draw_nuisances(rows))
 
 
 # ---------------------------------------------------------------- command

@@ -9,7 +9,7 @@ from metaface.faces.alignment import TEMPLATE, similarity
 from metaface.multitask import ATTRIBUTES, EXPRESSIONS, FaceAnnotations, FaceSprites, compose
 from metaface.multitask import _backdrop as backdrop
 from metaface.multitask.sprites import PHOTOS, TEMPLATE_BOX
-from metaface.report.annotated import sheet
+from metaface.report import draw_annotations
 from metaface.synthetic import render
 
 SKIN, DOTS = (200, 60, 60), ((0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
@@ -51,9 +51,9 @@ def drawn(turned=0.0, size=96):
 @pytest.fixture()
 def plain(monkeypatch):
     """A grey world that is seen as it is."""
-    monkeypatch.setattr(backdrop, "background", lambda _, n: np.full((n, n, 3), 128, np.uint8))
-    monkeypatch.setattr(backdrop, "things", lambda *_: None)
-    monkeypatch.setattr(backdrop, "photographed", lambda _, scene: scene)
+    monkeypatch.setattr(backdrop, "draw_background", lambda _, n: np.full((n, n, 3), 128, np.uint8))
+    monkeypatch.setattr(backdrop, "draw_things", lambda *_: None)
+    monkeypatch.setattr(backdrop, "photograph", lambda _, scene: scene)
     monkeypatch.setattr("metaface.multitask.scenes._paste_back", lambda *_: None)
 
 
@@ -61,7 +61,7 @@ def plain(monkeypatch):
 def test_labels_are_where_the_pixels_are(plain, monkeypatch, side):
     nothing = np.zeros((128, 128), np.uint8)
     monkeypatch.setattr(
-        backdrop, "object_before", lambda *_: (nothing, np.zeros((128, 128, 3), np.uint8))
+        backdrop, "draw_object_before", lambda *_: (nothing, np.zeros((128, 128, 3), np.uint8))
     )
     found = compose(drawn(), 40, faces=(1, 1), side=side, seed=3)
     assert (found.image == np.arange(40)).all()
@@ -248,9 +248,9 @@ def test_pools_join(pool):
     both = FaceSprites.join([other, crops])
     assert both.people == ("synthetic/40", "Ana") and both.person.tolist() == [0, 1, -1]
     assert set(np.unique(compose(both, 20).masks)) == {0, 1, 255}
-    with pytest.raises(ValueError, match="'Ana' is in two pools"):
+    with pytest.raises(ValueError, match="'Ana' is in two sets"):
         FaceSprites.join([crops, crops])
-    with pytest.raises(ValueError, match="no pools"):
+    with pytest.raises(ValueError, match="no sprites"):
         FaceSprites.join([])
 
 
@@ -263,7 +263,7 @@ def test_crops_that_are_none():
 
 
 def test_sheet(scenes):
-    shown = sheet(scenes.take(np.arange(5)), 3, scale=2)
+    shown = draw_annotations(vars(scenes.take(np.arange(5))), 3, scale=2)
     assert shown.shape == (2 * 256, 3 * 256, 3) and not shown[256:, 512:].any()
     left, top = (2 * scenes.boxes[0, :2]).astype(int)
     assert (shown[top, left] == (255, 230, 0)).all()

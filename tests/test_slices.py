@@ -13,9 +13,9 @@ from helpers import squares
 from metaface import evaluation as ev
 from metaface.cli import main
 from metaface.data.attributes import column
-from metaface.experiments.protocols import Aligned
+from metaface.experiments.protocols import AlignedFaces
 from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
-from metaface.report.robustness import group_rates, slices_table, write_slices
+from metaface.report.groups import draw_group_rates, format_slices, write_slices
 
 BOTH = pytest.mark.parametrize("measure", [ev.slice_verification, ev.slice_identification])
 ASKED = {ev.slice_verification: {"fmr": 0.05}, ev.slice_identification: {"fpir": 0.1}}
@@ -102,7 +102,7 @@ def test_a_biased_embedding_is_flagged(measure):
     assert biased.differs("false_positive") and biased.ratio("false_positive") > 2
     a, b = biased.groups
     assert b.false_positive.rate.value > biased.asked > a.false_positive.rate.value
-    assert "the groups differ" in slices_table(biased)
+    assert "the groups differ" in format_slices(biased)
 
 
 def test_a_few_alike_people_are_no_proof():
@@ -132,7 +132,7 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
     a, b = (row["false_positive"] for row in got.rows()[1:])
     for found, errors in ((a, got.groups[0].false_positive), (b, got.groups[1].false_positive)):
         printed = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-        assert f"FMR {printed} of" in slices_table(got)
+        assert f"FMR {printed} of" in format_slices(got)
         assert f"{100 * found['low']:.2f} to {100 * found['high']:.2f}" in page
         assert found["interval"] == (found["low"], found["high"])
         assert found["clopper_pearson"] == tuple(errors.exact[1:])
@@ -311,7 +311,9 @@ def test_page(tmp_path):
     value = found[0].groups[1].false_negative.rate.value
     assert f"<td>{100 * value:.2f}</td>" in page
     other = ev.slice_verification(*crowd(seed=9), fmr=0.05)
-    assert len(group_rates(found[0], "false_negative")) != len(group_rates(other, "false_positive"))
+    assert len(draw_group_rates(found[0], "false_negative")) != len(
+        draw_group_rates(other, "false_positive")
+    )
 
 
 @pytest.fixture
@@ -372,9 +374,9 @@ def test_command_on_photographs(command, tmp_path, monkeypatch):
     crops = np.random.default_rng(0).integers(0, 256, (48, 112, 112, 3), dtype=np.uint8)
     paths = tuple(f"{p}/{i}.jpg" for i, p in enumerate(person))
     names = tuple(map(str, sorted(set(person.tolist()))))
-    made = Aligned("set", crops, e, person // 7, names, paths, ())
-    monkeypatch.setattr("metaface.experiments.protocols.aligned", lambda *a, **k: made)
     monkeypatch.setattr("metaface.cli.weak_spots.load_models", lambda o: (None, squares()))
+    made = AlignedFaces("set", crops, e, person // 7, names, paths, ())
+    monkeypatch.setattr("metaface.experiments.protocols.align_people", lambda *a, **k: made)
     rows = [f"{path},{g}" for path, g in zip(paths, group, strict=True)]
     path = written(tmp_path, "\n".join(["path,kind", *rows]))
     status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))

@@ -26,7 +26,7 @@ from metaface.data._content import telling
 from metaface.data._sources import open_source
 from metaface.data.domain_split import joined, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
-from metaface.experiments.protocols import aligned
+from metaface.experiments.protocols import align_people
 from metaface.faces.photos import in_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
@@ -650,7 +650,7 @@ def test_protocols_count_a_photograph_once(tmp_path, caplog):
             Image.fromarray(portrait(10 * number + i)).save(people / name / f"{i}.png")
     shutil.copy(people / "Ana" / "0.png", people / "Ana" / "again.png")
     shutil.copy(people / "Bo" / "1.png", people / "Cy" / "x.png")
-    found = aligned(people, Row(), squares(), progress=False)
+    found = align_people(people, Row(), squares(), progress=False)
     assert found.paths == ("Ana/0.png", "Ana/1.png", "Bo/0.png", "Cy/0.png", "Cy/1.png")
     assert "1 pictures are there more than once" in caplog.text and "Bo and Cy" in caplog.text
 

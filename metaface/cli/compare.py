@@ -68,7 +68,7 @@ def benchmark(
     results = job.run(settings, out, resume=resume, progress=not quiet)
     for part, text in results["data"].items():
         print(f"{part:>5}: {text}")
-    print(f"\n{report.table(results['rows'])}\n")
+    print(f"\n{report.format_benchmark(results['rows'])}\n")
     _print_notes(results)
     print(f"accuracy ± half of the 95% interval over the same {settings.episodes} episodes")
     print(f"{Path(out) / 'results.json'}\n{Path(out) / 'report.html'}")
@@ -135,7 +135,7 @@ def cross_domain(
     results = job.run(settings, out, resume=resume, progress=not quiet)
     for name, parts in results["data"].items():
         print(f"{name}: tested on {parts['test']}")
-    print(f"\n{report.matrix(results['rows'])}\n")
+    print(f"\n{report.format_matrix(results['rows'])}\n")
     _print_notes(results)
     print("trained in the domain of the row, tested in that of the column: accuracy % ± half of")
     print(f"the 95% interval over the same {settings.episodes} episodes")
@@ -335,7 +335,7 @@ def sweep(
         resume=resume,
         progress=not quiet,
     )
-    for line in report.sweep_lines(results):
+    for line in report.tabulate_sweep(results)[1:]:
         print(f"{line[0]}: {line[2]} on validation people, {line[3]} by default; {line[4]} trials")
     _print_notes(results)
     for command in results["commands"]:

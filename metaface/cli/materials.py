@@ -36,6 +36,7 @@ def preview(
     from metaface import data, report
     from metaface._picture_file import picture_kind, write_picture
     from metaface.episodes.sampler import EpisodeSampler
+    from metaface.experiments.photo_rows import show_people, show_task
 
     picture_kind(Path(out))  # refused before anything is loaded
     few: dict[str, Any] = {}
@@ -56,10 +57,10 @@ def preview(
         sampler = EpisodeSampler(
             faces, options.ways, options.shots, options.queries, seed=options.seed
         )
-        picture = report.episode_picture(sampler.batch(0), faces)
+        rows = show_task(sampler.batch(0), faces)
     else:
-        picture = report.contact_sheet(faces, options.people, options.photos)
-    write_picture(picture, Path(out))
+        rows = show_people(faces, faces.person_ids[: options.people], options.photos)
+    write_picture(report.draw_grid(rows), Path(out))
     print(out)
 
 

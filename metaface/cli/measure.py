@@ -14,7 +14,7 @@ from metaface.options.commands import ModelOptions, ProtocolOptions
 
 if TYPE_CHECKING:
     from metaface import evaluation
-    from metaface.experiments.protocols import Aligned, Results
+    from metaface.experiments.protocols import AlignedFaces, Results
     from metaface.faces.detect import Detector
     from metaface.recognition.embedders.loading import Embedder
 
@@ -37,7 +37,7 @@ def protocol(
     """
     from metaface import evaluation
     from metaface._json import write_json
-    from metaface.experiments.protocols import aligned, detection
+    from metaface.experiments.protocols import align_people, measure_detection
     from metaface.report import write_recognition
 
     if "detection" in protocols and len(protocols) > 1:
@@ -54,11 +54,11 @@ def protocol(
             sections[title] = result
 
     if protocols == ("detection",):
-        found = detection(options.data, _unsure(options), progress=not options.quiet)
+        found = measure_detection(options.data, _unsure(options), progress=not options.quiet)
         note(f"detection, {Path(options.data).stem}", found)
     else:
         detector, embedder = load_models(options)
-        people = aligned(options.data, detector, embedder, progress=not options.quiet)
+        people = align_people(options.data, detector, embedder, progress=not options.quiet)
         print(
             f"{people.name}: {len(people.paths)} photographs of {len(people.people)} people, "
             f"{len(people.skipped)} without a usable face or there twice"
@@ -76,7 +76,7 @@ def protocol(
 
 def _unsure(o: ModelOptions) -> Detector:
     """The detector that the options name; it reports unsure boxes, too, where it can."""
-    from metaface.experiments.protocols import LEAST
+    from metaface.experiments.protocols import MIN_SCORE
     from metaface.faces.detect import Detector, YuNet
     from metaface.recognition import models
     from metaface.recognition.embedders import loading
@@ -86,46 +86,46 @@ def _unsure(o: ModelOptions) -> Detector:
     if o.detector != "yunet":
         return load_detector(o.detector, o.models)
     if not o.weights:
-        return YuNet(models.find("yunet", o.models), LEAST)
+        return YuNet(models.find("yunet", o.models), MIN_SCORE)
     network: object = loading.load(o.weights, o.models)
     if not isinstance(network, JointFace):
         raise ValueError(
             f"--weights {o.weights} finds no faces, it embeds them: leave it out, and YuNet is "
             "measured, or name a network of metaface multitask"
         )
-    return cast(Detector, JointFace(network.model, network.name, LEAST))
+    return cast(Detector, JointFace(network.model, network.name, MIN_SCORE))
 
 
 Note = Callable[..., None]
 
 
-def _few_shot(o: ProtocolOptions, people: Aligned, embedder: Embedder, note: Note) -> None:
-    from metaface.experiments.protocols import few_shot
+def _few_shot(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
+    from metaface.experiments.protocols import measure_few_shot
 
     for ways in o.ways:
         for shots in o.shots:
-            found = few_shot(people, embedder, ways, shots, o.episodes, o.seed)
+            found = measure_few_shot(people, embedder, ways, shots, o.episodes, o.seed)
             note(f"{ways}-way {shots}-shot", found)
 
 
-def _verification(o: ProtocolOptions, people: Aligned, embedder: Embedder, note: Note) -> None:
+def _verification(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
     from metaface import evaluation
-    from metaface.experiments.protocols import held_against_others, pairs_of
+    from metaface.experiments.protocols import find_pairs, score_against_cohort
 
     if o.pairs:
-        pairs, missing = pairs_of(people, o.pairs)
+        pairs, missing = find_pairs(people, o.pairs)
         if missing:
             print(f"{missing} pairs of {o.pairs} left out: their photographs are not in {o.data}")
     else:
         pairs = evaluation.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
     for title, scores in (
         ("verification, cosine", pairs.scores(people.embeddings)),
-        ("verification, against strangers of the other folds", held_against_others(pairs, people)),
+        ("verification, against strangers of the other folds", score_against_cohort(pairs, people)),
     ):
         note(title, evaluation.verification(scores, pairs.same, pairs.fold))
 
 
-def _open_set(o: ProtocolOptions, people: Aligned, embedder: Embedder, note: Note) -> None:
+def _open_set(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
     from metaface import evaluation
 
     for title, scorer in (

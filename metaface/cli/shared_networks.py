@@ -13,7 +13,7 @@ from metaface.options.jobs import TASKS, JointSettings, MultitaskSettings
 from metaface.options.values import Names
 
 if TYPE_CHECKING:
-    from metaface.experiments.joint import Part
+    from metaface.experiments.joint_scenes import TestScenes
     from metaface.multitask.model import MultiTask
     from metaface.multitask.sprites import FaceSprites
 
@@ -35,7 +35,7 @@ def joint_benchmark(
         quiet: Show no progress bars.
     """
     from metaface.experiments import joint
-    from metaface.report.joint import joint_table
+    from metaface.report import format_joint
 
     s = joint.check_settings(settings)
     minutes = s.minutes
@@ -51,7 +51,7 @@ def joint_benchmark(
     results = joint.run(settings, out, resume=resume, progress=not quiet)
     for name, said in results["data"].items():
         print(f"{name:>5}: {said}")
-    print(f"\n{joint_table(results)}\n")
+    print(f"\n{format_joint(results)}\n")
     for note in results["notes"]:
         print(f"note: {note}")
     print("± half of the 95% interval over training seeds (of 1-shot accuracy over episodes, too)")
@@ -86,7 +86,8 @@ def multitask(
     import torch
 
     from metaface._digest import content_digest
-    from metaface.experiments import joint
+    from metaface.experiments.joint_networks import build_network, build_weighting
+    from metaface.experiments.joint_scenes import compose_batches, compose_test_scenes
     from metaface.multitask.sprites import FaceSprites
     from metaface.multitask.training import fit
     from metaface.training import Budget, Run, runs
@@ -109,12 +110,12 @@ def multitask(
     train = draw(range(settings.people))
     unseen = draw(range(settings.people, settings.people + held_out))
     side = settings.side[0], min(settings.side[1], 0.75 * settings.size)
-    part = joint.scenes_of(unseen, scenes, settings.size, side, settings.seed)
+    part = compose_test_scenes(unseen, scenes, settings.size, side, settings.seed)
     if "recognition" in heads:
-        joint.check_episodes(part)
+        part.check_episodes()
     pools = _pools(train, crops, settings.batch, not quiet)
     torch.manual_seed(settings.seed)
-    model = joint.network(heads, sum(len(pool.people) for pool, _ in pools))
+    model = build_network(heads, sum(len(pool.people) for pool, _ in pools))
     if start:
         model.start(start)
     defined = {
@@ -124,8 +125,8 @@ def multitask(
     }
     history = fit(
         model,
-        joint.fresh(pools, settings.size, side, settings.seed),
-        weighting=joint.weighting_of(weighting, settings.weights, heads),
+        compose_batches(pools, settings.size, side, settings.seed),
+        weighting=build_weighting(weighting, settings.weights, heads),
         lr=settings.lr,
         data=defined,
         budget=Budget(settings.iterations, minutes=settings.minutes),
@@ -143,21 +144,19 @@ def multitask(
     print(Path(out) / "model.safetensors")
 
 
-def _print_figures(model: MultiTask, part: Part) -> None:
-    from metaface.experiments import joint
+def _print_figures(model: MultiTask, part: TestScenes) -> None:
     from metaface.multitask import identification
     from metaface.multitask.metrics import measure
 
     device = next(model.parameters()).device
     given = "detection" not in model.heads
-    print(f"procedural people who were not trained on: {joint.described(part)}")
+    print(f"procedural people who were not trained on: {part.describe()}")
     for name, value in measure(model, part.scenes, given=given, device=device).items():
         if "/" not in name:
             print(f"{name:>12} {value:.3f}")
     if "recognition" in model.heads:
-        vectors = identification.embedded(model, part.scenes, given=given, device=device)
-        person = part.scenes.person[part.once]
-        right = identification.one_shot(vectors[part.once], person)
+        vectors = identification.embed_scenes(model, part.scenes, given=given, device=device)
+        right = identification.measure_one_shot(vectors[part.rows], part.person)
         print(f"5-way 1-shot {right.mean():.3f}")
 
 

@@ -29,7 +29,7 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
     """What ``--data`` holds, for the checkpoint or, without one, for the embedder."""
     from metaface import data
     from metaface.data import FaceSet
-    from metaface.experiments.protocols import AsNetwork, aligned
+    from metaface.experiments.protocols import EmbedderNetwork, align_people
     from metaface.experiments.robustness import RENDER, People, upright
     from metaface.learners import Prototypical
     from metaface.learners.spec import load_model, seen_by
@@ -61,18 +61,18 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
             ),
         )
     detector, embedder = load_models(o)
-    found = aligned(o.data, detector, embedder, progress=not o.quiet)
+    found = align_people(o.data, detector, embedder, progress=not o.quiet)
     print(f"{len(found.skipped)} photographs without a usable face, or there twice, left out")
-    return People(Prototypical(AsNetwork(embedder), "cosine"), found.faces(), found.paths)
+    return People(Prototypical(EmbedderNetwork(embedder), "cosine"), found.faces(), found.paths)
 
 
 def _network(o: ModelOptions) -> MetaLearner:
-    from metaface.experiments.protocols import AsNetwork
+    from metaface.experiments.protocols import EmbedderNetwork
     from metaface.learners import Prototypical
     from metaface.recognition.embedders import loading
     from metaface.recognition.recognizer import DEFAULT
 
-    return Prototypical(AsNetwork(loading.load(o.weights or DEFAULT, o.models)), "cosine")
+    return Prototypical(EmbedderNetwork(loading.load(o.weights or DEFAULT, o.models)), "cosine")
 
 
 # -- robustness ------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def robustness(
         },
     )
     title = f"{options.ways}-way {options.shots}-shot, {side} photographs changed: {what}"
-    write_robustness(out / "report.html", title, levels, options.ways)
+    write_robustness(out / "report.html", title, rows, options.ways)
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
 
 
@@ -198,7 +198,7 @@ def slices(
     """
     from metaface._json import write_json
     from metaface.metrics.groups import Slices, slice_identification, slice_verification
-    from metaface.report.robustness import slices_table, write_slices
+    from metaface.report import format_slices, write_slices
 
     people = load_people(checkpoint, options)
     print(people.faces.describe())
@@ -215,7 +215,7 @@ def slices(
             )
         )
     for slices in found:
-        print(slices_table(slices))
+        print(format_slices(slices))
     out = Path(options.out)
     write_json(
         out / "results.json",

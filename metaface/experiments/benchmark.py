@@ -26,6 +26,7 @@ from metaface.experiments.job import (
     specify,
     train_learner,
 )
+from metaface.experiments.photo_rows import show_confused, show_task
 from metaface.experiments.runner import Experiment, Measure
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec
@@ -227,7 +228,11 @@ class _Benchmark(Experiment):
         }
 
     def write_page(self, results: dict[str, Any]) -> None:
-        report.write(self.out / "report.html", results, self.people.test)
+        s, test = self.settings, self.people.test
+        sampler = EpisodeSampler(test, s.ways[0], s.shots[0], s.queries, seed=s.seed, stream="test")
+        task = show_task(sampler.batch(0), test)
+        confused = show_confused(results["confusions"], test)
+        report.write_benchmark(self.out / "report.html", results, task, confused)
 
 
 def _floor(name: str, settings: BenchmarkSettings, people: People) -> tuple[MetaLearner, FaceSet]:

@@ -28,6 +28,7 @@ from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation.domain_matrix import measure, rows
 from metaface.experiments.job import check_settings, define, leave_out_seen, train_learner
+from metaface.experiments.photo_rows import show_domain
 from metaface.experiments.runner import Experiment, Measure
 from metaface.options import CrossDomainSettings
 from metaface.options.jobs import ALL, ALL_BUT, DOMAIN_PROTOCOLS
@@ -218,8 +219,8 @@ class _DomainMatrix(Experiment):
         }
 
     def write_page(self, results: dict[str, Any]) -> None:
-        tests = {name: parts.test for name, parts in self.domains.items()}
-        report.write_cross_domain(self.out / "report.html", results, tests)
+        rows = [show_domain(name, parts.test) for name, parts in self.domains.items()]
+        report.write_cross_domain(self.out / "report.html", results, rows)
 
 
 def _check(settings: CrossDomainSettings) -> None:

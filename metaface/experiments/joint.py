@@ -4,46 +4,52 @@ from __future__ import annotations
 
 import importlib
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from metaface import machine
-from metaface._atomic import replacing
-from metaface._json import plain, write_json, write_record
-from metaface._lock import alone_in
-from metaface._text import given_path
+from metaface._json import write_record
 from metaface.arguments import check_given_counts, check_once
+from metaface.data import FaceSet
+from metaface.experiments.joint_networks import (
+    build_network,
+    build_weighting,
+    count_parameters,
+    find_equal_size,
+)
+from metaface.experiments.joint_pictures import draw_predictions
+from metaface.experiments.joint_scenes import (
+    TestScenes,
+    compose_batches,
+    compose_crowd,
+    compose_test_scenes,
+    load_sprites,
+    save_sprites,
+)
 from metaface.experiments.joint_speed import compare_speed
-from metaface.experiments.runner import finished, refuse_several_processes
-from metaface.experiments.staged import Staged, crops_of
-from metaface.machine import choose_device
+from metaface.experiments.runner import Experiment, Measure, finished
+from metaface.experiments.staged import Staged, crop_faces
 from metaface.metrics.intervals import ci95, interval
 from metaface.multitask import identification
-from metaface.multitask.augment import augmented
+from metaface.multitask.augmentation import augment
 from metaface.multitask.metrics import measure
 from metaface.multitask.model import FEATURES, MultiTask
 from metaface.multitask.samples import FaceAnnotations
-from metaface.multitask.scenes import compose
-from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
+from metaface.multitask.sprites import FaceSprites
 from metaface.multitask.training import Source, fit
-from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
-from metaface.options.jobs import SHARED, STAGED, STAGES, TASKS, VARIANTS, JointSettings
-from metaface.training import Budget, Run, runs
+from metaface.options import JointSettings
+from metaface.options.jobs import SHARED, STAGED, STAGES, TASKS, VARIANTS
+from metaface.report.joint import write_joint
+from metaface.training import Budget, Run
 
 log = logging.getLogger("metaface.multitask")
 
-SCALE, MARGIN = 16.0, 0.2
-"""Of ArcFace: 32 and 0.5 start to learn later (docs/multitask.md, Design)"""
 CROP = 112  # pixels
-CHANNELS = 64
 COSINES_EVERY = 50  # steps
 SEARCH_SHARE = 0.25  # of the budget of a unit, for each trial of the weights
 
@@ -73,20 +79,11 @@ def check_settings(settings: JointSettings) -> JointSettings:
     }
     for name, value in least.items():
         check_given_counts(value, **{name: getattr(settings, name)})
-    job = settings.with_budget()
-    Budget(job.iterations, minutes=job.minutes)
-    return job
+    settings = settings.with_budget()
+    Budget(settings.iterations, minutes=settings.minutes)
+    return settings
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Scenes of some people; ``once``: the rows of faces, each photograph's first."""
-
-    scenes: FaceAnnotations
-    once: np.ndarray
-
-
-@alone_in(lambda settings, out, **_: out)
 def run(
     settings: JointSettings, out: str | Path, *, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
@@ -107,215 +104,121 @@ def run(
             settings (``device`` may change).
         metaface.training.Interrupted: Ctrl-C; go on with ``resume``.
     """
-    from metaface.report import joint as report
+    return _Comparison(check_settings(settings), out, progress).run(resume)
 
-    refuse_several_processes("the comparison")
-    out, settings = given_path(out, "the results"), check_settings(settings)
-    device = choose_device(settings.device)
-    defined = {**asdict(settings), "device": str(device)}
-    notes = runs.claim(out, "comparison", resume, defined, {})
-    pools = _pools(settings, out / "pools", progress)
-    train, crowd = pools["train"], _crowd(settings, pools["test"])
-    val, test = (_part(settings, pools[name]) for name in ("val", "test"))
-    data = {"train": f"{len(train)} photographs of {len(train.people)} people"}
-    data |= {"val": described(val), "test": described(test)}
-    del pools
-    trials = _search(settings, out, train, val, device, progress) if settings.search else []
-    if trials:
-        best = max(trials, key=lambda t: float(t["score"]))
-        settings = replace(settings, weights=best["weights"])
-    units = []
-    for variant in settings.variants:
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            folder = out / f"{variant}-seed{seed}"
-            found = finished(folder)
-            if found is None:
-                model, spent = _train(variant, seed, settings, train, folder, device, progress)
-                found = {"variant": variant, "seed": seed, **spent}
-                found |= _measured(model, test, settings, device)
-                if hasattr(model, "predict") and "detection" in model.heads:
-                    report.overlays(folder / "pictures.png", model, test.scenes, device)
-                write_record(folder / "result.json", found)
-                log.info("%s, seed %d: %s", variant, seed, found["metrics"])
-            units.append(_numbers(found))
-    speed = finished(out / "speed")
-    if speed is None:
+
+class _Comparison(Experiment):
+    kind = "comparison"
+    train: FaceSprites
+    test: TestScenes
+    crowd: FaceAnnotations
+    data: dict[str, str]
+    trials: Sequence[dict[str, Any]] = ()
+
+    def definition(self) -> dict[str, Any]:
+        # of the settings that were given: a search changes the weights
+        return {**asdict(self.given), "device": str(self.device)}
+
+    def load(self) -> dict[str, FaceSet]:
+        s = self.settings
+        sprites = _load_people(s, self.out / "pools", self.progress)
+        self.train = sprites["train"]
+        self.crowd = compose_crowd(sprites["test"], s.size, s.side, s.seed + 1)
+        val, self.test = (_compose_test(s, sprites[name]) for name in ("val", "test"))
+        people = len(self.train.people)
+        self.data = {"train": f"{len(self.train)} photographs of {people} people"}
+        self.data |= {"val": val.describe(), "test": self.test.describe()}
+        if s.search:
+            self.trials = _search(s, self.out, self.train, val, self.device, self.progress)
+            best = max(self.trials, key=lambda trial: float(trial["score"]))
+            self.settings = replace(s, weights=best["weights"])
+        return {}
+
+    def units(self) -> dict[str, Measure]:
+        s = self.settings
+        return {
+            f"{variant}-seed{seed}": partial(self._train_and_measure, variant, seed)
+            for variant in s.variants
+            for seed in range(s.seed, s.seed + s.seeds)
+        }
+
+    def _train_and_measure(self, variant: str, seed: int, folder: Path) -> dict[str, Any]:
+        s, device = self.settings, self.device
+        model, spent = _train(variant, seed, s, self.train, folder, device, self.progress)
+        unit = {"variant": variant, "seed": seed, **spent, **_measure(model, self.test, s, device)}
+        if "detection" in model.heads:
+            draw_predictions(folder / "pictures.png", model, self.test.scenes, device)
+        log.info("%s, seed %d: %s", variant, seed, unit["metrics"])
+        return unit
+
+    def _measure_speed(self, units: Sequence[dict[str, Any]], _: Path) -> dict[str, Any]:
+        """Time the networks of the first seed."""
+        s = self.settings
         models = {
-            name: _load(name, out / f"{name}-seed{settings.seed}", device)
-            for name in settings.variants
+            name: _load(name, self._folder(name), self.device)
+            for name in s.variants
             if name != "recognition-only"
         }
-        right = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}  # the first seed
-        speed = compare_speed(models, right, crowd, test, settings, device, progress)
-        write_record(out / "speed" / "result.json", speed)
-    results: dict[str, Any] = plain(
-        {
-            "settings": asdict(settings),
-            "machine": machine.describe(device),
-            "data": data,
-            "weights": settings.weights,
-            "trials": trials,
+        accuracies = {u["variant"]: u["metrics"].get("one_shot") for u in units[::-1]}
+        return compare_speed(
+            models, accuracies, self.crowd, self.test, s, self.device, self.progress
+        )
+
+    def _folder(self, variant: str) -> Path:
+        """Of the first seed."""
+        return self.out / f"{variant}-seed{self.settings.seed}"
+
+    def results(self, measured: list[dict[str, Any]]) -> dict[str, Any]:
+        units = [_restore_nan(unit) for unit in measured]
+        return {
+            "data": self.data,
+            "weights": self.settings.weights,
+            "trials": list(self.trials),
             "rows": [_row(group) for group in _by_variant(units).values()],
             "differences": list(_differences(units)),
             "cosines": {u["variant"]: u["cosines"] for u in units if u.get("cosines")},
-            "speed": speed,
-            "notes": notes,
+            "speed": self.once("speed", partial(self._measure_speed, units)),
         }
-    )
-    write_json(out / "results.json", results)
-    report.write_joint(out / "report.html", results, out)
-    return results
+
+    def write_page(self, results: dict[str, Any]) -> None:
+        files = {name: self._folder(name) / "pictures.png" for name in self.settings.variants}
+        pictures = {name: file for name, file in files.items() if file.is_file()}
+        write_joint(self.out / "report.html", results, pictures)
 
 
 # -- people and scenes ------------------------------------------------------------------------
 
 
-def _part(s: JointSettings, pool: FaceSprites) -> Part:
-    """Scenes to measure on, as many as photographs."""
-    part = scenes_of(pool, len(pool), s.size, s.side, s.seed)
-    check_episodes(part)
-    return part
-
-
-def check_episodes(part: Part) -> None:
-    """Fail before training where identification could not be measured after it.
-
-    Raises:
-        ValueError: too few people with photographs enough.
-    """
-    person = part.scenes.person[part.once]
-    identification.one_shot(np.zeros((len(person), 1)), person, 1)
-
-
-def scenes_of(pool: FaceSprites, n: int, size: int, side: tuple[float, float], seed: int) -> Part:
-    """``n`` scenes of ``pool``, and which of their faces are the first of a photograph."""
-    numbered = replace(pool, person=np.arange(len(pool)), people=tuple(map(str, range(len(pool)))))
-    scenes = compose(numbered, n, size=size, side=side, seed=seed)
-    photo = scenes.person
-    return Part(
-        replace(scenes, person=pool.person[photo], people=pool.people),
-        np.sort(np.unique(photo, return_index=True)[1]),
-    )
-
-
-def _pools(settings: JointSettings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
-    s, found, first = settings, {}, 0
+def _load_people(settings: JointSettings, folder: Path, progress: bool) -> dict[str, FaceSprites]:
+    """Photographs of the people of each part, drawn once."""
+    s, sprites, first = settings, {}, 0
     for name, count in (("train", s.people), ("val", s.val_people), ("test", s.test_people)):
         path = folder / f"{name}.npz"
         if path.is_file():
-            try:  # each array has a CRC-32 there
-                # np.load would not close what it cannot read
-                with open(path, "rb") as packed, np.load(packed, allow_pickle=False) as there:
-                    kept: dict[str, Any] = {key: there[key] for key in there.files}
-            except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}): remove it, and it is made again"
-                ) from error
-            people = tuple(str(person) for person in kept.pop("people"))
-            found[name] = FaceSprites(**kept, people=people)
+            sprites[name] = load_sprites(path)
         else:
             ids = range(first, first + count)
-            pool = FaceSprites.procedural(ids, s.photos, s.size, s.seed, progress=progress)
-            arrays = {f.name: getattr(pool, f.name) for f in fields(pool)}
-            arrays = {n: a for n, a in arrays.items() if isinstance(a, np.ndarray)}
-            with replacing(path) as file:
-                np.savez(file, people=np.array(pool.people), **arrays)  # type: ignore[arg-type]
-            found[name] = pool
+            drawn = FaceSprites.procedural(ids, s.photos, s.size, s.seed, progress=progress)
+            save_sprites(path, drawn)
+            sprites[name] = drawn
         first += count
-    return found
+    return sprites
 
 
-def _crowd(settings: JointSettings, pool: FaceSprites) -> FaceAnnotations:
-    """Scenes with three faces, small enough to have a place, to time."""
-    low, high = settings.side
-    side = low, max(low, min(high, settings.size / 3))
-    scenes = compose(pool, 20, size=settings.size, side=side, faces=(3, 3), seed=settings.seed + 1)
-    return scenes.take(np.flatnonzero(np.bincount(scenes.image, minlength=20) == 3))
-
-
-def described(part: Part) -> str:
-    """How much there is, in words."""
-    people = len(np.unique(part.scenes.person))
-    return (
-        f"{len(part.scenes)} scenes, {len(part.scenes.image)} faces, {len(part.once)} "
-        f"photographs of {people} people"
-    )
+def _compose_test(s: JointSettings, sprites: FaceSprites) -> TestScenes:
+    """Scenes to measure on, as many as photographs."""
+    part = compose_test_scenes(sprites, len(sprites), s.size, s.side, s.seed)
+    part.check_episodes()
+    return part
 
 
 # -- networks ---------------------------------------------------------------------------------
 
 
-def heads_of(tasks: Sequence[str], people: int) -> dict[str, dict[str, Any]]:
-    """Options of the heads of ``tasks``, for procedural scenes."""
-    options: dict[str, dict[str, Any]] = {
-        "recognition": {"people": people, "scale": SCALE, "margin": MARGIN},
-        "expression": {"classes": len(EXPRESSIONS)},
-        "attributes": {"count": len(ATTRIBUTES)},
-    }
-    return {task: options.get(task, {}) for task in tasks}
-
-
-def network(
-    tasks: Sequence[str], people: int, width: float = 1.0, features: int = FEATURES
-) -> MultiTask:
-    """A network whose trunk and map are ``width`` times as wide as the shared one's."""
-    channels = 4 * round(CHANNELS / 4 * width)
-    return MultiTask(
-        heads_of(tasks, people), channels=channels, features=features, norm="frozen", width=width
-    )
-
-
-def parameters(model: nn.Module) -> int:
-    """How many a network has, the vectors of the training people left out."""
-    return sum(p.numel() for n, p in model.named_parameters() if not n.endswith("nition.people"))
-
-
-def equal_size() -> tuple[float, int]:
-    """The width and the features of a face with which the networks of all stages together have as
-    many parameters as the shared one."""
-
-    def total(width: float, features: int) -> int:
-        return sum(parameters(network(tasks, 1, width, features)) for tasks in STAGES.values())
-
-    goal = parameters(network(TASKS, 1))
-    low, high = 0.25, 1.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        fits = total(middle, round(FEATURES * middle)) <= goal
-        low, high = (middle, high) if fits else (low, middle)
-    features = round(FEATURES * low)  # a trunk's width goes in steps: these take up the rest
-    least = total(low, features)
-    return round(low, 3), features + (goal - least) // (total(low, features + 1) - least)
-
-
-def weighting_of(
-    variant: str, weights: Mapping[str, float], tasks: Sequence[str] = TASKS
-) -> Weighting:
-    """The weighting of a shared variant; that of others is fixed."""
-    if variant == "uncertainty":
-        return Uncertainty(tasks)
-    return PCGrad(weights) if variant == "pcgrad" else Fixed(weights)
-
-
-def fresh(
-    pools: Sequence[tuple[FaceSprites, int]], size: int, side: tuple[float, float], seed: int
-) -> Source:
-    """Batches of scenes that are composed when they are needed, no two alike: of each pool so
-    many."""
-
-    def scenes(step: int) -> FaceAnnotations:
-        return FaceAnnotations.join(
-            compose(pool, count, size=size, side=side, seed=seed, first=step * count)
-            for pool, count in pools
-        )
-
-    return scenes
-
-
-def _crops(scenes: Source, seed: int) -> Source:
+def _crop_batches(scenes: Source, seed: int) -> Source:
     """Aligned crops of the faces in ``scenes``, as a detector would give them."""
-    return lambda step: augmented(
-        crops_of(scenes(step), CROP),
+    return lambda step: augment(
+        crop_faces(scenes(step), CROP),
         (seed, step),
         flip=False,
         zoom=(0.95, 1.05),
@@ -337,22 +240,22 @@ def _train(
 ) -> tuple[Any, dict[str, Any]]:
     """Train one unit, going on with what is there; the network, and what was spent."""
     people = len(train.people)
-    scenes = fresh([(train, settings.batch)], settings.size, settings.side, seed)
+    scenes = compose_batches([(train, settings.batch)], settings.size, settings.side, seed)
     stages = {"": TASKS}
     size = (1.0, FEATURES)
     if variant in STAGED:
         stages, part = dict(STAGES), part / len(STAGES)
-        size = equal_size() if variant == "separate" else size
+        size = find_equal_size() if variant == "separate" else size
     elif variant == "recognition-only":
         stages = {"": ("recognition",)}
     spent: dict[str, Any] = {"train_seconds": 0.0, "images": 0, "iterations": 0, "parameters": 0}
     for name, tasks in stages.items():
         torch.manual_seed(seed)
-        model = network(tasks, people, *size)
+        model = build_network(tasks, people, *size)
         history = fit(
             model,
-            _crops(scenes, seed) if name == "recogniser" else scenes,
-            weighting=weighting_of(variant, settings.weights),
+            _crop_batches(scenes, seed) if name == "recogniser" else scenes,
+            weighting=build_weighting(variant, settings.weights),
             lr=settings.lr,
             cosines_every=COSINES_EVERY if variant in SHARED else 0,
             budget=Budget(**settings.share(part)),
@@ -368,7 +271,7 @@ def _train(
         spent["train_seconds"] += history.seconds
         spent["images"] += history.images
         spent["iterations"] += history.iterations
-        spent["parameters"] += parameters(model)
+        spent["parameters"] += count_parameters(model)
         spent["cosines"] = [
             {key: value for key, value in row.items() if key[:7] in ("cosine/", "seconds")}
             for row in history.rows
@@ -380,46 +283,41 @@ def _train(
 def _load(variant: str, folder: Path, device: torch.device) -> Any:
     """The trained network of a unit."""
 
-    def network_of(name: str) -> MultiTask:
-        return MultiTask.load(folder / name / "model.safetensors").to(device)
-
-    if variant in STAGED:
-        detector, recogniser, describer = map(network_of, STAGES)
-        return Staged(detector, recogniser.embedding(), describer, CROP).to(device).eval()
-    return network_of("")
+    names = STAGES if variant in STAGED else ("",)
+    models = [MultiTask.load(folder / name / "model.safetensors").to(device) for name in names]
+    if variant not in STAGED:
+        return models[0]
+    detector, recogniser, describer = models
+    return Staged(detector, recogniser.embedding(), describer, CROP).to(device).eval()
 
 
 # -- figures ----------------------------------------------------------------------------------
 
 
-def _measured(
-    model: Any, part: Part, settings: JointSettings, device: torch.device
+def _measure(
+    model: Any, test: TestScenes, settings: JointSettings, device: torch.device
 ) -> dict[str, Any]:
     """``metrics``, and the accuracy of each episode, of faces where they are found and where they
     truly are."""
-    scenes, once = part.scenes, part.once
-    person = scenes.person[once]
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     metrics: dict[str, float] = {}
-    detects = "detection" in model.heads
-    if detects:
-        metrics = _summed(measure(model, scenes, device=device))
-        vectors = identification.embedded(model, scenes, device=device)[once]
-        found["one_shot"] = identification.one_shot(
-            vectors, person, settings.episodes, settings.seed
-        ).tolist()
-        metrics["one_shot"] = float(np.mean(found["one_shot"]))
-        metrics |= identification.figures(vectors, person, settings.seed)
-        metrics["score"] = score(metrics)
-    vectors = identification.embedded(model, scenes, given=True, device=device)[once]
-    found["one_shot_given"] = identification.one_shot(
-        vectors, person, settings.episodes, settings.seed
-    ).tolist()
-    metrics["one_shot_given"] = float(np.mean(found["one_shot_given"]))
-    return {"metrics": metrics, **found}
+    for name, given in (("one_shot", False), ("one_shot_given", True)):
+        if not given and "detection" not in model.heads:
+            continue
+        vectors = identification.embed_scenes(model, test.scenes, given=given, device=device)
+        vectors = vectors[test.rows]
+        accuracies = identification.measure_one_shot(
+            vectors, test.person, settings.episodes, settings.seed
+        )
+        figures[name], metrics[name] = accuracies.tolist(), float(accuracies.mean())
+        if not given:
+            metrics = _summarise(measure(model, test.scenes, device=device)) | metrics
+            metrics |= identification.measure_open_set(vectors, test.person, settings.seed)
+            metrics["score"] = score_tasks(metrics)
+    return {"metrics": metrics, **figures}
 
 
-def _summed(measured: dict[str, float]) -> dict[str, float]:
+def _summarise(measured: dict[str, float]) -> dict[str, float]:
     """With the mean over the attributes of precision, recall and F1, and over the angles."""
     kept = {key: value for key, value in measured.items() if "/" not in key}
     kept["pose"] = float(np.mean([kept[angle] for angle in ("yaw", "pitch", "roll")]))
@@ -430,7 +328,7 @@ def _summed(measured: dict[str, float]) -> dict[str, float]:
     return kept
 
 
-def score(metrics: Mapping[str, float]) -> float:
+def score_tasks(metrics: Mapping[str, float]) -> float:
     """The mean task score, 0..1, by which weights are chosen: the mean over the seven tasks of
     AP50, 1 - NME / 0.2, IoU, 1 - pose error / 30 degrees, the accuracies of expression and
     attributes, and 5-way 1-shot accuracy; each at least 0, and 0 where nothing was found."""
@@ -450,11 +348,11 @@ def _search(
     settings: JointSettings,
     out: Path,
     train: FaceSprites,
-    val: Part,
+    val: TestScenes,
     device: torch.device,
     progress: bool,
 ) -> list[dict[str, Any]]:
-    """Trials of ``fixed`` with other weights, by :func:`score` on validation people.
+    """Trials of ``fixed`` with other weights, by :func:`score_tasks` on validation people.
 
     That of detection stays 1, as only ratios matter; the first trial has those of the settings.
     """
@@ -470,7 +368,7 @@ def _search(
     span = optuna.distributions.FloatDistribution(0.03, 10.0, log=True)
     spans = dict.fromkeys(tasks, span)
     study = optuna.create_study(direction="maximize")
-    found: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     for number in range(settings.search):
         folder = out / "search" / f"trial-{number:03d}"
         trial = finished(folder)
@@ -490,18 +388,18 @@ def _search(
                 progress,
                 SEARCH_SHARE,
             )
-            metrics = _measured(model, val, settings, device)["metrics"]
+            metrics = _measure(model, val, settings, device)["metrics"]
             trial = {"weights": weights, "score": metrics["score"], "metrics": metrics}
             write_record(folder / "result.json", trial)
         given = {task: trial["weights"][task] for task in tasks}
         study.add_trial(
             optuna.trial.create_trial(params=given, distributions=spans, value=trial["score"])
         )
-        found.append(trial)
-    return found
+        trials.append(trial)
+    return trials
 
 
-def _numbers(unit: dict[str, Any]) -> dict[str, Any]:
+def _restore_nan(unit: dict[str, Any]) -> dict[str, Any]:
     """``unit`` as it was measured: JSON has None for NaN."""
     metrics = {n: np.nan if v is None else v for n, v in unit["metrics"].items()}
     return unit | {"metrics": metrics}

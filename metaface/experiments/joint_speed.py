@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
+from metaface.experiments.joint_scenes import TestScenes
 from metaface.experiments.staged import Resized, Staged
 from metaface.multitask import identification
-from metaface.multitask.batch import pictures
-from metaface.multitask.metrics import LEAST
+from metaface.multitask.batch import to_tensor
+from metaface.multitask.metrics import MIN_SCORE
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import FaceAnnotations
 
@@ -30,7 +31,7 @@ def compare_speed(
     models: Mapping[str, Any],
     accuracies: Mapping[str, float],
     crowd: FaceAnnotations,
-    part: Any,
+    test: TestScenes,
     settings: Any,
     device: torch.device,
     progress: bool,
@@ -41,8 +42,8 @@ def compare_speed(
         models: by variant.
         accuracies: 5-way 1-shot, by variant.
         crowd: pictures with three faces.
-        part: test scenes and ``once``, for the accuracy of each.
-        settings: of the comparison.
+        test: scenes, for the accuracy of each.
+        settings: of the comparison: ``episodes`` and ``seed`` count.
 
     Returns:
         ``threads``; ``points``: of each network, and of the first shared and all staged ones at
@@ -53,111 +54,110 @@ def compare_speed(
         and pictures) of its time by that of ``reference`` beside it: the first shared network,
         and that with the heads alone that detect, crop and embed needs.
     """
-    ways = _ways(models)
+    timed = _list_timed(models)
     with torch.no_grad():
-        seconds, kept = _timed(ways, crowd, device, progress)
+        seconds, kept = _time(timed, crowd, device, progress)
     points = []
-    for i, (name, (variant, model)) in enumerate(ways.items()):
-        if name in (variant, f"{variant}{_SHORT}", f"{variant}{_ALONE}"):
-            right = accuracies[variant]  # which other heads and stages do not change
-        else:
-            vectors = identification.embedded(model, part.scenes, device=device)[part.once]
-            person = part.scenes.person[part.once]
-            each = identification.one_shot(vectors, person, settings.episodes, settings.seed)
-            right = float(each.mean())
-        mine = np.median(seconds[i], 0)[kept[i]]
+    for i, (name, (variant, model)) in enumerate(timed.items()):
+        accuracy = accuracies[variant]
+        # other heads and stages do not change it; other sizes do
+        if name not in (variant, f"{variant}{_SHORT}", f"{variant}{_ALONE}"):
+            vectors = identification.embed_scenes(model, test.scenes, device=device)[test.rows]
+            each = identification.measure_one_shot(
+                vectors, test.person, settings.episodes, settings.seed
+            )
+            accuracy = float(each.mean())
         points.append(
             {
                 "variant": variant,
                 "what": name,
-                "ms": 1000 * _median(mine),
+                "ms": 1000 * _median(np.median(seconds[i], 0)[kept[i]]),
                 "pictures": int(kept[i].sum()),
-                "one_shot": right,
+                "one_shot": accuracy,
             }
         )
-    names = list(ways)
-    shared = [name for name in names if name.endswith(_ALONE)]
     ratios = []
-    for name, (_, model) in ways.items():
-        for alone in shared if isinstance(model, Staged) else ():
-            full = alone.removesuffix(_ALONE)
-            for reference in (full, alone) if _SHORT in name else (full,):
-                a, b = names.index(name), names.index(reference)
-                times = (seconds[a] / seconds[b])[:, kept[a] & kept[b]]
-                if times.size:
-                    low, middle, high = map(float, np.quantile(times, [0.05, 0.5, 0.95]))
-                    ratios.append(
-                        {
-                            "what": name,
-                            "reference": reference,
-                            "median": middle,
-                            "low": low,
-                            "high": high,
-                        }
-                    )
+    row = {name: i for i, name in enumerate(timed)}
+    for name, reference in _list_pairs(timed):
+        a, b = row[name], row[reference]
+        times = (seconds[a] / seconds[b])[:, kept[a] & kept[b]]
+        if times.size:
+            low, median, high = map(float, np.quantile(times, [0.05, 0.5, 0.95]))
+            ratio = {"what": name, "reference": reference, "median": median}
+            ratios.append({**ratio, "low": low, "high": high})
     return {"threads": torch.get_num_threads(), "points": points, "ratios": ratios}
 
 
-def _ways(models: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+def _list_pairs(timed: Mapping[str, tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The name of each staged network, and those of the shared ones that it is compared with."""
+    shared = [name.removesuffix(_ALONE) for name in timed if name.endswith(_ALONE)]
+    for name, (_, model) in timed.items():
+        for full in shared if isinstance(model, Staged) else ():
+            yield name, full
+            if _SHORT in name:
+                yield name, f"{full}{_ALONE}"
+
+
+def _list_timed(models: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """What is timed, by name: the variant, and the network."""
-    found: dict[str, tuple[str, Any]] = {}
+    timed: dict[str, tuple[str, Any]] = {}
     first = True
     for variant, model in models.items():
-        found[variant] = variant, model
+        timed[variant] = variant, model
         if isinstance(model, Staged):
-            short = _short(model, model.crop)
-            found[f"{variant}{_SHORT}"] = variant, short
+            short = _shorten(model, model.crop)
+            timed[f"{variant}{_SHORT}"] = variant, short
             for side in CROPS:
                 name = f"{variant}{_SHORT}, crops of {side}"
-                found[name] = variant, _short(model, side)
+                timed[name] = variant, _shorten(model, side)
         elif first:
             first = False
-            found[f"{variant}{_ALONE}"] = variant, _alone(model)
+            timed[f"{variant}{_ALONE}"] = variant, _keep_identifying(model)
             for factor in FACTORS:
-                found[f"{variant}, pictures x {factor:g}"] = variant, Resized(model, factor)
-    return found
+                timed[f"{variant}, pictures x {factor:g}"] = variant, Resized(model, factor)
+    return timed
 
 
-def _short(model: Staged, crop: int) -> Staged:
+def _shorten(model: Staged, crop: int) -> Staged:
     """``model`` without its describer, with crops of another side."""
     return Staged(model.detector, model.embedding, None, crop).eval()
 
 
-def _alone(model: MultiTask) -> MultiTask:
+def _keep_identifying(model: MultiTask) -> MultiTask:
     """``model`` without the heads that identification does not need."""
-    kept = {n: o for n, o in model.spec["heads"].items() if n in _ALONE}
-    other = MultiTask(**(model.spec | {"heads": kept}))
+    heads = {n: o for n, o in model.spec["heads"].items() if n in _ALONE}
+    other = MultiTask.from_spec(model.spec | {"heads": heads})
     state = model.state_dict()
     other.load_state_dict({name: state[name] for name in other.state_dict()})
     return other.to(next(model.parameters()).device).eval()
 
 
-def _timed(
-    ways: Mapping[str, tuple[str, Any]],
+def _time(
+    timed: Mapping[str, tuple[str, Any]],
     crowd: FaceAnnotations,
     device: torch.device,
     progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds ``[ways, rounds, pictures]``; where three faces were found ``[ways, pictures]``."""
-    networks = [model for _, model in ways.values()]
-    inputs = [pictures(crowd.images[k : k + 1]) for k in range(len(crowd))]
+    """Seconds ``[networks, rounds, pictures]``, and bool ``[networks, pictures]``: three faces are
+    found."""
+    networks = [model for _, model in timed.values()]
+    inputs = [to_tensor(crowd.images[k : k + 1]) for k in range(len(crowd))]
     seconds = np.empty((len(networks), ROUNDS, len(crowd)))
-    least = [[_third(model, given.to(device)) for given in inputs] for model in networks]
+    scores = [[_score_third(model, given.to(device)) for given in inputs] for model in networks]
     for turn in track(range(ROUNDS), desc="timing", show=progress, leave=False):
         for k, given in enumerate(inputs):
             for i, model in enumerate(networks):
                 began = time.perf_counter()
-                model.predict(given.to(device), least[i][k])
+                model.predict(given.to(device), scores[i][k])
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 seconds[i, turn, k] = time.perf_counter() - began
-    kept = np.array(least) < 1
-    return seconds, kept
+    return seconds, np.array(scores) < 1
 
 
-def _third(model: Any, images: Tensor) -> float:
+def _score_third(model: Any, images: Tensor) -> float:
     """The score of the third surest face; 1 where there are fewer. It also warms up."""
-    scores = model.predict(images, LEAST).scores
+    scores = model.predict(images, MIN_SCORE).scores
     return float(scores.sort(descending=True)[0][_FACES - 1]) if len(scores) >= _FACES else 1.0
 
 

@@ -17,7 +17,7 @@ from metaface._text import given_path
 from metaface.data import FaceSet, Skipped
 from metaface.data._content import Distinct
 from metaface.data._skipped import TWICE, report_skipped
-from metaface.data._sources import open_source, open_zip, read_entry, read_file
+from metaface.data._sources import open_source
 from metaface.faces import choose
 from metaface.faces.alignment import shrunk
 from metaface.faces.detect import Detector
@@ -28,16 +28,17 @@ from metaface.metrics.detection import Detection
 from metaface.metrics.one_to_many import OpenSet
 from metaface.metrics.one_to_one import Verification
 from metaface.metrics.pairs import Pairs
+from metaface.multitask.wider import open_photos
 from metaface.recognition.embedded_faces import embed_faces
 from metaface.recognition.embedders.loading import Embedder
 
 PROTOCOLS = ("few-shot", "verification", "open-set", "detection")
-LEAST = 0.02  # score of a box when average precision is measured: the curve needs unsure ones
+MIN_SCORE = 0.02  # score of a box when average precision is measured: the curve needs unsure ones
 Results = Verification | OpenSet | Detection
 
 
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class AlignedFaces:
     """The most prominent face of every photograph of a data set.
 
     Attributes:
@@ -66,9 +67,9 @@ class Aligned:
         return FaceSet.from_arrays(crops, self.person, people=self.people, name=self.name)
 
 
-def aligned(
+def align_people(
     source: str | Path, detector: Detector, embedder: Embedder, *, progress: bool = True
-) -> Aligned:
+) -> AlignedFaces:
     """Find, align and embed the faces of a folder, zip or CSV of people.
 
     A photograph that is there twice counts once, and one of two people is left out.
@@ -79,44 +80,44 @@ def aligned(
     path = given_path(source, "the photographs").expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
-    with open_source(path) as found:
+    with open_source(path) as listing:
         seen = embed_faces(
-            (partial(found.read, photo) for photo in found.photos),
+            (partial(listing.read, photo) for photo in listing.photos),
             choose.most_prominent,
             detector,
             embedder,
         )
-        bar = track(seen, total=len(found.photos), desc=found.name, unit="photo", show=progress)
+        bar = track(seen, total=len(listing.photos), desc=listing.name, unit="photo", show=progress)
         good, skipped, distinct = [], [], Distinct()
-        for photo, one in zip(found.photos, bar, strict=True):
-            if isinstance(one, Unusable):
-                skipped.append(Skipped(photo.path, str(one)))
-            elif again := distinct.add(photo.path, photo.person, one.crops[0]):
+        for photo, faces in zip(listing.photos, bar, strict=True):
+            if isinstance(faces, Unusable):
+                skipped.append(Skipped(photo.path, str(faces)))
+            elif again := distinct.add(photo.path, photo.person, faces.crops[0]):
                 skipped.append(again)
             else:
-                good.append((photo, one))
+                good.append((photo, faces))
         nobodys = distinct.nobodys()
         good = [pair for row, pair in enumerate(good) if row not in nobodys]
         not_new = [s for s in skipped if s.reason.startswith(TWICE)]
-        report_skipped(found.name, [*found.skipped, *not_new, *nobodys.values()], len(good))
+        report_skipped(listing.name, [*listing.skipped, *not_new, *nobodys.values()], len(good))
         skipped += nobodys.values()
     if not good:
         raise ValueError(f"no face in any of the {len(skipped)} photographs of {path}")
     people = tuple(sorted({photo.person for photo, _ in good}))
     number = {name: i for i, name in enumerate(people)}
-    return Aligned(
-        name=found.name,
-        crops=np.concatenate([one.crops for _, one in good]),
-        embeddings=np.concatenate([one.embeddings for _, one in good]),
+    return AlignedFaces(
+        name=listing.name,
+        crops=np.concatenate([faces.crops for _, faces in good]),
+        embeddings=np.concatenate([faces.embeddings for _, faces in good]),
         person=np.array([number[photo.person] for photo, _ in good]),
         people=people,
         paths=tuple(photo.path for photo, _ in good),
         skipped=tuple(skipped),
-        several=sum(one.left > 0 for _, one in good),
+        several=sum(faces.left > 0 for _, faces in good),
     )
 
 
-class AsNetwork(nn.Module):
+class EmbedderNetwork(nn.Module):
     """An embedder as an embedding network, so that learners and episodes take it.
 
     Shape:
@@ -132,11 +133,11 @@ class AsNetwork(nn.Module):
         return torch.from_numpy(self.embedder(crops.contiguous().numpy()))
 
 
-def few_shot(
-    people: Aligned, embedder: Embedder, ways: int, shots: int, episodes: int, seed: int
+def measure_few_shot(
+    people: AlignedFaces, embedder: Embedder, ways: int, shots: int, episodes: int, seed: int
 ) -> evaluation.Result:
     """Episodes of the nearest prototype by cosine; see :func:`metaface.evaluate`."""
-    learner = Prototypical(AsNetwork(embedder), "cosine")
+    learner = Prototypical(EmbedderNetwork(embedder), "cosine")
     enough = np.flatnonzero(np.bincount(people.person) >= shots + 5)
     if len(enough) < ways:
         raise ValueError(
@@ -155,7 +156,7 @@ def few_shot(
     )
 
 
-def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
+def find_pairs(people: AlignedFaces, listed: str | Path) -> tuple[Pairs, int]:
     """The pairs of an official list whose photographs are both there; and how many are not.
 
     A photograph may be of another format than the list says, as those of ``metaface align`` are.
@@ -189,7 +190,7 @@ def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
     return Pairs(rows[there], pairs.same[there], pairs.fold[there]), int((~there).sum())
 
 
-def held_against_others(pairs: Pairs, people: Aligned) -> np.ndarray:
+def score_against_cohort(pairs: Pairs, people: AlignedFaces) -> np.ndarray:
     """The scores of ``Recognizer.verify``: cosines less how similar both photographs are to the
     people of the other folds, who serve as strangers; float64 ``[n]``."""
     scores = pairs.scores(people.embeddings)
@@ -204,7 +205,9 @@ def held_against_others(pairs: Pairs, people: Aligned) -> np.ndarray:
     return scores
 
 
-def detection(source: str | Path, detector: Detector, *, progress: bool = True) -> Detection:
+def measure_detection(
+    source: str | Path, detector: Detector, *, progress: bool = True
+) -> Detection:
     """Average precision on photographs with the boxes of their faces, as WIDER FACE has them.
 
     Args:
@@ -212,19 +215,11 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
         detector: one that reports unsure boxes, too.
     """
     annotated = evaluation.read_wider(source)
-    path = given_path(source, "the photographs")
-    found = []
     bar = track(annotated, desc="detecting", unit="photo", show=progress)
-    if path.suffix.lower() == ".zip":
-        with open_zip(path) as archive:
-            for one in bar:
-                found.append(detector(read(partial(read_entry, archive, one.path))))
-    else:
-        top = path if path.is_dir() else path.parent
-        for one in bar:
-            found.append(detector(read(partial(read_file, top / one.path))))
+    with open_photos(given_path(source, "the photographs")) as read_file:
+        detections = [detector(read(partial(read_file, photo.path))) for photo in bar]
     return evaluation.average_precision(
-        [(faces.boxes, faces.scores) for faces in found],
-        [one.boxes for one in annotated],
-        [one.ignore for one in annotated],
+        [(faces.boxes, faces.scores) for faces in detections],
+        [photo.boxes for photo in annotated],
+        [photo.ignore for photo in annotated],
     )

@@ -45,7 +45,8 @@ class Experiment(ABC):
         refuse_several_processes(f"the {self.kind}")
         self.out = given_path(out, "the results")
         self.device = machine.choose_device(settings.device)
-        self.settings, self.progress = settings, progress
+        self.given = self.settings = settings
+        self.progress = progress
 
     @abstractmethod
     def definition(self) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """One shared network, many tasks: joint detection, alignment and recognition."""
 
-from metaface.multitask.augment import augmented, mirrored, moved
+from metaface.multitask.augmentation import augment, mirror, zoom_and_shift
 from metaface.multitask.backbone import SharedBackbone
-from metaface.multitask.batch import Batch, pictures
+from metaface.multitask.batch import Batch, to_tensor
+from metaface.multitask.celeba import load_celeba
 from metaface.multitask.heads import HEADS, Head, Loss
-from metaface.multitask.metrics import constant_box, measure
+from metaface.multitask.metrics import measure
 from metaface.multitask.model import Embedding, MultiTask, Predictions
-from metaface.multitask.portraits import Portraits, portraits
 from metaface.multitask.samples import FaceAnnotations
 from metaface.multitask.scenes import compose
-from metaface.multitask.sources import celeba, wider
 from metaface.multitask.sprites import ATTRIBUTES, EXPRESSIONS, FaceSprites
 from metaface.multitask.training import Source, draws, fit
 from metaface.multitask.weighting import Fixed, PCGrad, Uncertainty, Weighting
+from metaface.multitask.wider import load_wider
 
 __all__ = [
     "ATTRIBUTES",
@@ -27,22 +27,19 @@ __all__ = [
     "Loss",
     "MultiTask",
     "PCGrad",
-    "Portraits",
     "Predictions",
     "SharedBackbone",
     "Source",
     "Uncertainty",
     "Weighting",
-    "augmented",
-    "celeba",
+    "augment",
     "compose",
-    "constant_box",
     "draws",
     "fit",
+    "load_celeba",
+    "load_wider",
     "measure",
-    "mirrored",
-    "moved",
-    "pictures",
-    "portraits",
-    "wider",
+    "mirror",
+    "to_tensor",
+    "zoom_and_shift",
 ]

@@ -10,10 +10,10 @@ import numpy as np
 _GRAIN = 512  # side of the noise that windows are cut from
 
 
-def background(random: np.random.Generator, size: int) -> np.ndarray:
+def draw_background(random: np.random.Generator, size: int) -> np.ndarray:
     """uint8 ``[size, size, 3]``: smooth colours, with texture, stripes or both on them."""
     corners = random.uniform(0, 255, 3) + random.normal(0, 40, (2, 2, 3))
-    scene = texture(random, size)
+    scene = draw_texture(random, size)
     smooth = cv2.resize(corners.clip(0, 255).astype(np.uint8), (size, size))
     share = random.uniform(0.2, 1.0)
     scene = cv2.addWeighted(smooth, share, scene, 1 - share, 0)
@@ -22,7 +22,7 @@ def background(random: np.random.Generator, size: int) -> np.ndarray:
     scene = cv2.addWeighted(grey, dull, scene, 1 - dull, 0)
     if random.random() < 0.25:  # bars, tiles, shelves
         step, width = int(random.integers(8, 40)), int(random.integers(1, 8))
-        colour = _colour(random)
+        colour = _draw_colour(random)
         for at in range(int(random.integers(step)), size, step):
             if width % 2:
                 cv2.line(scene, (at, 0), (at, size), colour, width)
@@ -31,7 +31,7 @@ def background(random: np.random.Generator, size: int) -> np.ndarray:
     return scene
 
 
-def texture(random: np.random.Generator, size: int, dark: bool = False) -> np.ndarray:
+def draw_texture(random: np.random.Generator, size: int, dark: bool = False) -> np.ndarray:
     """uint8 ``[size, size, 3]`` of blots of some size, or of strands of ``dark`` hair."""
     cells = random.integers(2, 33, 2)
     brown = random.uniform(15, 110) * np.array([1.0, 0.8, 0.65])
@@ -46,7 +46,7 @@ def texture(random: np.random.Generator, size: int, dark: bool = False) -> np.nd
     return cv2.resize(grid.clip(0, 255).astype(np.uint8), (size, size), interpolation=smooth)
 
 
-def things(random: np.random.Generator, scene: np.ndarray) -> None:
+def draw_things(random: np.random.Generator, scene: np.ndarray) -> None:
     """Draw things on a scene; some have the colour of skin or the shape of a head."""
     size = len(scene)
     for _ in range(int(random.integers(0, 6))):
@@ -54,7 +54,7 @@ def things(random: np.random.Generator, scene: np.ndarray) -> None:
         x, y = (int(v) for v in random.uniform(0, size, 2))
         long = size * float(random.uniform(0.05, 0.35))
         skin = random.random() < 0.4
-        colour = _skin(random) if skin else _colour(random)
+        colour = _draw_skin(random) if skin else _draw_colour(random)
         angle = float(random.uniform(0, 180))
         if kind == 0:
             rect = ((float(x), float(y)), (long, long * float(random.uniform(0.2, 1))), angle)
@@ -64,15 +64,15 @@ def things(random: np.random.Generator, scene: np.ndarray) -> None:
             axes = (int(long / 2), int(long / 2 * random.uniform(0.4, 1)))
             cv2.ellipse(scene, (x, y), axes, angle, 0, 360, colour, -1, cv2.LINE_AA)
         elif kind == 2:
-            _hand(random, scene, x, y, long, colour)
+            _draw_hand(random, scene, x, y, long, colour)
         elif kind == 3:
             other = tuple(int(v) for v in random.uniform(0, size, 2))
             cv2.line(scene, (x, y), other, colour, int(random.integers(1, 9)), cv2.LINE_AA)
         else:
-            _ball(random, scene, x, y, long, colour)
+            _draw_ball(random, scene, x, y, long, colour)
 
 
-def _hand(
+def _draw_hand(
     random: np.random.Generator, scene: np.ndarray, x: int, y: int, long: float, colour: tuple
 ) -> None:
     turn = random.uniform(0, 2 * np.pi)
@@ -85,7 +85,7 @@ def _hand(
         cv2.line(scene, (x, y), end, shade, wide, cv2.LINE_AA)
 
 
-def _ball(
+def _draw_ball(
     random: np.random.Generator, scene: np.ndarray, x: int, y: int, long: float, colour: tuple
 ) -> None:
     """An upright oval, lit from one side, with a spot or a stripe where no face has any."""
@@ -101,10 +101,10 @@ def _ball(
             int(x + axes[0] * random.uniform(-0.6, 0.6)),
             int(y + axes[1] * random.uniform(-1, 1)),
         )
-        cv2.circle(scene, at, max(1, int(long * 0.08)), _colour(random), -1, cv2.LINE_AA)
+        cv2.circle(scene, at, max(1, int(long * 0.08)), _draw_colour(random), -1, cv2.LINE_AA)
 
 
-def object_before(
+def draw_object_before(
     random: np.random.Generator, size: int, box: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 alpha ``[size, size]`` and colour ``[size, size, 3]`` of a thing near a box's rim."""
@@ -121,10 +121,10 @@ def object_before(
         way = size * np.array([np.cos(tilt), np.sin(tilt)])
         ends = [tuple(int(v) for v in middle + s * way) for s in (-1, 1)]
         cv2.line(alpha, ends[0], ends[1], 255, max(1, round(long * 0.12)), cv2.LINE_AA)
-    return alpha, texture(random, size)
+    return alpha, draw_texture(random, size)
 
 
-def photographed(random: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+def photograph(random: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     """A scene under coloured light from one side, seen by a camera with blur and noise."""
     size = len(scene)
     if random.random() < 0.35:
@@ -144,8 +144,7 @@ def photographed(random: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     y, x = random.integers(0, _GRAIN - size, 2) if size < _GRAIN else (0, 0)
     grain = np.resize(_grain()[y : y + size, x : x + size], scene.shape)
     noisy = scene * light[..., None] + np.float32(amount) * grain
-    result: np.ndarray = np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
-    return result
+    return np.asarray(np.clip(noisy + 0.5, 0, 255).astype(np.uint8))
 
 
 @lru_cache(maxsize=1)
@@ -153,10 +152,10 @@ def _grain() -> np.ndarray:
     return np.random.default_rng(5).standard_normal((_GRAIN, _GRAIN, 3), np.float32)
 
 
-def _colour(random: np.random.Generator) -> tuple[int, ...]:
+def _draw_colour(random: np.random.Generator) -> tuple[int, ...]:
     return tuple(int(v) for v in random.integers(0, 256, 3))
 
 
-def _skin(random: np.random.Generator) -> tuple[int, ...]:
+def _draw_skin(random: np.random.Generator) -> tuple[int, ...]:
     tone = random.uniform(0.35, 1.0)
     return tuple(int(v) for v in tone * (np.array([235, 190, 165]) + random.normal(0, 8, 3)))

@@ -1,4 +1,4 @@
-"""The shared network: pictures in, one map of features out, that every head reads."""
+"""The shared network: pictures in, one map of features out, which all heads read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SharedBackbone(nn.Module):
         super().__init__()
         if norm == "batch":
             raise ValueError(
-                "norm='batch': what is said of a face would depend on the pictures beside it; "
+                "norm='batch': what is predicted of a face would depend on the pictures beside it; "
                 "choose group, frozen or pinned"
             )
         self.name, self.channels = name, channels
@@ -92,10 +92,10 @@ def _body(name: str, norm: NormMode, weights: str | Path | None, width: float) -
     if name == "mobilefacenet":
         return _MobileFaceNet(norm, weights)
     if weights is not None:
-        raise ValueError(f"weights={str(weights)!r}: there are none for a trunk {name!r}")
+        raise ValueError(f"weights={str(weights)!r}: there are none for a backbone {name!r}")
     if name not in _OWN:
         raise ValueError(
-            f"no trunk {name!r}: choose one of mobilefacenet, {', '.join(_OWN)} or "
+            f"no backbone {name!r}: choose one of mobilefacenet, {', '.join(_OWN)} or "
             "torchvision:<model>"
         )
     return _Small(norm, width) if name == "small" else _OWN[name](norm)
@@ -213,9 +213,9 @@ class _Torchvision(_Body):
         every = create_feature_extractor(net, nodes, tracer_kwargs=leaves)
         side = 128
         with torch.no_grad():
-            found = every(torch.zeros(1, 3, side, side))
+            maps = every(torch.zeros(1, 3, side, side))
         last = {}  # of each stride, the last node in the order they are computed
-        for node, out in found.items():
+        for node, out in maps.items():
             if isinstance(out, Tensor) and out.ndim == 4 and out.shape[-1] == out.shape[-2]:
                 last[side / out.shape[-1]] = node
         strides = [s for s in (4, 8, 16, 32) if s in last]

@@ -1,4 +1,4 @@
-"""Labelled pictures as tensors, on the device they are learnt from."""
+"""Annotated pictures as tensors, on the device where a network learns from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaface.multitask.roi import filled
+from metaface.multitask.roi import fill_missing
 from metaface.multitask.samples import FaceAnnotations
+
+_LABELS = (
+    *("image", "boxes", "landmarks", "pose", "person", "expression", "attributes"),
+    *("masks", "complete"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +25,10 @@ class Batch:
         images: float ``[n, 3, H, W]`` in 0..1.
         image, boxes, landmarks, pose, person, expression, attributes, masks, complete: as there;
             what is not known is NaN, -1 or 255 as there.
-        places, marks: ``[F, 4]`` and ``[F, 5, 2]``: ``boxes`` and ``landmarks``, each where it is
-            not known put where it lies by the other. Where to look, never what to answer.
-        readable: bool ``[F]``: one of both is known.
+        filled_boxes, filled_landmarks: ``[F, 4]`` and ``[F, 5, 2]``: ``boxes`` and ``landmarks``;
+            of a face of which only one of both is known, the other as a mean face has it. They say
+            where features are read, and are never what a head learns to predict.
+        located: bool ``[F]``: box or landmarks are known.
     """
 
     images: Tensor
@@ -35,38 +41,29 @@ class Batch:
     attributes: Tensor
     masks: Tensor
     complete: Tensor
-    places: Tensor
-    marks: Tensor
-    readable: Tensor
+    filled_boxes: Tensor
+    filled_landmarks: Tensor
+    located: Tensor
 
     @classmethod
     def of(cls, labelled: FaceAnnotations, device: torch.device | str = "cpu") -> Batch:
         """The tensors of ``labelled``."""
-
-        def there(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)
-
-        boxes, landmarks = there(labelled.boxes), there(labelled.landmarks)
-        places, marks = filled(boxes, landmarks)
+        labels = {name: _copy_to(getattr(labelled, name), device) for name in _LABELS}
+        boxes, landmarks = fill_missing(labels["boxes"], labels["landmarks"])
         return cls(
-            images=pictures(labelled.images, device),
-            image=there(labelled.image),
-            boxes=boxes,
-            landmarks=landmarks,
-            pose=there(labelled.pose),
-            person=there(labelled.person),
-            expression=there(labelled.expression),
-            attributes=there(labelled.attributes),
-            masks=there(labelled.masks),
-            complete=there(labelled.complete),
-            places=places,
-            marks=marks,
-            readable=~places.isnan().any(1),
+            images=to_tensor(labelled.images, device),
+            **labels,
+            filled_boxes=boxes,
+            filled_landmarks=landmarks,
+            located=~boxes.isnan().any(1),
         )
 
 
-def pictures(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """float ``[n, 3, H, W]`` in 0..1 of uint8 ``[n, H, W, 3]``."""
-    writable = np.require(images, requirements=["C", "W"])  # torch warns of one that is not
-    there = torch.from_numpy(writable).to(device)
-    return there.movedim(-1, 1).float() / 255
+    return _copy_to(images, device).movedim(-1, 1).float() / 255
+
+
+def _copy_to(values: np.ndarray, device: torch.device | str) -> Tensor:
+    # torch warns of an array that cannot be written to
+    return torch.from_numpy(np.require(values, requirements=["C", "W"])).to(device)

@@ -1,19 +1,18 @@
-"""Identification of people in scenes, by the embeddings of the faces that are found there."""
+"""Identification of people in scenes, by the embeddings of the faces found there."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from metaface.metrics.one_to_many import open_set
 from metaface.metrics.one_to_one import verification
-from metaface.metrics.pairs import draw_pairs
+from metaface.metrics.pairs import Pairs, draw_pairs
 from metaface.multitask.batch import Batch
-from metaface.multitask.metrics import matched, parts_of
-from metaface.multitask.model import MultiTask
+from metaface.multitask.metrics import match_faces, predict_in_batches
 from metaface.multitask.samples import FaceAnnotations
 
 WAYS, QUERIES = 5, 5  # of the episodes, with one photograph to know each person by
@@ -22,43 +21,43 @@ _FPIRS = (0.01, 0.1)
 _GALLERIES, _FOLDS = 20, 2
 
 
-def embedded(
+def embed_scenes(
     model: Any,
     scenes: FaceAnnotations,
     *,
     given: bool = False,
-    least: float = 0.3,
+    min_score: float = 0.3,
     batch: int = 32,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Unit embeddings, float32 ``[F, D]``, of all faces of ``scenes``, by what ``model`` finds;
+    """Unit embeddings, float32 ``[F, D]``, of all faces of ``scenes``, as ``model`` finds them;
     zero for a face that it does not find.
 
     Args:
         model: a :class:`MultiTask`, or what has its ``predict`` and ``describe``.
         given: read the faces at their true boxes and landmarks instead.
-        least: the smallest score that counts as a face.
+        min_score: the smallest score that counts as a face.
         batch: pictures at once.
     """
     model.eval()
-    found: list[np.ndarray] = []
+    embeddings = []
     if given:
         for start in range(0, len(scenes), batch):
             part = scenes.take(np.arange(start, min(start + batch, len(scenes))))
-            there = Batch.of(part, device)
-            said = model.describe(there.images, there.image, there.places, there.marks)
-            found.append(said.heads["recognition"].cpu().numpy())
-        return np.concatenate(found)
-    for part, said in parts_of(cast(MultiTask, model), scenes, False, batch, device):
-        true, rows = matched(part, said, least)
-        vectors = said.heads["recognition"].cpu().numpy()
+            b = Batch.of(part, device)
+            faces = model.describe(b.images, b.image, b.filled_boxes, b.filled_landmarks)
+            embeddings.append(faces.heads["recognition"].cpu().numpy())
+        return np.concatenate(embeddings)
+    for part, predictions in predict_in_batches(model, scenes, False, batch, device):
+        known, rows = match_faces(part, predictions, min_score)
+        vectors = predictions.heads["recognition"].cpu().numpy()
         mine = np.zeros((len(part.image), vectors.shape[1]), np.float32)
-        mine[true] = vectors[rows]
-        found.append(mine)
-    return np.concatenate(found)
+        mine[known] = vectors[rows]
+        embeddings.append(mine)
+    return np.concatenate(embeddings)
 
 
-def one_shot(
+def measure_one_shot(
     embeddings: np.ndarray, person: np.ndarray, episodes: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """Accuracy of each of ``episodes`` 5-way 1-shot tasks with 5 queries a person, by cosine.
@@ -90,18 +89,17 @@ def one_shot(
     return accuracy
 
 
-def figures(embeddings: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[str, float]:
+def measure_open_set(embeddings: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[str, float]:
     """``tar@FAR`` of pairs and ``dir@FPIR`` (1-shot galleries; 3 of 10 people are enrolled, 5 are
     strangers, 2 the cohort), at the rates that there are faces enough for.
 
-    A face that was not found (zero) matches nobody: it is missed, and names no stranger.
+    A face that was not found (zero) matches nobody: it is missed, and accepts no impostor.
     """
-    found = {}
-    pairs = _pairs(person, seed)
-    checked = verification(pairs.scores(embeddings), pairs.same, pairs.fold)
-    for at in checked.at:
-        if math.log10(at.far).is_integer():
-            found[f"tar@{at.far:g}"] = at.tar.value
+    pairs = _draw_pairs(person, seed)
+    verified = verification(pairs.scores(embeddings), pairs.same, pairs.fold)
+    figures = {
+        f"tar@{at.far:g}": at.tar.value for at in verified.at if math.log10(at.far).is_integer()
+    }
     people = len(np.unique(person))
     enrolled, strangers, cohort = (max(1, int(share * people)) for share in _GROUPS)
     result = open_set(
@@ -116,10 +114,10 @@ def figures(embeddings: np.ndarray, person: np.ndarray, seed: int = 0) -> dict[s
         ask=0.1,
         seed=seed,
     )
-    return found | {f"dir@{at.fpir:g}": at.dir.value for at in result.at}
+    return figures | {f"dir@{at.fpir:g}": at.dir.value for at in result.at}
 
 
-def _pairs(person: np.ndarray, seed: int) -> Any:
+def _draw_pairs(person: np.ndarray, seed: int) -> Pairs:
     """Pairs in two folds, as many as half of the least fold can give: at most 20000 of each."""
     counts = np.sort(np.unique(person, return_counts=True)[1])
     half = counts[: len(counts) // 2]  # no fold has less than these people make

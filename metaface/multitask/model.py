@@ -1,4 +1,4 @@
-"""One trunk and several heads: everything about every face in one forward pass."""
+"""One backbone and several heads: everything about every face in one forward pass."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from metaface.multitask.backbone import SharedBackbone
 from metaface.multitask.batch import Batch
 from metaface.multitask.heads import HEADS, Alignment, Head, Loss
-from metaface.multitask.heads.detection import cells, decoded
-from metaface.multitask.roi import RoIHead, filled, frames_of, jittered
+from metaface.multitask.heads.detection import decode_boxes, find_cells
+from metaface.multitask.roi import RoIHead, fill_missing, jitter, make_frames
 from metaface.nets import NormMode
 from metaface.nets.weights import load_weights, read_weights, save_weights
 
 FEATURES = 256  # of a face
 _FORMAT = "metaface multitask 1"
-_MOST = 64  # faces looked at in a picture
+_MOST = 64  # faces of a picture
 _OVERLAP = 0.45  # IoU from which two boxes are one face
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What was found in n pictures: F faces, those of a picture together, the surest first.
+    """What a network predicts of n pictures: F faces, by picture, the surest first.
 
     Attributes:
         image: int64 ``[F]``: the picture of each.
         boxes: ``[F, 4]`` left, top, width, height in pixels.
         landmarks: ``[F, 5, 2]`` x, y in pixels.
         scores: ``[F]``, 0..1; 1 where the faces were given.
-        heads: by the name of each head what it says: ``recognition`` embeddings ``[F, D]`` of unit
-            length, ``pose`` ``[F, 3]`` degrees, ``expression`` and ``attributes`` logits;
+        heads: by the name of each head its predictions: ``recognition`` embeddings ``[F, D]`` of
+            unit length, ``pose`` ``[F, 3]`` degrees, ``expression`` and ``attributes`` logits;
             ``segmentation`` logits ``[n, H, W]``.
     """
 
@@ -51,14 +51,14 @@ class Predictions:
         return len(self.image)
 
     def of(self, image: int) -> Predictions:
-        """What was found in one picture."""
+        """The predictions of one picture."""
         rows = self.image == image
-        said = {
-            name: found[image : image + 1] if name == "segmentation" else found[rows]
-            for name, found in self.heads.items()
+        heads = {
+            name: values[image : image + 1] if name == "segmentation" else values[rows]
+            for name, values in self.heads.items()
         }
         return Predictions(
-            self.image[rows], self.boxes[rows], self.landmarks[rows], self.scores[rows], said
+            self.image[rows], self.boxes[rows], self.landmarks[rows], self.scores[rows], heads
         )
 
 
@@ -68,29 +68,29 @@ class MultiTask(nn.Module):
     Args:
         heads: by the name of the task (see ``metaface.multitask.HEADS``) its options, such as
             ``{"detection": {}, "alignment": {}, "recognition": {"people": 500}}``.
-        trunk: see :class:`SharedBackbone`.
+        backbone: see :class:`SharedBackbone`.
         channels: of the shared map.
         features: of a face, as its heads share them.
         norm: see :class:`metaface.nets.Norm2d`. A ``frozen`` network needs its statistics
             refreshed after training, as ``fit`` does.
-        weights: published ones, for the trunk.
-        width: of the trunk's inside; see :class:`SharedBackbone`.
+        weights: published ones, for the backbone.
+        width: of the backbone's inside; see :class:`SharedBackbone`.
 
     Example::
 
         model = MultiTask({"detection": {}, "recognition": {"people": 500}})
         fit(model, draws(scenes, 32), minutes=10)
-        found = model.predict(pictures(images))
+        predictions = model.predict(to_tensor(images))
 
     Raises:
-        ValueError: an unknown head, trunk or norm, or no head.
+        ValueError: an unknown head, backbone or norm, or no head.
         TypeError: an option that a head does not have.
     """
 
     def __init__(
         self,
         heads: Mapping[str, Mapping[str, Any]],
-        trunk: str = "small",
+        backbone: str = "small",
         channels: int = 64,
         features: int = FEATURES,
         norm: NormMode = "group",
@@ -102,14 +102,15 @@ class MultiTask(nn.Module):
             raise ValueError(f"a network needs a head: one of {', '.join(HEADS)}")
         self.spec: dict[str, Any] = {
             "heads": {name: dict(options) for name, options in heads.items()},
-            "trunk": trunk,
+            "trunk": backbone,
             "channels": channels,
             "features": features,
             "norm": norm,
         }
         if width != 1:
             self.spec["width"] = width
-        self.trunk = SharedBackbone(trunk, channels, norm, weights, width)
+        # files, and the digests that galleries are pinned to, call the backbone "trunk"
+        self.trunk = SharedBackbone(backbone, channels, norm, weights, width)
         self.heads = nn.ModuleDict()
         self.towers = nn.ModuleDict()
         for name, options in heads.items():
@@ -121,10 +122,16 @@ class MultiTask(nn.Module):
                 self.towers[head.reads] = RoIHead(channels, features, head.reads, norm)
             self.heads[name] = head
 
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> MultiTask:
+        """A fresh network as another one's ``spec`` describes it."""
+        options = {name: value for name, value in spec.items() if name != "trunk"}
+        return cls(backbone=spec["trunk"], **options)
+
     def forward(self, images: Tensor) -> Tensor:
         """The shared map ``[n, C, ceil(H / 4), ceil(W / 4)]`` of float ``[n, 3, H, W]``, 0..1."""
-        found: Tensor = self.trunk(images)
-        return found
+        maps: Tensor = self.trunk(images)
+        return maps
 
     def head(self, name: str) -> Head:
         """The head of a task."""
@@ -133,41 +140,39 @@ class MultiTask(nn.Module):
     # -- learning -----------------------------------------------------------------------------
 
     def losses(self, batch: Batch, maps: Tensor | None = None) -> dict[str, Loss]:
-        """The loss of each head, of what is known; faces are read where they truly are, with a
+        """The loss of each head, of what is known; features are read where faces truly are, with a
         little jitter (by torch's own generator) while training.
 
         Args:
             maps: what :meth:`forward` gave of the batch's images, if that is there already.
         """
         maps = self(batch.images) if maps is None else maps
-        faces = batch.readable.nonzero()[:, 0]
-        image, places, marks = batch.image[faces], batch.places[faces], batch.marks[faces]
+        faces = batch.located.nonzero()[:, 0]
+        image, boxes = batch.image[faces], batch.filled_boxes[faces]
         features = {}
-        for reading, tower in self.towers.items():
-            frames = frames_of(reading, places, marks)
-            frames = jittered(frames) if self.training else frames
-            features[reading] = tower(maps, image, frames) if len(faces) else None
-        found: dict[str, Loss] = {}
-        for name, module in self.heads.items():
-            head = cast(Head, module)
+        for region, tower in self.towers.items():
+            frames = make_frames(region, boxes, batch.filled_landmarks[faces])
+            frames = jitter(frames) if self.training else frames
+            features[region] = tower(maps, image, frames) if len(faces) else None
+        losses: dict[str, Loss] = {}
+        for name in self.heads:
+            head = self.head(name)
             given = maps if head.reads == "map" else features[head.reads]
-            if given is None:  # no face to read
-                found[name] = Loss(maps.new_zeros(()), 0)
-            else:
-                found[name] = head.loss(head(given), batch, faces)
-        return found
+            no_face = Loss(maps.new_zeros(()), 0)
+            losses[name] = no_face if given is None else head.loss(head(given), batch, faces)
+        return losses
 
-    # -- looking ------------------------------------------------------------------------------
+    # -- predicting ---------------------------------------------------------------------------
 
     @torch.no_grad()
     def predict(
-        self, images: Tensor, least: float = 0.3, maps: Tensor | None = None
+        self, images: Tensor, min_score: float = 0.3, maps: Tensor | None = None
     ) -> Predictions:
-        """The faces in pictures, and what every head says of them, in one forward pass.
+        """The faces in pictures, and what every head predicts of them, in one forward pass.
 
         Args:
             images: float ``[n, 3, H, W]`` in 0..1.
-            least: the smallest score that counts as a face.
+            min_score: the smallest score that counts as a face.
             maps: as for :meth:`losses`.
 
         Raises:
@@ -176,16 +181,18 @@ class MultiTask(nn.Module):
         if "detection" not in self.heads:
             raise ValueError("this network has no detection head: describe() takes given faces")
         maps = self(images) if maps is None else maps
-        found = self.heads["detection"](maps)
-        score, image, y, x = _peaks(found[:, 0].sigmoid(), least)
-        ends = decoded(found[image, 1:, y, x], y, x)
-        limits = ends.new_tensor([images.shape[-1], images.shape[-2]] * 2)
-        ends = torch.minimum(ends.clamp_min(0), limits)
+        detected = self.heads["detection"](maps)
+        score, image, y, x = _find_peaks(detected[:, 0].sigmoid(), min_score)
+        ends = decode_boxes(detected[image, 1:, y, x], y, x)
+        ends = clip_boxes_to_image(ends, images.shape[-2:])
         kept = batched_nms(ends, score, image, _OVERLAP)
         kept = kept[torch.argsort(image[kept], stable=True)]  # by picture, then by score
         ends, image, y, x = ends[kept], image[kept], y[kept], x[kept]
         boxes = torch.cat([ends[:, :2], (ends[:, 2:] - ends[:, :2]).clamp_min(1)], 1)
-        return self._describe(maps, images, image, boxes, None, score[kept], (y, x))
+        own = self._landmarks(maps, images, image, boxes, (y, x))
+        return Predictions(
+            image, boxes, own, score[kept], self._read_heads(maps, images, image, boxes, own)
+        )
 
     @torch.no_grad()
     def describe(
@@ -196,7 +203,7 @@ class MultiTask(nn.Module):
         landmarks: Tensor | None = None,
         maps: Tensor | None = None,
     ) -> Predictions:
-        """What every head says of faces that are known already.
+        """What every head predicts of faces that are known already.
 
         Args:
             images: float ``[n, 3, H, W]`` in 0..1.
@@ -207,45 +214,50 @@ class MultiTask(nn.Module):
             maps: as for :meth:`losses`.
         """
         maps = self(images) if maps is None else maps
-        scores, at = boxes.new_ones(len(boxes)), cells(boxes, maps.shape)
-        return self._describe(maps, images, image, boxes, landmarks, scores, at)
+        own = self._landmarks(maps, images, image, boxes, find_cells(boxes, maps.shape))
+        by = own if landmarks is None else landmarks
+        heads = self._read_heads(maps, images, image, boxes, by)
+        shown = own if "alignment" in self.heads else by
+        return Predictions(image, boxes, shown, boxes.new_ones(len(boxes)), heads)
 
-    def _describe(
+    def _landmarks(
         self,
         maps: Tensor,
         images: Tensor,
         image: Tensor,
         boxes: Tensor,
-        landmarks: Tensor | None,
-        scores: Tensor,
-        at: tuple[Tensor, Tensor],
-    ) -> Predictions:
-        own = landmarks
-        if "alignment" in self.heads:
-            alignment = cast(Alignment, self.heads["alignment"])
-            own = alignment.landmarks(alignment(maps), images, image, *at)
-        if own is None:
-            own = filled(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
-        by = own if landmarks is None else landmarks
+        cells: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Landmarks ``[F, 5, 2]`` of the faces with centres in ``cells``; without an alignment
+        head those of a mean face in each box."""
+        if "alignment" not in self.heads:
+            return fill_missing(boxes, boxes.new_full((len(boxes), 5, 2), torch.nan))[1]
+        alignment = cast(Alignment, self.heads["alignment"])
+        return alignment.landmarks(alignment(maps), images, image, *cells)
+
+    def _read_heads(
+        self, maps: Tensor, images: Tensor, image: Tensor, boxes: Tensor, landmarks: Tensor
+    ) -> dict[str, Tensor]:
+        """What the heads beside detection and alignment predict."""
         features = {
-            reading: tower(maps, image, frames_of(reading, boxes, by))
-            for reading, tower in self.towers.items()
+            region: tower(maps, image, make_frames(region, boxes, landmarks))
+            for region, tower in self.towers.items()
             if len(image)
         }
-        said: dict[str, Tensor] = {}
-        for name, module in self.heads.items():
-            head = cast(Head, module)
+        predicted: dict[str, Tensor] = {}
+        for name in self.heads:
+            head = self.head(name)
             if head.reads != "map":
                 nobody = maps.new_zeros(0, self.spec["features"])
-                said[name] = head(features.get(head.reads, nobody))
+                predicted[name] = head(features.get(head.reads, nobody))
             elif name not in ("detection", "alignment"):
-                said[name] = head(maps)
-        if "recognition" in said:
-            said["recognition"] = F.normalize(said["recognition"], dim=1)
-        if "segmentation" in said:
+                predicted[name] = head(maps)
+        if "recognition" in predicted:
+            predicted["recognition"] = F.normalize(predicted["recognition"], dim=1)
+        if "segmentation" in predicted:
             height, width = images.shape[-2:]
-            said["segmentation"] = said["segmentation"][:, 0, :height, :width]
-        return Predictions(image, boxes, own, scores, said)
+            predicted["segmentation"] = predicted["segmentation"][:, 0, :height, :width]
+        return predicted
 
     def embedding(self) -> Embedding:
         """The recognition part as an embedding network, which shares its weights with this."""
@@ -259,7 +271,7 @@ class MultiTask(nn.Module):
         save_weights(path, self.state_dict(), notes)
 
     def start(self, path: str | Path) -> MultiTask:
-        """Take over from :meth:`save`'s file of another network what fits: its trunk, and of its
+        """Take over from :meth:`save`'s file of another network what fits: its backbone, and of its
         heads and towers what has the same name and shape; the rest stays fresh.
 
         Returns:
@@ -267,14 +279,15 @@ class MultiTask(nn.Module):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not such a file, or of another trunk.
+            ValueError: not such a file, or of another backbone.
         """
         other = MultiTask.load(path)
         for key in ("trunk", "channels", "norm", "width"):
             if other.spec.get(key) != self.spec.get(key):
+                name = "backbone" if key == "trunk" else key
                 raise ValueError(
-                    f"{path} has another trunk than this network, {key}={other.spec.get(key)!r}: "
-                    f"give one with {key}={self.spec.get(key)!r}"
+                    f"{path} has another backbone than this network, "
+                    f"{name}={other.spec.get(key)!r}: give one with {name}={self.spec.get(key)!r}"
                 )
         own = self.state_dict()
         fits = {n: v for n, v in other.state_dict().items() if n in own}
@@ -295,7 +308,7 @@ class MultiTask(nn.Module):
                 f"{path} holds no multi-task network: give what MultiTask.save or metaface "
                 "multitask wrote"
             )
-        model = cls(**json.loads(notes["spec"]))
+        model = cls.from_spec(json.loads(notes["spec"]))
         load_weights(model, state, path)
         return model.eval()
 
@@ -317,23 +330,23 @@ class Embedding(nn.Module):
         if "recognition" not in model.heads:
             raise ValueError("this network has no recognition head to embed faces with")
         head = model.head("recognition")
-        self.trunk = model.trunk
+        self.trunk = model.trunk  # files call the backbone so
         self.tower = cast(RoIHead, model.towers[head.reads])
         self.layer = cast(nn.Linear, head.layer)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.trunk(images.expand(-1, 3, -1, -1))
-        found: Tensor = self.layer(self.tower.crops(maps))
-        return found
+        embeddings: Tensor = self.layer(self.tower.embed_crops(maps))
+        return embeddings
 
 
-def _peaks(heat: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The local maxima of ``[n, h, w]`` from ``least`` on, at most ``_MOST`` a picture, surest
+def _find_peaks(heat: Tensor, min_score: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The local maxima of ``[n, h, w]`` from ``min_score`` on, at most ``_MOST`` a picture, surest
     first: score, picture, row and column."""
     n, _, width = heat.shape
     top = F.max_pool2d(heat[:, None], 3, 1, 1)[:, 0]
     score, place = (heat * (heat == top)).flatten(1).topk(min(_MOST, heat[0].numel()), 1)
     image = torch.arange(n, device=heat.device)[:, None].expand_as(score)
-    kept = score >= least
+    kept = score >= min_score
     place = place[kept]
     return score[kept], image[kept], place // width, place % width

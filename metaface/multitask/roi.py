@@ -1,9 +1,8 @@
-"""One face's features out of the shared map: by its centre, its box or its landmarks."""
+"""One face's features out of the shared map, by its region of interest (RoI)."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ from metaface.faces.alignment import SIDE, TEMPLATE
 from metaface.multitask.backbone import STRIDE, Residual
 from metaface.nets import NormMode
 
-Reading = Literal["centre", "box", "landmarks"]
-READINGS: tuple[str, ...] = get_args(Reading)
+REGIONS = ("centre", "box", "landmarks")
 PATCH = 14  # cells of a patch
 _MARGIN = 1.2  # side of a box's frame, in units of the longer side of the box
 # where the frame of an aligned crop lies by the box of a face: side and height of its middle above
@@ -52,50 +50,48 @@ def landmark_frames(landmarks: Tensor) -> Tensor:
     return torch.cat([middle, torch.stack([cos, sin], 1) * (SIDE / 2)], 1)
 
 
-def points_in(frames: Tensor, landmarks: Tensor) -> Tensor:
-    """Points ``[F, 5, 2]`` in pixels of those in ``frames`` ``[F, 4]``, each of which is -1..1
-    across and down."""
-    across, down = landmarks.unbind(2)
+def to_pixels(frames: Tensor, points: Tensor) -> Tensor:
+    """The pixels ``[F, 5, 2]`` of points in ``frames`` ``[F, 4]``, each of which is -1..1 across
+    and down."""
+    across, down = points.unbind(2)
     cos, sin = frames[:, 2:3], frames[:, 3:4]
     turned = torch.stack([cos * across - sin * down, sin * across + cos * down], 2)
     return frames[:, None, :2] + turned
 
 
-def places_in(frames: Tensor, landmarks: Tensor) -> Tensor:
-    """Where points ``[F, 5, 2]`` in pixels lie in ``frames``: :func:`points_in` turned round."""
-    away, along = landmarks - frames[:, None, :2], frames[:, None, 2:]
+def to_frames(frames: Tensor, points: Tensor) -> Tensor:
+    """Where points ``[F, 5, 2]`` in pixels lie in ``frames``: the inverse of :func:`to_pixels`."""
+    away, along = points - frames[:, None, :2], frames[:, None, 2:]
     across = (away * along).sum(2)
     down = away[..., 1] * along[..., 0] - away[..., 0] * along[..., 1]
     return torch.stack([across, down], 2) / along.square().sum(2, keepdim=True)
 
 
-def filled(boxes: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes and landmarks, those that are NaN put where they lie by the other in a mean face."""
+def fill_missing(boxes: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes ``[F, 4]`` and landmarks ``[F, 5, 2]``; those that are NaN are put where a mean face
+    has them, by the other."""
     frames = landmark_frames(landmarks)
     size = 2 * frames[:, 2:].norm(dim=1) / _SIDE
     down = torch.stack([-frames[:, 3], frames[:, 2]], 1) * (2 * _ABOVE / _SIDE)
-    by_points = torch.cat(
-        [frames[:, :2] + down - size[:, None] / 2, size[:, None].expand(-1, 2)], 1
-    )
-    template = (
-        torch.as_tensor(TEMPLATE, dtype=landmarks.dtype, device=landmarks.device) / SIDE - 0.5
-    )
+    start = frames[:, :2] + down - size[:, None] / 2
+    by_landmarks = torch.cat([start, size[:, None].expand(-1, 2)], 1)
+    template = torch.as_tensor(TEMPLATE, dtype=landmarks.dtype, device=landmarks.device)
     area = (boxes[:, 2] * boxes[:, 3]).sqrt()
     middle = boxes[:, :2] + boxes[:, 2:] / 2
     middle = torch.stack([middle[:, 0], middle[:, 1] - _ABOVE * area], 1)
-    by_box = middle[:, None] + template * (_SIDE * area)[:, None, None]
+    by_box = middle[:, None] + (template / SIDE - 0.5) * (_SIDE * area)[:, None, None]
     return (
-        torch.where(boxes.isnan().any(1, keepdim=True), by_points, boxes),
+        torch.where(boxes.isnan().any(1, keepdim=True), by_landmarks, boxes),
         torch.where(landmarks.isnan().any(2, keepdim=True).any(1, keepdim=True), by_box, landmarks),
     )
 
 
-def frames_of(reading: str, boxes: Tensor, landmarks: Tensor) -> Tensor:
-    """Frames ``[F, 4]`` for a way of reading."""
-    return landmark_frames(landmarks) if reading == "landmarks" else box_frames(boxes)
+def make_frames(region: str, boxes: Tensor, landmarks: Tensor) -> Tensor:
+    """Frames ``[F, 4]`` of the faces for one of ``REGIONS``."""
+    return landmark_frames(landmarks) if region == "landmarks" else box_frames(boxes)
 
 
-def jittered(frames: Tensor, most: float | None = None) -> Tensor:
+def jitter(frames: Tensor, most: float | None = None) -> Tensor:
     """``frames`` a little shifted, scaled and turned, as predicted ones are; by torch's generator
     on the CPU.
 
@@ -113,7 +109,7 @@ def jittered(frames: Tensor, most: float | None = None) -> Tensor:
     return torch.cat([frames[:, :2] + noise[:, :2] * (2 * _SHIFT) * half, turned], 1)
 
 
-def grid_of(frames: Tensor, side: int, height: int, width: int) -> Tensor:
+def sampling_grid(frames: Tensor, side: int, height: int, width: int) -> Tensor:
     """Where the middles of ``side`` x ``side`` cells of each frame lie, ``[F, side, side, 2]``, as
     ``F.grid_sample`` takes it of a picture of so many pixels."""
     steps = (torch.arange(side, device=frames.device, dtype=frames.dtype) + 0.5) * 2 / side - 1
@@ -124,10 +120,11 @@ def grid_of(frames: Tensor, side: int, height: int, width: int) -> Tensor:
     return torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)
 
 
-def read(
+def roi_align(
     maps: Tensor, image: Tensor, frames: Tensor, side: int = PATCH, stride: int = STRIDE
 ) -> Tensor:
-    """Patches ``[F, C, side, side]``: what lies under each frame, as roi_align takes it, turned.
+    """Patches ``[F, C, side, side]`` of the frames: RoIAlign (He et al. 2017) of turned squares,
+    which ``torchvision.ops.roi_align`` does not have.
 
     Each cell is the mean of 2x2 bilinear samples; outside the map there is zero.
 
@@ -138,18 +135,18 @@ def read(
         stride: pixels a cell of the map.
     """
     height, width = maps.shape[-2:]
-    each = grid_of(frames.to(maps), 2 * side, stride * height, stride * width)
+    each = sampling_grid(frames.to(maps), 2 * side, stride * height, stride * width)
     # the patches of a picture one below the other: no map is copied for each of its faces
     slot = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
     grid = each.new_full((len(maps), int(slot.max()) + 1, 2 * side, 2 * side, 2), _OUTSIDE)
     grid[image, slot] = each
-    found = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
-    return F.avg_pool2d(found.unflatten(2, (-1, 2 * side))[image, :, slot], 2)
+    samples = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
+    return F.avg_pool2d(samples.unflatten(2, (-1, 2 * side))[image, :, slot], 2)
 
 
-def whole(maps: Tensor, side: int = PATCH, length: int | None = None) -> Tensor:
-    """Patches of whole maps ``[n, C, h, w]``, or of the ``length`` cells in the middle, as
-    :func:`read` takes them.
+def resample(maps: Tensor, side: int = PATCH, length: int | None = None) -> Tensor:
+    """Patches ``[n, C, side, side]`` of whole maps ``[n, C, h, w]``, or of the ``length`` cells in
+    the middle, as :func:`roi_align` takes them.
 
     By two products of matrices, which have derivatives of every order, and by ``vmap``:
     grid_sample has neither.
@@ -167,51 +164,54 @@ def _samples(size: int, side: int, length: int) -> Tensor:
 
 
 class RoIHead(nn.Module):
-    """From what is read of each face to its features, shared by the heads that read alike.
+    """From the region of each face to its features, which all heads of that region share.
 
     Args:
         channels: C of the map.
         features: D.
-        reading: ``centre`` (the map's vector at the middle of the box), ``box`` or ``landmarks``
+        region: ``centre`` (the map's vector at the middle of the box), ``box`` or ``landmarks``
             (a patch).
         norm: see :class:`metaface.nets.Norm2d`.
 
     Raises:
-        ValueError: an unknown reading.
+        ValueError: an unknown region.
     """
 
-    def __init__(self, channels: int, features: int, reading: str, norm: NormMode) -> None:
+    def __init__(self, channels: int, features: int, region: str, norm: NormMode) -> None:
         super().__init__()
-        if reading not in READINGS:
-            raise ValueError(f"reads={reading!r}: choose one of {', '.join(READINGS)}")
-        self.reading = reading
-        if reading == "centre":
-            self.layers: nn.Module = nn.Sequential(
+        if region not in REGIONS:
+            raise ValueError(f"reads={region!r}: choose one of {', '.join(REGIONS)}")
+        self.region = region
+        side = -(-PATCH // 4)
+        self.layers = (
+            nn.Sequential(
                 nn.Linear(channels, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU()
             )
-            return
-        side = -(-PATCH // 4)
-        self.layers = nn.Sequential(
-            Residual(channels, 2 * channels, 2, norm),
-            Residual(2 * channels, 2 * channels, 2, norm),
-            nn.Flatten(),
-            nn.Linear(2 * channels * side**2, features),
-            nn.ReLU(),
+            if region == "centre"
+            else nn.Sequential(
+                Residual(channels, 2 * channels, 2, norm),
+                Residual(2 * channels, 2 * channels, 2, norm),
+                nn.Flatten(),
+                nn.Linear(2 * channels * side**2, features),
+                nn.ReLU(),
+            )
         )
 
     def forward(self, maps: Tensor, image: Tensor, frames: Tensor) -> Tensor:
-        """``[F, features]``; ``frames`` of the kind that the reading has."""
-        if self.reading == "centre":
-            tip = frames * frames.new_tensor([1, 1, 0, 0]) + frames.new_tensor(
-                [0, 0, STRIDE / 2, 0]
-            )
-            found: Tensor = self.layers(read(maps, image, tip, 1).flatten(1))
+        """``[F, features]`` of the faces in ``frames``, see :func:`make_frames`."""
+        if self.region == "centre":
+            upright = frames.new_tensor([0, 0, STRIDE / 2, 0])  # one cell
+            frames = frames * frames.new_tensor([1, 1, 0, 0]) + upright
+            patches = roi_align(maps, image, frames, 1).flatten(1)
         else:
-            found = self.layers(read(maps, image, frames))
-        return found
+            patches = roi_align(maps, image, frames)
+        features: Tensor = self.layers(patches)
+        return features
 
-    def crops(self, maps: Tensor) -> Tensor:
+    def embed_crops(self, maps: Tensor) -> Tensor:
         """``[n, features]`` of the maps of pictures that a face's frame fills."""
-        centre = self.reading == "centre"
-        found: Tensor = self.layers(whole(maps, 1, 1).flatten(1) if centre else whole(maps))
-        return found
+        centre = self.region == "centre"
+        features: Tensor = self.layers(
+            resample(maps, 1, 1).flatten(1) if centre else resample(maps)
+        )
+        return features

@@ -1,4 +1,4 @@
-"""Pictures, and what is known of the faces in them."""
+"""Annotated pictures: what is known of the faces in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ import numpy as np
 
 UNKNOWN = 255  # of a mask's pixel
 _OUTSIDE = 0.5  # pixels that a box may stick out by rounding
+_NAN = np.float32(np.nan)
+_NOTHING = {
+    "boxes": _NAN,
+    "landmarks": _NAN,
+    "pose": _NAN,
+    "person": np.int64(-1),
+    "expression": np.int64(-1),
+    "attributes": _NAN,
+    "masks": np.uint8(UNKNOWN),
+    "complete": np.False_,
+}
+"""What each label is where nothing is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +65,23 @@ class FaceAnnotations:
     attribute_names: tuple[str, ...] = ()
     name: str = "pictures"
 
+    @classmethod
+    def build(cls, images: np.ndarray, image: np.ndarray, **known: Any) -> FaceAnnotations:
+        """Annotations in which everything that is not given is unknown.
+
+        Args:
+            known: attributes by name.
+
+        Raises:
+            ValueError: see the class.
+        """
+        columns = len(known.get("attribute_names", ()))
+        shapes = _shapes(images, len(image), columns)
+        nothing: dict[str, Any] = {
+            label: np.full(shapes[label], value) for label, value in _NOTHING.items()
+        }
+        return cls(images=images, image=image, **nothing | known)
+
     def __post_init__(self) -> None:
         n, height, width = self.images.shape[:3]
         faces = len(self.image)
@@ -62,19 +91,7 @@ class FaceAnnotations:
                 f"must be [{faces}, 5, 2]: eye, eye, nose, mouth corner, mouth corner; use NaN for "
                 "one that is not known"
             )
-        wanted = {
-            "images": (n, height, width, 3),
-            "image": (faces,),
-            "boxes": (faces, 4),
-            "landmarks": (faces, 5, 2),
-            "pose": (faces, 3),
-            "person": (faces,),
-            "expression": (faces,),
-            "attributes": (faces, len(self.attribute_names)),
-            "masks": (n, height, width),
-            "complete": (n,),
-        }
-        for label, shape in wanted.items():
+        for label, shape in _shapes(self.images, faces, len(self.attribute_names)).items():
             if getattr(self, label).shape != shape:
                 raise ValueError(
                     f"{self.name}: {label} is {list(getattr(self, label).shape)}, must be "
@@ -89,7 +106,7 @@ class FaceAnnotations:
                 raise ValueError(
                     f"{self.name}: face {bad[0]} has {label} {values[bad[0]]} of {len(names)}"
                 )
-        if len(bad := np.flatnonzero(~self.labelled())):
+        if len(bad := np.flatnonzero(~self.find_labelled())):
             raise ValueError(
                 f"{self.name}: picture {bad[0]} has no label of any task: leave it out, or say "
                 "that it is complete if there is no face in it"
@@ -112,14 +129,14 @@ class FaceAnnotations:
     def __len__(self) -> int:
         return len(self.images)
 
-    def labelled(self) -> np.ndarray:
+    def find_labelled(self) -> np.ndarray:
         """bool ``[n]``: whether something is known of each picture."""
-        found: np.ndarray = self.complete | (self.masks != UNKNOWN).any((1, 2))
+        labelled: np.ndarray = self.complete | (self.masks != UNKNOWN).any((1, 2))
         known = (self.person >= 0) | (self.expression >= 0)
         for values in (self.boxes, self.landmarks.reshape(-1, 10), self.pose, self.attributes):
             known |= (~np.isnan(values)).any(1)
-        found[self.image[known]] = True
-        return found
+        labelled[self.image[known]] = True
+        return labelled
 
     def take(self, rows: np.ndarray) -> FaceAnnotations:
         """The pictures ``rows``, int64, in that order; one may be taken more than once."""
@@ -164,22 +181,26 @@ class FaceAnnotations:
             tuple(dict.fromkeys(name for one in sets for name in getattr(one, names)))
             for names in ("people", "expressions", "attribute_names")
         )
-        starts = np.cumsum([0] + [len(one) for one in sets[:-1]])
-        kept: dict[str, Any] = {
-            label: np.concatenate([getattr(one, label) for one in sets])
-            for label in ("images", "boxes", "landmarks", "pose", "masks", "complete")
+        by_set, start = [], 0
+        for one in sets:
+            attributes = np.full((len(one.image), len(columns)), np.nan, np.float32)
+            attributes[:, [columns.index(name) for name in one.attribute_names]] = one.attributes
+            by_set.append(
+                vars(one)
+                | {
+                    "image": one.image + start,
+                    "person": _renumber(one.person, one.people, people),
+                    "expression": _renumber(one.expression, one.expressions, expressions),
+                    "attributes": attributes,
+                }
+            )
+            start += len(one)
+        arrays = (name for name, value in vars(sets[0]).items() if isinstance(value, np.ndarray))
+        joined: dict[str, Any] = {
+            name: np.concatenate([labels[name] for labels in by_set]) for name in arrays
         }
-        attributes = [np.full((len(one.image), len(columns)), np.nan, np.float32) for one in sets]
-        for values, one in zip(attributes, sets, strict=True):
-            values[:, [columns.index(name) for name in one.attribute_names]] = one.attributes
         return FaceAnnotations(
-            **kept,
-            image=np.concatenate([one.image + s for one, s in zip(sets, starts, strict=True)]),
-            person=np.concatenate([_renumbered(one.person, one.people, people) for one in sets]),
-            expression=np.concatenate(
-                [_renumbered(one.expression, one.expressions, expressions) for one in sets]
-            ),
-            attributes=np.concatenate(attributes),
+            **joined,
             people=people,
             expressions=expressions,
             attribute_names=columns,
@@ -187,6 +208,23 @@ class FaceAnnotations:
         )
 
 
-def _renumbered(values: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
+def _shapes(images: np.ndarray, faces: int, attributes: int) -> dict[str, tuple[int, ...]]:
+    """What shape each array must have."""
+    n, height, width = images.shape[:3]
+    return {
+        "images": (n, height, width, 3),
+        "image": (faces,),
+        "boxes": (faces, 4),
+        "landmarks": (faces, 5, 2),
+        "pose": (faces, 3),
+        "person": (faces,),
+        "expression": (faces,),
+        "attributes": (faces, attributes),
+        "masks": (n, height, width),
+        "complete": (n,),
+    }
+
+
+def _renumber(values: np.ndarray, old: tuple[str, ...], new: tuple[str, ...]) -> np.ndarray:
     place = {name: i for i, name in enumerate(new)}
     return np.array([*(place[name] for name in old), -1], np.int64)[values]  # -1 stays the last

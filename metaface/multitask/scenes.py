@@ -18,7 +18,7 @@ _TRIES = 8  # places tried for a face
 
 
 def compose(
-    pool: FaceSprites,
+    sprites: FaceSprites,
     n: int,
     *,
     size: int = 128,
@@ -28,20 +28,20 @@ def compose(
     seed: int = 0,
     first: int = 0,
 ) -> FaceAnnotations:
-    """``n`` square pictures of ``size`` pixels with faces of ``pool`` in them, all labelled.
+    """``n`` square pictures of ``size`` pixels with faces of ``sprites``, all labelled.
 
     Each face is scaled, turned a little and in half of the cases mirrored, its labels with it;
     nearer people stand lower and before the others. Behind and at times before them are things that
-    are no faces; light, colour, blur and noise are the whole scene's. A scene depends on the pool,
-    its number and the settings alone: numbers 0 to 9 are the same ten whether made at once or one
-    by one.
+    are no faces; light, colour, blur and noise are the whole scene's. A scene depends on the
+    sprites, its number and the settings alone: numbers 0 to 9 are the same ten whether made at once
+    or one by one.
 
     A box is the extent of the face, hairline to chin, with what of it others cover, in the picture;
     landmarks stay where they are, also covered or (few) outside the picture. Masks have the face
     where it is seen; around a face whose outline is not known, they are unknown.
 
     Args:
-        pool: whose faces; give training and test two pools of different people.
+        sprites: the faces; give training and test sprites of different people.
         n: how many scenes.
         faces: least and greatest number of faces in a scene; where there is no place left for one
             that covers no other by more than a third, it is left out, but never all.
@@ -52,8 +52,55 @@ def compose(
         first: number of the first scene.
 
     Raises:
-        ValueError: settings out of range; an empty pool.
+        ValueError: settings out of range; no sprites.
+
+    Example::
+
+        sprites = FaceSprites.procedural(people=20, photos=4)
+        scenes = compose(sprites, 8, size=96, side=(24, 72))
     """
+    _check_settings(n, first, size, faces, side, turn)
+    if not len(sprites):
+        raise ValueError(f"{sprites.name} is empty: a scene needs faces")
+    images = np.empty((n, size, size, 3), np.uint8)
+    masks = np.zeros((n, size, size), np.uint8)
+    pasted: list[_Pasted] = []
+    image = []
+    for i in range(n):
+        random = np.random.default_rng([seed, first + i])
+        scene = _compose_scene(sprites, random, faces, side, turn, images[i], masks[i])
+        pasted += scene
+        image += [i] * len(scene)
+    rows = np.array([p.row for p in pasted], np.int64)
+    pose = sprites.pose[rows]
+    pose[np.array([p.mirrored for p in pasted], bool)] *= np.array([-1, 1, -1], np.float32)
+    pose[:, 2] += np.array([p.turned for p in pasted], np.float32)
+    return FaceAnnotations(
+        images=images,
+        image=np.array(image, np.int64),
+        boxes=np.array([p.box for p in pasted], np.float32).reshape(-1, 4),
+        landmarks=np.array([p.landmarks for p in pasted], np.float32).reshape(-1, 5, 2),
+        pose=pose,
+        person=sprites.person[rows],
+        expression=sprites.expression[rows],
+        attributes=sprites.attributes[rows],
+        masks=masks,
+        complete=np.ones(n, bool),
+        people=sprites.people,
+        expressions=sprites.expressions,
+        attribute_names=sprites.attribute_names,
+        name=f"scenes of {sprites.name}",
+    )
+
+
+def _check_settings(
+    n: int,
+    first: int,
+    size: int,
+    faces: tuple[int, int],
+    side: tuple[float, float],
+    turn: float,
+) -> None:
     if n < 1 or first < 0 or size < 32:
         raise ValueError(f"n={n}, first={first}, size={size}: must be >= 1, >= 0 and >= 32")
     if not 0 <= faces[0] <= faces[1]:
@@ -62,46 +109,11 @@ def compose(
         raise ValueError(f"side={side}: give (least, greatest), 8 <= least <= greatest <= {size}")
     if not turn >= 0:
         raise ValueError(f"turn={turn}: must be >= 0 degrees")
-    if not len(pool):
-        raise ValueError(f"{pool.name} is empty: a scene needs faces")
-    images = np.empty((n, size, size, 3), np.uint8)
-    masks = np.zeros((n, size, size), np.uint8)
-    found: list[_Pasted] = []
-    image = []
-    for i in range(n):
-        random = np.random.default_rng([seed, first + i])
-        pasted = _scene(pool, random, faces, side, turn, images[i], masks[i])
-        found += pasted
-        image += [i] * len(pasted)
-    rows = np.array([p.row for p in found], np.int64)
-    turned = np.array([p.turned for p in found], np.float32)
-    mirrored = np.array([p.mirrored for p in found], bool)
-    pose = (
-        np.where(mirrored[:, None], np.array([-1, 1, -1], np.float32), np.float32(1))
-        * pool.pose[rows]
-    )
-    pose[:, 2] += turned
-    return FaceAnnotations(
-        images=images,
-        image=np.array(image, np.int64),
-        boxes=np.array([p.box for p in found], np.float32).reshape(-1, 4),
-        landmarks=np.array([p.landmarks for p in found], np.float32).reshape(-1, 5, 2),
-        pose=pose.astype(np.float32),
-        person=pool.person[rows],
-        expression=pool.expression[rows],
-        attributes=pool.attributes[rows],
-        masks=masks,
-        complete=np.ones(n, bool),
-        people=pool.people,
-        expressions=pool.expressions,
-        attribute_names=pool.attribute_names,
-        name=f"scenes of {pool.name}",
-    )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a face goes: its place in the pool, longer side, centre, angle (degrees clockwise)."""
+    """Where a face goes: its sprite, longer side, centre, angle (degrees clockwise)."""
 
     row: int
     side: float
@@ -117,8 +129,8 @@ class _Pasted(_Plan):
     landmarks: np.ndarray
 
 
-def _scene(
-    pool: FaceSprites,
+def _compose_scene(
+    sprites: FaceSprites,
     random: np.random.Generator,
     faces: tuple[int, int],
     side: tuple[float, float],
@@ -127,45 +139,45 @@ def _scene(
     mask: np.ndarray,
 ) -> list[_Pasted]:
     size = len(image)
-    scene = backdrop.background(random, size)
-    backdrop.things(random, scene)
+    scene = backdrop.draw_background(random, size)
+    backdrop.draw_things(random, scene)
     if random.random() < 0.3:
-        _paste_back(pool, random, scene, side)
+        _paste_back(sprites, random, scene, side)
     count = int(random.integers(faces[0], faces[1] + 1))
-    plans = _plans(pool, random, count, side, turn, size)
+    plans = _plan_faces(sprites, random, count, side, turn, size)
     done: list[_Pasted] = []
     whole: list[np.ndarray] = []  # of each face done, where it is, and where it is also seen
     seen: list[np.ndarray] = []
     for plan in plans:
-        person, layers, matrix = _moved(pool, plan, size)
+        person, layers, matrix = _warp(sprites, plan, size)
         covers = layers[..., 0] >= 128
         face = layers[..., 1] >= 128
         box = _extent(face)
-        if box is None or not _left_seen(seen, whole, covers):
+        if box is None or not _leaves_enough(seen, whole, covers):
             continue
         for before in seen:
             before &= ~covers
         blend(scene, person, layers[..., 0])
-        known = pool.outlined[plan.row]
+        known = sprites.outlined[plan.row]
         mask[covers | face if not known else covers] = 0 if known else UNKNOWN
         mask[(layers[..., 2] >= 128) & covers & face] = 1
-        landmarks = pool.landmarks[plan.row] @ matrix[:, :2].T + matrix[:, 2]
+        landmarks = sprites.landmarks[plan.row] @ matrix[:, :2].T + matrix[:, 2]
         if plan.mirrored:
             landmarks = landmarks[MIRRORED]
         done.append(_Pasted(**vars(plan), box=box, landmarks=landmarks))
         whole.append(face)
         seen.append(face.copy())
     if done and random.random() < 0.25:
-        alpha, colour = backdrop.object_before(random, size, done[-1].box)
-        if _left_seen(seen, whole, alpha >= 128):
+        alpha, colour = backdrop.draw_object_before(random, size, done[-1].box)
+        if _leaves_enough(seen, whole, alpha >= 128):
             blend(scene, colour, alpha)
             mask[(alpha >= 128) & (mask == 1)] = 0
-    image[:] = backdrop.photographed(random, scene)
+    image[:] = backdrop.photograph(random, scene)
     return done
 
 
-def _plans(
-    pool: FaceSprites,
+def _plan_faces(
+    sprites: FaceSprites,
     random: np.random.Generator,
     count: int,
     side: tuple[float, float],
@@ -175,7 +187,7 @@ def _plans(
     """Faces that hardly touch, those who stand behind first."""
     plans: list[_Plan] = []
     for _ in range(count):
-        row = int(random.integers(len(pool)))
+        row = int(random.integers(len(sprites)))
         turned = float(np.clip(random.normal(0, 9), -turn, turn))
         mirrored = bool(random.random() < 0.5)
         for _ in range(_TRIES):
@@ -188,7 +200,7 @@ def _plans(
     return sorted(plans, key=lambda p: p.y + p.side / 2)
 
 
-def _left_seen(seen: list[np.ndarray], whole: list[np.ndarray], covers: np.ndarray) -> bool:
+def _leaves_enough(seen: list[np.ndarray], whole: list[np.ndarray], covers: np.ndarray) -> bool:
     """Whether ``covers`` leaves enough of every face done."""
     return all(
         (before & ~covers).sum() >= (1 - HIDDEN) * face.sum()
@@ -196,10 +208,12 @@ def _left_seen(seen: list[np.ndarray], whole: list[np.ndarray], covers: np.ndarr
     )
 
 
-def _moved(pool: FaceSprites, plan: _Plan, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _warp(
+    sprites: FaceSprites, plan: _Plan, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The picture and layers of a plan's face, in a square of ``size``, and the affine ``[2, 3]``
     that takes coordinates (of pixels' outer corners) there."""
-    image, layers = pool.images[plan.row], pool.layers[plan.row]
+    image, layers = sprites.images[plan.row], sprites.layers[plan.row]
     left, top, width, height = _whole_extent(layers[..., 1])
     scale = plan.side / max(width, height)
     angle = np.radians(plan.turned)
@@ -213,7 +227,7 @@ def _moved(pool: FaceSprites, plan: _Plan, size: int) -> tuple[np.ndarray, np.nd
         step = np.array([image.shape[1] / half[0], image.shape[0] / half[1]])
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
         layers = cv2.resize(layers, half, interpolation=cv2.INTER_AREA)
-        layers[0] = layers[:, 0] = layers[:, -1] = 0  # as in the pool
+        layers[0] = layers[:, 0] = layers[:, -1] = 0  # as in the sprites
     else:
         step = np.ones(2)
     small = np.c_[matrix[:, :2] * step, matrix[:, 2]]
@@ -229,19 +243,19 @@ def _moved(pool: FaceSprites, plan: _Plan, size: int) -> tuple[np.ndarray, np.nd
 
 
 def _paste_back(
-    pool: FaceSprites, random: np.random.Generator, scene: np.ndarray, side: tuple[float, float]
+    sprites: FaceSprites, random: np.random.Generator, scene: np.ndarray, side: tuple[float, float]
 ) -> None:
     """Somebody without a face: what is not one is to be learnt, too."""
-    known = np.flatnonzero(pool.outlined)
+    known = np.flatnonzero(sprites.outlined)
     if not len(known):
         return
     size = len(scene)
     x, y = random.uniform(0.1 * size, 0.9 * size, 2)
     long = float(np.exp(random.uniform(*np.log(side))))
     plan = _Plan(int(random.choice(known)), long, x, y, random.uniform(-20, 20), False)
-    person, layers, _ = _moved(pool, plan, size)
+    person, layers, _ = _warp(sprites, plan, size)
     person = person.copy()
-    hair = backdrop.texture(random, size, dark=True)
+    hair = backdrop.draw_texture(random, size, dark=True)
     cover = cv2.blur(cv2.dilate(layers[..., 1], np.ones((5, 5), np.uint8)), (3, 3))
     blend(person, hair, cover)
     blend(scene, person, layers[..., 0])
@@ -260,14 +274,11 @@ def blend(below: np.ndarray, above: np.ndarray, alpha: np.ndarray) -> None:
 
 def _extent(mask: np.ndarray) -> np.ndarray | None:
     """Left, top, width, height of a bool mask; None: it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
-        return None
-    left, top, right, low = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return np.array([left, top, right - left, low - top], np.float32)
+    box = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array(box, np.float32) if box[2] else None
 
 
 def _whole_extent(layer: np.ndarray) -> np.ndarray:
-    found = _extent(layer >= 128)
-    whole = np.array([0, 0, *layer.shape[::-1]], np.float32)
-    return whole if found is None else found
+    """The extent of a face's layer; of an empty one, the whole picture."""
+    box = _extent(layer >= 128)
+    return np.array([0, 0, *layer.shape[::-1]], np.float32) if box is None else box

@@ -1,4 +1,4 @@
-"""Faces that scenes are composed of: pictures of one person each, and what is known of them."""
+"""Sprites that scenes are composed of: pictures of one face each, and what is known of it."""
 
 from __future__ import annotations
 
@@ -64,10 +64,34 @@ class FaceSprites:
     people: tuple[str, ...]
     expressions: tuple[str, ...] = EXPRESSIONS
     attribute_names: tuple[str, ...] = ATTRIBUTES
-    name: str = "pool"
+    name: str = "sprites"
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @staticmethod
+    def of_photographs(
+        images: np.ndarray,
+        layers: np.ndarray,
+        landmarks: np.ndarray,
+        person: np.ndarray,
+        people: Sequence[str],
+        name: str,
+    ) -> FaceSprites:
+        """Faces of which landmarks, person and place are known, and nothing else."""
+        m = len(images)
+        return FaceSprites(
+            images=images,
+            layers=layers,
+            outlined=np.zeros(m, bool),
+            landmarks=landmarks,
+            pose=np.full((m, 3), np.nan, np.float32),
+            person=person.astype(np.int64),
+            expression=np.full(m, -1, np.int64),
+            attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
+            people=tuple(people),
+            name=name,
+        )
 
     @staticmethod
     def procedural(
@@ -101,7 +125,7 @@ class FaceSprites:
         seen = 255 * r.mask.astype(np.uint8)
         return FaceSprites(
             images=r.images,
-            layers=_shut(np.concatenate([r.layers, seen[..., None]], -1)),
+            layers=_clear_rim(np.concatenate([r.layers, seen[..., None]], -1)),
             outlined=np.ones(len(r.person), bool),
             landmarks=r.landmarks,
             pose=r.pose,
@@ -123,7 +147,7 @@ class FaceSprites:
 
         Args:
             crops: uint8 ``[m, 112, 112, 3]`` RGB, as ``metaface.faces.alignment`` gives them
-                (``Aligned.crops``).
+                (``AlignedFaces.crops``).
             person: int64 ``[m]``, an index into ``people``.
             people: names.
             name: of the set.
@@ -154,62 +178,44 @@ class FaceSprites:
         shown = np.clip((1 - oval) / 0.2, 0, 1)  # the corners are seldom of the head
         layers = (255 * np.stack([shown, face, 0 * face], -1)).astype(np.uint8)
         landmarks = TEMPLATE.astype(np.float32) + np.array([rim[0], 0], np.float32)
-        return FaceSprites(
-            images=images,
-            layers=np.broadcast_to(_shut(layers[None]), (m, *layers.shape)),
-            outlined=np.zeros(m, bool),
-            landmarks=np.broadcast_to(landmarks, (m, 5, 2)),
-            pose=np.full((m, 3), np.nan, np.float32),
-            person=person.astype(np.int64),
-            expression=np.full(m, -1, np.int64),
-            attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
-            people=tuple(people),
-            name=name,
-        )
+        layers = np.broadcast_to(_clear_rim(layers[None]), (m, *layers.shape))
+        landmarks = np.broadcast_to(landmarks, (m, 5, 2))
+        return FaceSprites.of_photographs(images, layers, landmarks, person, people, name)
 
     @staticmethod
-    def join(pools: Iterable[FaceSprites]) -> FaceSprites:
-        """All of ``pools``, whose people are all different ones.
+    def join(sets: Iterable[FaceSprites]) -> FaceSprites:
+        """All of ``sets``, whose people are all different ones.
 
         Raises:
             ValueError: none, a name of a person in two of them, or pictures of two sizes.
         """
-        pools = list(pools)
-        if not pools:
-            raise ValueError("no pools to join")
-        people = [name for pool in pools for name in pool.people]
+        sets = list(sets)
+        if not sets:
+            raise ValueError("no sprites to join")
+        people = [name for one in sets for name in one.people]
         if len(set(people)) < len(people):
             twice = next(name for name in people if people.count(name) > 1)
-            raise ValueError(f"{twice!r} is in two pools: give different people different names")
-        sizes = {pool.images.shape[1:] for pool in pools}
+            raise ValueError(f"{twice!r} is in two sets: give different people different names")
+        sizes = {one.images.shape[1:] for one in sets}
         if len(sizes) > 1:
-            raise ValueError(f"pools of pictures of {sorted(sizes)}: give all one image_size")
-        starts = np.cumsum([0] + [len(pool.people) for pool in pools[:-1]])
+            raise ValueError(f"sprites of pictures of {sorted(sizes)}: give all one image_size")
+        starts = np.cumsum([0] + [len(one.people) for one in sets[:-1]])
         person = [
-            np.where(p.person < 0, -1, p.person + s) for p, s in zip(pools, starts, strict=True)
+            np.where(p.person < 0, -1, p.person + s) for p, s in zip(sets, starts, strict=True)
         ]
-        kept: dict[str, Any] = {
-            label: np.concatenate([getattr(pool, label) for pool in pools])
-            for label in (
-                "images",
-                "layers",
-                "outlined",
-                "landmarks",
-                "pose",
-                "expression",
-                "attributes",
-            )
+        arrays = (name for name, value in vars(sets[0]).items() if isinstance(value, np.ndarray))
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(one, name) for one in sets]) for name in arrays
         }
         return replace(
-            pools[0],
-            **kept,
-            person=np.concatenate(person),
+            sets[0],
+            **joined | {"person": np.concatenate(person)},
             people=tuple(people),
-            name="+".join(pool.name for pool in pools),
+            name="+".join(one.name for one in sets),
         )
 
 
-def _shut(layers: np.ndarray) -> np.ndarray:
+def _clear_rim(layers: np.ndarray) -> np.ndarray:
     """Nothing at the upper rim and the sides, so that only a body goes on beyond its picture."""
     layers[:, 0] = layers[:, :, 0] = layers[:, :, -1] = 0
     return layers

@@ -20,7 +20,7 @@ class Weighting(nn.Module):
         super().__init__()
         self.weights = dict(weights or {})
 
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What each task adds to the sum."""
         return {name: self.weights.get(name, 1.0) * loss for name, loss in losses.items()}
 
@@ -32,7 +32,7 @@ class Weighting(nn.Module):
             net: the whole network.
             shared: the part of it that all tasks share.
         """
-        torch.stack(list(self.weighted(losses).values())).sum().backward()
+        torch.stack(list(self.weigh(losses).values())).sum().backward()
 
 
 class Fixed(Weighting):
@@ -55,7 +55,7 @@ class Uncertainty(Weighting):
         super().__init__()
         self.log_variances = nn.ParameterDict({name: torch.zeros(()) for name in tasks})
 
-    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if len(self.log_variances) == 1:
             return dict(losses)
         s = self.log_variances
@@ -78,7 +78,7 @@ class PCGrad(Weighting):
         within = {id(p) for p in common}
         own = [p for p in net.parameters() if p.requires_grad and id(p) not in within]
         rows = []
-        for loss in self.weighted(losses).values():
+        for loss in self.weigh(losses).values():
             slopes = torch.autograd.grad(
                 loss, [*common, *own], retain_graph=True, allow_unused=True
             )
@@ -96,13 +96,13 @@ def project(gradients: Tensor) -> Tensor:
     """Each row of ``[T, P]`` without what points against the other rows, in random order."""
     products = gradients @ gradients.T
     # every projection stays in the span of the rows: work on their coefficients
-    found = torch.eye(len(gradients), dtype=gradients.dtype, device=gradients.device)
+    coefficients = torch.eye(len(gradients), dtype=gradients.dtype, device=gradients.device)
     for task in range(len(gradients)):
         for other in torch.randperm(len(gradients)).tolist():
-            along = found[task] @ products[:, other]
+            along = coefficients[task] @ products[:, other]
             if other != task and along < 0:
-                found[task, other] -= along / products[other, other]
-    return found @ gradients
+                coefficients[task, other] -= along / products[other, other]
+    return coefficients @ gradients
 
 
 def cosines(losses: Mapping[str, Tensor], shared: nn.Module) -> dict[tuple[str, str], float]:

@@ -1,4 +1,4 @@
-"""The domain matrix as a table, heat maps and one self-contained page."""
+"""The domain matrix as a table, heat maps and one page."""
 
 from __future__ import annotations
 
@@ -10,42 +10,37 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from metaface.data import FaceSet
 from metaface.report.page import inline, write_page
-from metaface.report.pictures import grid
+from metaface.report.pictures import GridRow, draw_grid
 from metaface.report.plots import plain, svg
-from metaface.report.text_table import measured
-
-PHOTOS = 8  # of a domain, to see what it is
-Row = Mapping[str, Any]
+from metaface.report.tables import Row, format_estimate, format_table, group_by_task
 
 
 def write_cross_domain(
-    path: str | Path, results: Mapping[str, Any], tests: Mapping[str, FaceSet]
+    path: str | Path, results: Mapping[str, Any], photos: Sequence[GridRow]
 ) -> None:
     """Write the page of a domain matrix.
 
     Args:
         path: the HTML file; pictures are inside it, nothing is fetched.
         results: what ``results.json`` of ``metaface cross-domain`` holds.
-        tests: the test people, by domain, to show some photographs of each.
+        photos: some photographs of each domain's test people.
     """
     rows = results["rows"]
     write_page(
         path,
         "cross_domain.html",
         results=results,
-        measured=measured,
         sections=[
-            (title, [(learner, heat_map(mine), _drops(mine)) for learner, mine in learners])
-            for title, learners in _grouped(rows)
+            (title, [(name, draw_heat_map(r), _drops(r)) for name, r in _by_learner(mine)])
+            for title, mine in group_by_task(rows)
         ],
-        fars=_fars(rows),
-        faces=inline(grid([(name, _some(faces)) for name, faces in tests.items()])),
+        everything=_table(rows),
+        faces=inline(draw_grid(photos)),
     )
 
 
-def heat_map(rows: Sequence[Row]) -> Markup:
+def draw_heat_map(rows: Sequence[Row]) -> Markup:
     """Accuracy of one learner at one way and shot: train domains down, test domains across."""
     trains, tests = _names(rows, "train"), _names(rows, "test")
     values = np.full((len(trains), len(tests)), np.nan)
@@ -80,77 +75,82 @@ def heat_map(rows: Sequence[Row]) -> Markup:
     return svg(figure)
 
 
-def matrix(rows: Sequence[Row]) -> str:
+def format_matrix(rows: Sequence[Row]) -> str:
     """Accuracy in % as text: for each way, shot and learner, train domains down, test across."""
-    blocks = []
-    for title, learners in _grouped(rows):
-        for learner, mine in learners:
-            tests = _names(mine, "test")
-            lines = [[f"{learner}, {title}", *tests]]
-            for train in _names(mine, "train"):
-                cells = {
-                    r["test"]: measured(r["accuracy"], r["ci95"])
-                    for r in mine
-                    if r["train"] == train
-                }
-                lines.append([train, *(cells.get(test, "") for test in tests)])
-            widths = [max(len(line[i]) for line in lines) for i in range(len(tests) + 1)]
-            blocks.append(
-                "\n".join(
-                    "  ".join(
-                        c.ljust(w) if i == 0 else c.rjust(w)
-                        for i, (c, w) in enumerate(zip(line, widths, strict=True))
-                    ).rstrip()
-                    for line in lines
-                )
-            )
-    return "\n\n".join(blocks)
+    return "\n\n".join(
+        format_table(_cross(mine, f"{learner}, {title}", _accuracy))
+        for title, group in group_by_task(rows)
+        for learner, mine in _by_learner(group)
+    )
+
+
+def _cross(rows: Sequence[Row], title: str, format_row: Any) -> list[list[str]]:
+    """A table of train domains down and test domains across, empty where there is no row."""
+    cells = {(row["train"], row["test"]): format_row(row) for row in rows}
+    trains, tests = _names(rows, "train"), _names(rows, "test")
+    return [
+        [title, *tests],
+        *([train, *(cells.get((train, test), "") for test in tests)] for train in trains),
+    ]
+
+
+def _accuracy(row: Row) -> str:
+    return format_estimate(row["accuracy"], row["ci95"])
+
+
+def _drop(row: Row) -> str:
+    if row["drop"] is None:
+        return ""
+    same = row["train"] == row["test"]
+    return "in domain" if same else format_estimate(row["drop"], row["drop_ci95"], sign="+")
 
 
 def _drops(rows: Sequence[Row]) -> list[list[str]] | None:
-    """The table of drops, header first; None where there is no training in a test domain."""
-    if all(row["drop"] is None for row in rows):
-        return None
-    tests = _names(rows, "test")
-    lines = [["trained in", *tests]]
-    for train in _names(rows, "train"):
-        cells = {r["test"]: r for r in rows if r["train"] == train}
-        lines.append([train, *(_drop(cells.get(test), train == test) for test in tests)])
-    return lines
+    """The table of drops; None where there is no training in a test domain."""
+    known = any(row["drop"] is not None for row in rows)
+    return _cross(rows, "trained in", _drop) if known else None
 
 
-def _drop(row: Row | None, inside: bool) -> str:
-    if row is None or row["drop"] is None:
-        return ""
-    return "in domain" if inside else measured(row["drop"], row["drop_ci95"], sign="+")
-
-
-def _grouped(rows: Sequence[Row]) -> list[tuple[str, list[tuple[str, list[Row]]]]]:
-    """By way and shot, then by learner."""
-    found = []
-    for ways, shots in sorted({(r["ways"], r["shots"]) for r in rows}):
-        mine = [r for r in rows if (r["ways"], r["shots"]) == (ways, shots)]
-        learners = [(n, [r for r in mine if r["learner"] == n]) for n in _names(mine, "learner")]
-        found.append((f"{ways}-way {shots}-shot", learners))
-    return found
+def _by_learner(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [(name, [r for r in rows if r["learner"] == name]) for name in _names(rows, "learner")]
 
 
 def _names(rows: Iterable[Row], key: str) -> list[str]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
-def _fars(rows: Iterable[Row]) -> list[str]:
-    """Those that several domains can have alike: powers of ten."""
-    found = {far for row in rows for far in row["tar_at_far"] or ()}
-    return sorted((f for f in found if f.strip("0.") == "1"), key=float, reverse=True)
+def _table(rows: Sequence[Row]) -> list[list[str]]:
+    """Every row, and all that was measured of it."""
+    # the false accept rates that several domains can have alike: powers of ten
+    fars = {far for row in rows for far in row["tar_at_far"] or () if far.strip("0.") == "1"}
+    columns = sorted(fars, key=float, reverse=True)
+    texts = {"learner": "learner", "train": "trained in", "test": "tested in"}
+    numbers = {"ways": "way", "shots": "shot", "queries": "queries"}
+    lines = [
+        [
+            *texts.values(),
+            *numbers.values(),
+            "accuracy %",
+            "rank-1 %",
+            *(f"TAR % at FAR {far}" for far in columns),
+            "train s",
+            "trainable",
+        ]
+    ]
+    for row in rows:
+        tars = row["tar_at_far"] or {}
+        lines.append(
+            [
+                *(str(row[key]) for key in (*texts, *numbers)),
+                _accuracy(row),
+                _percent(row["rank1"]),
+                *(_percent(tars.get(far)) for far in columns),
+                f"{row['seconds']:.0f}",
+                f"{row['trainable_parameters']:,}",
+            ]
+        )
+    return lines
 
 
-def _some(faces: FaceSet) -> list[np.ndarray]:
-    """Photographs of as many people as can be."""
-    people = faces.person_ids[: PHOTOS // 2]
-    found = []
-    for person in people:
-        rows = faces.of_people([person]).rows  # spread over them, as the first may all be alike
-        count = min(len(rows), -(-PHOTOS // len(people)))
-        found.append(rows[np.linspace(0, len(rows) - 1, count).round().astype(int)])
-    return [faces.store[r] for r in np.concatenate(found)[:PHOTOS]]
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

@@ -8,37 +8,38 @@ from torch.nn import functional as F
 
 from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import Head, Loss, nothing
-from metaface.multitask.heads.detection import UNIT, around, cells, map_layers
-from metaface.multitask.roi import PATCH, jittered, landmark_frames, places_in, points_in, read
+from metaface.multitask.heads.base import Head, Loss, zero_loss
+from metaface.multitask.heads.detection import UNIT, find_cells, find_cells_around, map_layers
+from metaface.multitask.roi import PATCH, jitter, landmark_frames, roi_align, to_frames, to_pixels
 
-_KNEE = 0.01  # of the size of the face: where the loss goes over from square to straight
-_FINE = 32  # channels of the closer look
+_KNEE = 0.01  # of the size of the face: below it the loss is square, above linear
+_FINE = 32  # channels of the refinement
 _SPREAD = (1, 2, 4)  # dilations of its convolutions: together they see the whole frame
-_JITTER = 4.0  # times the jitter of other readings, at most: the first look may be well off
-_OWN = 0.5  # share of faces that are looked at where the first look found them, where it is near
-_LOOKS = 2  # after the first one
-_DARK = 0.02  # added to the contrast of what is looked at
-_SURE = 0.2  # weight of the cross entropy beside the distances
+_JITTER = 4.0  # times the jitter of other heads, at most: the first estimate may be well off
+_OWN = 0.5  # share of faces that are refined in the frame of the first estimate, if it is near
+_REFINEMENTS = 2
+_DARK = 0.02  # added to the contrast of the pixels, that dark ones are not divided by 0
+_ENTROPY = 0.2  # weight of the cross entropy beside the distances
 
 
 class Alignment(Head):
-    """Five landmarks of each face, read off the map at its centre, then looked at closer.
+    """Five landmarks of each face: estimated at its centre, then refined twice (a cascade; Sun,
+    Wang, Tang 2013).
 
-    They are predicted in pixels from the middle of the cell, so that no error of the box enters,
-    at the centre's cell and the eight around it. Then the frame of these (see
-    :func:`metaface.multitask.roi.landmark_frames`), whose size and turn are the face's, is read
-    out of further channels and out of the picture, its light taken off; each landmark is the mean
-    place by a heat map of the frame (integral regression, Sun et al. 2018). Twice: a cascade (Sun,
-    Wang, Tang 2013). The closer look learns in true frames with much jitter, so that it does not
-    wait for the first and cannot do with the mean face, and in those of the first look.
+    The estimate is in pixels from the middle of the cell, so that no error of the box enters, at
+    the centre's cell and the eight around it. A refinement reads the frame of the landmarks so far
+    (see :func:`metaface.multitask.roi.landmark_frames`), whose size and turn are the face's, out
+    of further channels of the map and out of the picture, with its mean taken off; each landmark
+    is the mean place by a heat map in the frame (integral regression, Sun et al. 2018). It learns
+    in true frames with much jitter, so that it needs no good estimate and the mean face is no
+    answer, and in frames of the estimate.
 
     The loss of each is smooth L1 of their distances by the size of the face (the square root of
-    its box's area); to these is added the cross entropy of the heat maps (see :func:`entropy`).
+    its box's area); to these is added :func:`heat_map_loss`.
 
     Shape:
-        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and what the closer
-        look reads.
+        ``[n, C, h, w]`` -> ``[n, 42, h, w]``: x and y of each, in 16 pixels, and the channels
+        of the refinement.
     """
 
     reads = "map"
@@ -66,54 +67,54 @@ class Alignment(Head):
         """Landmarks ``[k, 5, 2]`` in pixels of the faces at cells y, x of pictures ``image``,
         int64 ``[k]``, ascending; ``predicted`` is what :meth:`forward` gave of the map of
         ``images`` ``[n, 3, H, W]``."""
-        landmarks = located(predicted[image, :10, y, x], y, x)
-        for _ in range(_LOOKS if len(image) else 0):
+        landmarks = decode_landmarks(predicted[image, :10, y, x], y, x)
+        for _ in range(_REFINEMENTS if len(image) else 0):
             frames = landmark_frames(landmarks)
-            landmarks = expected(self.heat(predicted, images, image, frames), frames)
+            landmarks = soft_argmax(self.heat(predicted, images, image, frames), frames)
         return landmarks
 
     def heat(self, predicted: Tensor, images: Tensor, image: Tensor, frames: Tensor) -> Tensor:
         """Logits ``[k, 5, PATCH, PATCH]`` of where in ``frames`` ``[k, 4]`` each landmark is."""
-        pixels = read(images, image, frames, 2 * PATCH, stride=1)
+        pixels = roi_align(images, image, frames, 2 * PATCH, stride=1)
         shade, light = torch.std_mean(pixels, (1, 2, 3), keepdim=True)
         seen = self.pixels((pixels - light) / (shade + _DARK))
-        found: Tensor = self.again(F.relu(seen + read(predicted[:, 10:], image, frames)))
-        return found
+        logits: Tensor = self.again(F.relu(seen + roi_align(predicted[:, 10:], image, frames)))
+        return logits
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        known = (batch.readable & (~batch.landmarks.isnan()).all(2).any(1)).nonzero()[:, 0]
+        known = (batch.located & (~batch.landmarks.isnan()).all(2).any(1)).nonzero()[:, 0]
         if not len(known):
-            return nothing(predicted)
-        boxes, image, truth = batch.places[known], batch.image[known], batch.landmarks[known]
+            return zero_loss(predicted)
+        boxes, image, truth = batch.filled_boxes[known], batch.image[known], batch.landmarks[known]
         size = (boxes[:, 2] * boxes[:, 3]).sqrt()
-        where, row, y, x = around(boxes, image, predicted.shape)
-        first = located(predicted[where, :10, y, x], y, x)
-        frames = landmark_frames(batch.marks[known])
+        where, row, y, x = find_cells_around(boxes, image, predicted.shape)
+        first = decode_landmarks(predicted[where, :10, y, x], y, x)
+        frames = landmark_frames(batch.filled_landmarks[known])
         if self.training:
-            y, x = cells(boxes, predicted.shape)
-            own = landmark_frames(located(predicted[image, :10, y, x], y, x).detach())
-            near = (places_in(own, truth).abs() < 1).all(2).all(1)
+            y, x = find_cells(boxes, predicted.shape)
+            own = landmark_frames(decode_landmarks(predicted[image, :10, y, x], y, x).detach())
+            near = (to_frames(own, truth).abs() < 1).all(2).all(1)
             near &= (torch.rand(len(near)) < _OWN).to(near.device)
-            frames = torch.where(near[:, None], own, jittered(frames, _JITTER))
+            frames = torch.where(near[:, None], own, jitter(frames, _JITTER))
         heat = self.heat(predicted, batch.images, image, frames)
-        second = expected(heat, frames)
+        second = soft_argmax(heat, frames)
         value = _away(first, truth[row], size[row]) + _away(second, truth, size)
-        return Loss(10 * value + _SURE * entropy(heat, frames, truth), len(known))
+        return Loss(10 * value + _ENTROPY * heat_map_loss(heat, frames, truth), len(known))
 
 
-def expected(heat: Tensor, frames: Tensor) -> Tensor:
+def soft_argmax(heat: Tensor, frames: Tensor) -> Tensor:
     """Points ``[k, 5, 2]`` in pixels: the mean place by the softmax of ``heat``, logits
     ``[k, 5, PATCH, PATCH]`` in ``frames`` (integral regression, Sun et al. 2018)."""
     line = (torch.arange(PATCH).to(frames) + 0.5) * (2 / PATCH) - 1
     p = heat.flatten(2).softmax(2).unflatten(2, (PATCH, PATCH)).to(frames)
-    return points_in(frames, torch.stack([p.sum(2) @ line, p.sum(3) @ line], 2))
+    return to_pixels(frames, torch.stack([p.sum(2) @ line, p.sum(3) @ line], 2))
 
 
-def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
+def heat_map_loss(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
     """Cross entropy of ``heat``, meaned over the landmarks ``truth`` ``[k, 5, 2]`` that are known
     and lie in ``frames``; the four cells around a point are each as likely as they are near, so
     that the mean of what is learnt is the point."""
-    place = (places_in(frames, truth) + 1) * (PATCH / 2) - 0.5
+    place = (to_frames(frames, truth) + 1) * (PATCH / 2) - 0.5
     inside = (place > 0).all(2) & (place < PATCH - 1).all(2)  # False where it is not known
     if not inside.any():
         return heat.new_zeros(())
@@ -123,13 +124,13 @@ def entropy(heat: Tensor, frames: Tensor, truth: Tensor) -> Tensor:
     return F.cross_entropy(heat[inside].flatten(1), target.flatten(1))
 
 
-def _away(found: Tensor, truth: Tensor, size: Tensor) -> Tensor:
+def _away(predicted: Tensor, truth: Tensor, size: Tensor) -> Tensor:
     """Smooth L1 of points ``[k, 5, 2]`` by ``size`` ``[k]``, meaned over those that are known."""
-    away = ((found - truth) / size[:, None, None])[~truth.isnan().any(2)].abs()
+    away = ((predicted - truth) / size[:, None, None])[~truth.isnan().any(2)].abs()
     return torch.where(away < _KNEE, away**2 / (2 * _KNEE), away - _KNEE / 2).mean()
 
 
-def located(offsets: Tensor, y: Tensor, x: Tensor) -> Tensor:
+def decode_landmarks(offsets: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Points ``[k, 5, 2]`` in pixels of what is predicted ``[k, 10]`` at cells y, x ``[k]``."""
     centre = (torch.stack([x, y], 1) + 0.5) * STRIDE
     return centre[:, None] + offsets.unflatten(1, (5, 2)) * UNIT

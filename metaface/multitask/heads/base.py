@@ -23,8 +23,11 @@ class Loss:
 
 
 class Head(nn.Module):
-    """One task. Of the shared map (``reads = "map"``), or of the features of each face, read by
-    its centre, box or landmarks (see :class:`metaface.multitask.roi.RoIHead`).
+    """One task.
+
+    Attributes:
+        reads: what its features are of: ``map``, the shared map; or of each face its ``centre``,
+            ``box`` or ``landmarks`` (see :class:`metaface.multitask.roi.RoIHead`).
 
     Its constructor takes the number of channels of what it reads, and its own options. What is
     not known of a face is left out of the loss.
@@ -47,9 +50,14 @@ class Head(nn.Module):
 class FaceHead(Head):
     """A linear layer on the features of each face.
 
+    Attributes:
+        label: what it learns, by the name that it has in :class:`Batch`.
+
     Shape:
         ``[F, channels]`` -> ``[F, outputs]``.
     """
+
+    label: str
 
     def __init__(self, channels: int, outputs: int, reads: str) -> None:
         super().__init__()
@@ -57,10 +65,23 @@ class FaceHead(Head):
         self.layer = nn.Linear(channels, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        found: Tensor = self.layer(features)
-        return found
+        predicted: Tensor = self.layer(features)
+        return predicted
+
+    def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
+        truth = getattr(batch, self.label)[faces]
+        known = ~truth.isnan() if truth.is_floating_point() else truth >= 0
+        count = int((known.any(1) if known.ndim > 1 else known).sum())
+        if not count:
+            return zero_loss(predicted)
+        return Loss(self.known_loss(predicted[known], truth[known]), count)
+
+    def known_loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """The mean loss, a scalar, of the labels that are known: a row a face, or ``[k]`` of all
+        faces where a label has several numbers."""
+        raise NotImplementedError
 
 
-def nothing(predicted: Tensor) -> Loss:
+def zero_loss(predicted: Tensor) -> Loss:
     """The loss where nothing is known."""
     return Loss(predicted.new_zeros(()), 0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import FaceHead, Loss, nothing
+from metaface.multitask.heads.base import FaceHead
 
 _DEGREES = 30.0  # unit of what is predicted
 
@@ -19,6 +18,7 @@ class Pose(FaceHead):
     """
 
     reads = "box"
+    label = "pose"
 
     def __init__(self, channels: int, reads: str = "box") -> None:
         super().__init__(channels, 3, reads)
@@ -26,14 +26,8 @@ class Pose(FaceHead):
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features) * _DEGREES
 
-    def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        truth = batch.pose[faces]
-        known = ~truth.isnan()
-        count = int(known.any(1).sum())
-        if not count:
-            return nothing(predicted)
-        found, truth = predicted[known] / _DEGREES, truth[known] / _DEGREES
-        return Loss(F.smooth_l1_loss(found, truth, beta=0.1), count)
+    def known_loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        return F.smooth_l1_loss(predicted / _DEGREES, truth / _DEGREES, beta=0.1)
 
 
 class Expression(FaceHead):
@@ -44,17 +38,13 @@ class Expression(FaceHead):
     """
 
     reads = "box"
+    label = "expression"
 
     def __init__(self, channels: int, classes: int, reads: str = "box") -> None:
         super().__init__(channels, classes, reads)
 
-    def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        truth = batch.expression[faces]
-        known = truth >= 0
-        count = int(known.sum())
-        if not count:
-            return nothing(predicted)
-        return Loss(F.cross_entropy(predicted[known], truth[known]), count)
+    def known_loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        return F.cross_entropy(predicted, truth)
 
 
 class Attributes(FaceHead):
@@ -65,14 +55,10 @@ class Attributes(FaceHead):
     """
 
     reads = "box"
+    label = "attributes"
 
     def __init__(self, channels: int, count: int, reads: str = "box") -> None:
         super().__init__(channels, count, reads)
 
-    def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        truth = batch.attributes[faces]
-        known = ~truth.isnan()
-        count = int(known.any(1).sum())
-        if not count:
-            return nothing(predicted)
-        return Loss(F.binary_cross_entropy_with_logits(predicted[known], truth[known]), count)
+    def known_loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(predicted, truth)

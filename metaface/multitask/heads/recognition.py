@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import FaceHead, Loss, nothing
+from metaface.multitask.heads.base import FaceHead
 
 MARGINS = {"softmax": 0.0, "arcface": 0.5, "cosface": 0.35}  # as their papers have them
 
@@ -42,6 +41,7 @@ class Recognition(FaceHead):
     """
 
     reads = "landmarks"
+    label = "person"
 
     def __init__(
         self,
@@ -62,24 +62,19 @@ class Recognition(FaceHead):
         self.people = nn.Parameter(torch.randn(people, dim) * 0.1)
         self.centers = nn.Parameter(torch.zeros(people, dim)) if center else None
 
-    def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
-        person = batch.person[faces]
-        known = person >= 0
-        count = int(known.sum())
-        if not count:
-            return nothing(predicted)
-        person, unit = person[known], F.normalize(predicted[known], dim=1)
-        if int(person.max()) >= len(self.people):
+    def known_loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        unit = F.normalize(predicted, dim=1)
+        if int(truth.max()) >= len(self.people):
             raise ValueError(
-                f"person {int(person.max())} in a batch, and recognition was made for "
-                f"{len(self.people)} people: give people={int(person.max()) + 1} or more"
+                f"person {int(truth.max())} in a batch, and recognition was made for "
+                f"{len(self.people)} people: give people={int(truth.max()) + 1} or more"
             )
         cosines = unit @ F.normalize(self.people, dim=1).T
-        loss = F.cross_entropy(self.logits(cosines, person), person)
+        loss = F.cross_entropy(self.logits(cosines, truth), truth)
         if self.centers is not None:
-            away = (unit - self.centers[person]).square().sum(1)
+            away = (unit - self.centers[truth]).square().sum(1)
             loss = loss + self.center * away.mean() / 2
-        return Loss(loss, count)
+        return loss
 
     def logits(self, cosines: Tensor, person: Tensor) -> Tensor:
         """``[F, people]`` of the cosines, with the margin at each face's ``person``."""

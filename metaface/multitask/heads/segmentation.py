@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
-from metaface.multitask.heads.base import Head, Loss, nothing
+from metaface.multitask.heads.base import Head, Loss, zero_loss
 from metaface.multitask.heads.detection import map_layers
 from metaface.multitask.samples import UNKNOWN
 
@@ -30,19 +30,19 @@ class Segmentation(Head):
         self.layers = nn.Sequential(map_layers(channels, STRIDE**2), nn.PixelShuffle(STRIDE))
 
     def forward(self, maps: Tensor) -> Tensor:
-        found: Tensor = self.layers(maps)
-        return found
+        logits: Tensor = self.layers(maps)
+        return logits
 
     def loss(self, predicted: Tensor, batch: Batch, faces: Tensor) -> Loss:
         known = batch.masks != UNKNOWN
         pictures = known.any(2).any(1)
         count = int(pictures.sum())
         if not count:
-            return nothing(predicted)
+            return zero_loss(predicted)
         height, width = batch.masks.shape[-2:]
         logits, known = predicted[pictures, 0, :height, :width], known[pictures]
         truth = (batch.masks[pictures] == 1).to(logits)
         entropy = F.binary_cross_entropy_with_logits(logits[known], truth[known])
-        found = logits.sigmoid() * known
-        both, either = (found * truth).sum((1, 2)), (found + truth).sum((1, 2))
+        share = logits.sigmoid() * known
+        both, either = (share * truth).sum((1, 2)), (share + truth).sum((1, 2))
         return Loss(entropy + (1 - (2 * both + 1) / (either + 1)).mean(), count)

@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_convert, nms
 
 from metaface.faces.detect import LONGEST
 from metaface.faces.detections import Detections
-from metaface.multitask.batch import pictures
-from metaface.multitask.heads.detection import corners
+from metaface.multitask.batch import to_tensor
 from metaface.multitask.model import MultiTask
 from metaface.recognition.embedders.network import Network
 from metaface.recognition.preprocess import Preprocessing
@@ -97,7 +96,7 @@ class JointFace:
         boxes, landmarks, scores, embeddings = (
             torch.cat(kind) for kind in zip(*parts, strict=True)
         )
-        kept = nms(corners(boxes), scores, _OVERLAP)
+        kept = nms(box_convert(boxes, "xywh", "xyxy"), scores, _OVERLAP)
         scores = 1 - (1 - scores) * ((1 - _SCORE) / (1 - self.least))
         return Detections(*(t[kept].cpu().numpy() for t in (boxes, landmarks, scores, embeddings)))
 
@@ -108,7 +107,7 @@ class JointFace:
         if size != (width, height):
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         device = next(self.model.parameters()).device
-        found = self.model.predict(pictures(picture[None], device), self.least)
+        found = self.model.predict(to_tensor(picture[None], device), self.least)
         kept = found.boxes[:, 2:].amax(1) <= (np.inf if last else _LARGEST)
         times = found.boxes.new_tensor([width / size[0], height / size[1]])
         return (

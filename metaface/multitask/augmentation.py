@@ -1,4 +1,4 @@
-"""Random changes of labelled pictures, in which the labels move with the pixels."""
+"""Random changes of annotated pictures; the labels move with the pixels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from metaface.faces.alignment import MIRRORED
 from metaface.multitask.samples import UNKNOWN, FaceAnnotations
 
-_UNMOVED = ("pose", "person", "expression", "attributes")
+_UNMOVED = ("image", "pose", "person", "expression", "attributes")
 
 
-def augmented(
+def augment(
     pictures: FaceAnnotations,
     seed: int | Sequence[int],
     *,
@@ -30,7 +30,8 @@ def augmented(
     Args:
         seed: of all draws; another for every batch.
         flip: mirror half of them.
-        zoom: least and greatest enlargement, all ratios as likely as each other; see :func:`moved`.
+        zoom: least and greatest enlargement, all ratios as likely as each other; see
+            :func:`zoom_and_shift`.
         shift: by up to this share of the side, 0..1.
         light: change brightness, contrast and colours by up to about this factor, 0..1.
         blur: chance of blur, 0..1.
@@ -47,10 +48,10 @@ def augmented(
     n, height, width = pictures.images.shape[:3]
     draws = random.random((n, 12))
     if flip:
-        pictures = mirrored(pictures, draws[:, 0] < 0.5)
+        pictures = mirror(pictures, draws[:, 0] < 0.5)
     low, high = np.log(zoom)
     far = shift * (2 * draws[:, 2:4] - 1) * np.array([width, height])
-    pictures = moved(pictures, np.exp(low + (high - low) * draws[:, 1]), far)
+    pictures = zoom_and_shift(pictures, np.exp(low + (high - low) * draws[:, 1]), far)
     images = np.empty_like(pictures.images)
     for picture, out, u in zip(pictures.images, images, draws[:, 4:], strict=True):
         if u[0] < blur:
@@ -62,7 +63,7 @@ def augmented(
     return replace(pictures, images=images)
 
 
-def mirrored(pictures: FaceAnnotations, which: np.ndarray | None = None) -> FaceAnnotations:
+def mirror(pictures: FaceAnnotations, which: np.ndarray | None = None) -> FaceAnnotations:
     """The pictures mirrored left to right; ``which``, bool ``[n]``: only those."""
     n, _, width = pictures.images.shape[:3]
     which = np.ones(n, bool) if which is None else which
@@ -79,7 +80,7 @@ def mirrored(pictures: FaceAnnotations, which: np.ndarray | None = None) -> Face
     )
 
 
-def moved(
+def zoom_and_shift(
     pictures: FaceAnnotations, zoom: np.ndarray, shift: np.ndarray, size: int | None = None
 ) -> FaceAnnotations:
     """The pictures enlarged about their middles, then shifted; where they end, padded with grey.
@@ -98,36 +99,35 @@ def moved(
     Raises:
         ValueError: a zoom that is not positive.
     """
-    n, height, width = pictures.images.shape[:3]
+    height, width = pictures.images.shape[1:3]
     if not (zoom > 0).all():
         raise ValueError(f"zoom is {zoom.min()}: must be > 0")
     tall, wide = (size, size) if size else (height, width)
     fit = max(tall / height, wide / width) if size else 1.0
     factor = (zoom * fit).astype(np.float64)
     offset = np.array([wide, tall]) / 2 + shift - factor[:, None] * np.array([width, height]) / 2
-    done = _relabelled(pictures, factor, offset, tall, wide)
-    if not done[2].all():  # nothing is known of these any more: take them as they are
-        factor = np.where(done[2], factor, fit)
+    labels, kept, known = _transform_labels(pictures, factor, offset, tall, wide)
+    if not known.all():  # nothing is known of these any more: take them as they are
         still = np.array([wide, tall]) / 2 - fit * np.array([width, height]) / 2
-        offset = np.where(done[2][:, None], offset, still)
-        done = _relabelled(pictures, factor, offset, tall, wide)
-    labels, kept, known = done
+        factor = np.where(known, factor, fit)
+        offset = np.where(known[:, None], offset, still)
+        labels, kept, known = _transform_labels(pictures, factor, offset, tall, wide)
     if not known.all():
         raise ValueError(
             f"{pictures.name}: picture {np.flatnonzero(~known)[0]} has no label inside "
             f"{wide}x{tall} pixels: bring it to that shape before"
         )
-    images = np.empty((n, tall, wide, 3), np.uint8)
-    for i in range(n):
-        images[i] = _warped(pictures.images[i], factor[i], offset[i], (wide, tall))
-    faces = {label: getattr(pictures, label)[kept] for label in _UNMOVED}
-    changed: dict[str, Any] = {"images": images, "image": pictures.image[kept]} | labels | faces
-    return replace(pictures, **changed)
+    images = [
+        _warp(picture, f, o, (wide, tall))
+        for picture, f, o in zip(pictures.images, factor, offset, strict=True)
+    ]
+    labels |= {label: getattr(pictures, label)[kept] for label in _UNMOVED}
+    return replace(pictures, images=np.stack(images), **labels)
 
 
-def _relabelled(
+def _transform_labels(
     pictures: FaceAnnotations, factor: np.ndarray, offset: np.ndarray, tall: int, wide: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Boxes, landmarks, masks and complete; faces kept, bool ``[F]``; pictures of which something
     is known, bool ``[n]``."""
     scale, start = factor[pictures.image], offset[pictures.image]
@@ -144,7 +144,7 @@ def _relabelled(
     kept = ~out
     masks = np.stack(
         [
-            _warped(mask, f, o, (wide, tall), mask=True)
+            _warp(mask, f, o, (wide, tall), mask=True)
             for mask, f, o in zip(pictures.masks, factor, offset, strict=True)
         ]
     )
@@ -164,7 +164,7 @@ def _relabelled(
     return labels, kept, known
 
 
-def _warped(
+def _warp(
     picture: np.ndarray,
     factor: float,
     offset: np.ndarray,
@@ -180,7 +180,7 @@ def _warped(
         way, rim = cv2.INTER_LINEAR, 114.0
         if factor < 0.6:  # or pixels would be passed over
             picture = cv2.GaussianBlur(picture, (0, 0), 0.4 / factor)
-    result: np.ndarray = cv2.warpAffine(
+    warped = cv2.warpAffine(
         picture, matrix, size, flags=way, borderMode=cv2.BORDER_CONSTANT, borderValue=(rim,) * 3
     )
-    return result
+    return np.asarray(warped)

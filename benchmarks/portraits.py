@@ -1,4 +1,7 @@
-"""Real photographs with the face that a detector finds in them, to be pasted into scenes."""
+"""Real photographs with the face that a detector finds in them, to be pasted into scenes.
+
+No script: ``joint_transfer.py`` uses it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,13 @@ from metaface.data._sources import open_source
 from metaface.faces.alignment import SIDE, align, shrunk
 from metaface.faces.choose import most_prominent
 from metaface.faces.detect import Detector
+from metaface.faces.detections import overlaps
 from metaface.faces.photos import Unusable, read
-from metaface.multitask.sprites import ATTRIBUTES, FaceSprites
+from metaface.metrics.detection import average_precision
+from metaface.multitask import FaceAnnotations, FaceSprites
 
 SURE = 0.8  # score from which what a detector says is taken for the truth
+_IOU = 0.5  # from which a face counts as found
 _AROUND = 2.0  # side of what is cut out, in longer sides of the face
 _RIM = 0.05  # of that side: how softly a photograph's own rim ends
 
@@ -64,7 +70,7 @@ class Portraits:
             person=self.person[rows],
         )
 
-    def pool(self, size: int = 128, *, sharp: bool = False) -> FaceSprites:
+    def cut_out(self, size: int = 128, *, sharp: bool = False) -> FaceSprites:
         """The faces with what is around them, to be pasted by :func:`compose`.
 
         Each is cut out in a square of twice its longer side, with soft edges of a shape that varies
@@ -83,10 +89,10 @@ class Portraits:
         for i, (picture, box) in enumerate(zip(self.images, self.boxes, strict=True)):
             scale = size / (_AROUND * box[2:].max())
             start = size / 2 - scale * (box[:2] + box[2:] / 2)  # of the photograph, in the square
-            images[i] = _placed(picture, scale, start, size)
+            images[i] = _place(picture, scale, start, size)
             end = start + scale * np.array(picture.shape[1::-1])
             inside = np.minimum.reduce([x - start[0], y - start[1], end[0] - x, end[1] - y])
-            soft = np.clip(inside / (_RIM * size), 0, 1) * _cut_out(i, size)
+            soft = np.clip(inside / (_RIM * size), 0, 1) * _outline(i, size)
             shown = np.clip(inside + 0.5, 0, 1) if sharp else soft
             away = np.hypot((2 * x - size) / box[2], (2 * y - size) / box[3]) / scale
             face = np.clip((1 - away) * scale * box[2:].min() / 2 + 0.5, 0, 1)
@@ -94,25 +100,16 @@ class Portraits:
             landmarks[i] = scale * self.landmarks[i] + start
         # nothing goes on beyond the square, also when it is halved
         layers[:, 0] = layers[:, -3:] = layers[:, :, 0] = layers[:, :, -1] = 0
-        return FaceSprites(
-            images=images,
-            layers=layers,
-            outlined=np.zeros(m, bool),
-            landmarks=landmarks,
-            pose=np.full((m, 3), np.nan, np.float32),
-            person=self.person,
-            expression=np.full(m, -1, np.int64),
-            attributes=np.full((m, len(ATTRIBUTES)), np.nan, np.float32),
-            people=self.people,
-            name=self.name,
+        return FaceSprites.of_photographs(
+            images, layers, landmarks, self.person, self.people, self.name
         )
 
-    def faces(self, size: int = SIDE) -> FaceSet:
+    def align(self, size: int = SIDE) -> FaceSet:
         """Aligned crops of ``size`` pixels, as learners take them."""
-        return aligned_faces(self.images, self.landmarks, self.person, self.people, self.name, size)
+        return align_faces(self.images, self.landmarks, self.person, self.people, self.name, size)
 
 
-def portraits(
+def find_portraits(
     source: str | Path,
     detector: Detector,
     *,
@@ -127,7 +124,7 @@ def portraits(
 
     Args:
         source: see ``metaface.data.load``.
-        detector: one that reports unsure faces as well (``YuNet(path, least=0.3)``): they decide
+        detector: one that reports unsure faces as well (``YuNet(path, 0.3)``): they decide
             whether a face is ``alone``.
         photos: only people with so many photographs, (least, most).
         limit: at most so many photographs, drawn at random; None: all.
@@ -141,31 +138,31 @@ def portraits(
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     images, boxes, landmarks, alone, whose = [], [], [], [], []
-    with open_source(path) as found:
-        report_skipped(found.name, found.skipped, len(found.photos))
-        names, person = np.unique([p.person for p in found.photos], return_inverse=True)
+    with open_source(path) as listing:
+        report_skipped(listing.name, listing.skipped, len(listing.photos))
+        names, person = np.unique([p.person for p in listing.photos], return_inverse=True)
         there = np.bincount(person)[person]
         rows = np.flatnonzero((there >= photos[0]) & (there <= photos[1]))
         if limit is not None:
             rows = np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
-        for row in track(rows, desc=found.name, unit="photo", show=progress):
+        for row in track(rows, desc=listing.name, unit="photo", show=progress):
             try:
-                picture = read(partial(found.read, found.photos[row]))
+                picture = read(partial(listing.read, listing.photos[row]))
                 faces = detector(picture)
-                one = most_prominent(picture, faces)
+                face = most_prominent(picture, faces)
             except Unusable:
                 continue
-            if one.scores[0] < SURE:
+            if face.scores[0] < SURE:
                 continue
             ends = np.array(picture.shape[1::-1], np.float32)
-            start = one.boxes[0, :2].clip(0, ends)
-            end = (one.boxes[0, :2] + one.boxes[0, 2:]).clip(0, ends)
+            start = face.boxes[0, :2].clip(0, ends)
+            end = (face.boxes[0, :2] + face.boxes[0, 2:]).clip(0, ends)
             images.append(picture)
             boxes.append(np.r_[start, end - start])
-            landmarks.append(one.landmarks[0])
+            landmarks.append(face.landmarks[0])
             alone.append(len(faces) == 1)
             whose.append(person[row])
-        name = found.name
+        name = listing.name
     if not images:
         raise ValueError(f"{path}: no face in any of the {len(rows)} photographs asked for")
     kept, number = np.unique(whose, return_inverse=True)
@@ -180,7 +177,7 @@ def portraits(
     )
 
 
-def aligned_faces(
+def align_faces(
     images: Collection[np.ndarray],
     landmarks: np.ndarray,
     person: np.ndarray,
@@ -195,7 +192,7 @@ def aligned_faces(
     return FaceSet.from_arrays(kept, person, people=tuple(people), name=name)
 
 
-def _placed(picture: np.ndarray, scale: float, start: np.ndarray, size: int) -> np.ndarray:
+def _place(picture: np.ndarray, scale: float, start: np.ndarray, size: int) -> np.ndarray:
     """A photograph enlarged by ``scale`` in a square, its first pixel's outer corner at
     ``start``."""
     sides = picture.shape[1::-1]
@@ -206,18 +203,44 @@ def _placed(picture: np.ndarray, scale: float, start: np.ndarray, size: int) -> 
     # cv2 counts from the middle of the first pixel
     matrix = np.array([[step[0], 0, start[0]], [0, step[1], start[1]]])
     matrix[:, 2] += 0.5 * step - 0.5
-    found: np.ndarray = cv2.warpAffine(
+    placed = cv2.warpAffine(
         picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    return found
+    return np.asarray(placed)
 
 
-def _cut_out(number: int, size: int) -> np.ndarray:
+def _outline(number: int, size: int) -> np.ndarray:
     """How far (0..1) what is around a face is shown: about an ellipse to about a square."""
     random = np.random.default_rng([number, size])
     power, soft = random.uniform(2, 6), random.uniform(0.08, 0.4)
     across, down = random.uniform(0.75, 1.0, 2)
     line = abs(np.arange(size) + 0.5 - size / 2) / (size / 2)
     away = ((line / across) ** power + ((line / down) ** power)[:, None]) ** (1 / power)
-    found: np.ndarray = np.clip((1 - away) / soft, 0, 1)
-    return found
+    return np.asarray(np.clip((1 - away) / soft, 0, 1))
+
+
+def constant_box(labelled: FaceAnnotations) -> tuple[np.ndarray, float]:
+    """What detection is worth without looking: of the known boxes the one that, said of every
+    complete picture, finds the most faces, and its average precision at an IoU of 0.5.
+
+    Returns:
+        The box ``[4]``, and ``ap50``.
+
+    Raises:
+        ValueError: no face in a complete picture.
+    """
+    known = ~np.isnan(labelled.boxes).any(1)
+    truth = [
+        labelled.boxes[known & (labelled.image == i)] for i in np.flatnonzero(labelled.complete)
+    ]
+    boxes = np.concatenate([*truth, np.empty((0, 4), np.float32)])
+    if not len(boxes):
+        raise ValueError(f"{labelled.name}: no box in a complete picture to choose from")
+    best = boxes[(overlaps(boxes, boxes) >= _IOU).sum(1).argmax()]
+    result = average_precision(
+        [(best[None], np.ones(1))] * len(truth),
+        truth,
+        [np.zeros(len(t), bool) for t in truth],
+        _IOU,
+    )
+    return best, float(result.ap.value)
