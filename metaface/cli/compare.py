@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,14 +18,13 @@ from metaface.options.jobs import (
     SweepSettings,
     TrainSettings,
 )
+from metaface.options.texts import parse_domains, parse_options
 from metaface.options.values import (
     Count,
     MaybeNames,
     MaybePositive,
     Names,
     Repeated,
-    parse_domains,
-    parse_options,
 )
 
 if TYPE_CHECKING:
@@ -160,8 +160,6 @@ def train(
         resume: Go on where an interrupted run stopped.
         quiet: Show no progress bars.
     """
-    import logging
-
     from metaface import training
     from metaface.episodes.augment import Augment
     from metaface.experiments.benchmark import load_people

@@ -16,7 +16,8 @@ from cyclopts.validators import MutuallyExclusive
 
 from metaface._text import FileNames, cell, printable
 from metaface.options.commands import GALLERY, GalleryOptions, ModelOptions
-from metaface.options.values import Paths, Repeated, Share, parse_options
+from metaface.options.texts import parse_options
+from metaface.options.values import Paths, Repeated, Share
 
 if TYPE_CHECKING:
     from metaface.faces.detect import Detector

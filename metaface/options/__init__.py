@@ -9,7 +9,7 @@ from metaface.options.jobs import (
     SweepSettings,
     TrainSettings,
 )
-from metaface.options.values import parse_domains, parse_options
+from metaface.options.texts import parse_domains, parse_options
 
 __all__ = [
     "BenchmarkSettings",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from inspect import BoundArguments
 from inspect import Parameter as Parameters
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
@@ -132,83 +130,6 @@ NamesOrNone = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 MaybeNames = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=(1, None))]
 Repeated = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
 Paths = Annotated[tuple[str, ...], Parameter(consume_multiple=True, required=True)]
-
-
-# -- settings of learners ----------------------------------------------------------------------
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` texts, the values as Python literals or, failing that, as text.
-
-    Raises:
-        ValueError: a text of another form, or a name twice.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option {text}: write it as name=value")
-        if name in found:
-            raise ValueError(f"--option {name} is given twice: {text} is the second; give one")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[name] = value
-    return found
-
-
-# -- domains -----------------------------------------------------------------------------------
-
-
-def parse_domains(texts: Sequence[str]) -> dict[str, str]:
-    """``NAME=SOURCE[:DOMAIN,...][@REGEX]`` texts, or ``NAME=`` two of these with ``>``, by name;
-    a text that is a ``.toml`` file has such lines, ``name = "source"``.
-
-    Raises:
-        ValueError: a text of another form, a name twice, or a file that is no such TOML.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        for name, source in _domains_of(text).items():
-            if name in found:
-                raise ValueError(f"domain {name!r} is given twice: each needs a name of its own")
-            found[name] = source
-    return found
-
-
-def _domains_of(text: str) -> Mapping[str, str]:
-    if text.endswith(".toml") and "=" not in text:
-        return _read_domains(Path(text))
-    name, equals, source = text.partition("=")
-    if not (equals and name and source):
-        raise ValueError(
-            f"domain {text!r}: write it as NAME=SOURCE or NAME=SOURCE:DOMAIN,..., such as "
-            "lfw=lfw.zip or profile=synthetic:profile, or give a .toml file of such lines"
-        )
-    return {name: source}
-
-
-def _read_domains(path: Path) -> Mapping[str, str]:
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"domains of {path}: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise ValueError(f"domains of {path}: not TOML ({error})") from error
-    if not found:
-        raise ValueError(f'domains of {path}: none there: write lines such as lfw = "lfw.zip"')
-    for name, source in found.items():
-        if not (isinstance(source, str) and source):
-            raise ValueError(
-                f'domains of {path}: {name} = {source!r}: write a text, such as {name} = "lfw.zip"'
-            )
-    return found
 
 
 # -- one source, or two ------------------------------------------------------------------------
