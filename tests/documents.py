@@ -266,7 +266,7 @@ def records(path: Path, real: Real) -> None:
     """The data base of docs/add-a-data-set.md."""
     base = sqlite3.connect(path)
     base.execute("CREATE TABLE photo (person, jpeg)")
-    for person, photos in enumerate(renders(range(26), 7, size=56)):
+    for person, photos in enumerate(renders(range(26), 10, size=56)):
         for photo in photos:
             file = io.BytesIO()
             Image.fromarray(photo).save(file, "JPEG")
