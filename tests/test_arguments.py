@@ -17,8 +17,7 @@ from helpers import patterns, tiny
 from PIL import Image
 
 import metaface as mf
-import metaface.evaluation as ev
-from metaface import cli, data
+from metaface import cli, data, metrics
 from metaface.experiments import benchmark, cross_domain, joint, sweep
 from metaface.experiments.benchmark import Settings
 from metaface.learners import LEARNERS, Prototypical, build
@@ -170,14 +169,14 @@ def test_a_rate_that_is_none_is_named(value):
         calls = {
             "fpir": [
                 lambda: people.calibrate(None, value),
-                lambda: ev.slice_identification(vectors, whose // 2, whose % 2, fpir=value),
+                lambda: metrics.slice_identification(vectors, whose // 2, whose % 2, fpir=value),
             ],
             "fmr": [
                 lambda: people.verify(b"", b"", value),
-                lambda: ev.slice_verification(vectors, whose // 2, whose % 2, fmr=value),
+                lambda: metrics.slice_verification(vectors, whose // 2, whose % 2, fmr=value),
             ],
-            "ask": [lambda: ev.open_set(vectors, whose, ask=value)],
-            "fpirs": [lambda: ev.open_set(vectors, whose, fpirs=(value,))],
+            "ask": [lambda: metrics.open_set(vectors, whose, ask=value)],
+            "fpirs": [lambda: metrics.open_set(vectors, whose, fpirs=(value,))],
         }
         for name, listed in calls.items():
             for call in listed:
@@ -189,7 +188,7 @@ def test_a_rate_that_is_none_is_named(value):
 def test_a_rate_that_may_be_0_or_1_is_named(value):
     scores = np.linspace(0, 1, 400)
     with pytest.raises(ValueError, match=f"fpir={value!r}: a rate from 0 to 1"):
-        ev.rejection(scores, scores > 0, scores, value)
+        metrics.rejection(scores, scores > 0, scores, value)
 
 
 def test_a_rate_of_numpy_is_kept_as_a_number():
@@ -394,6 +393,6 @@ def test_too_much_is_refused_with_the_most_there_is():
             mf.EpisodeSampler(FACES, **{"ways": 3, "shots": 1, "queries": 1, **given})
     vectors, whose = unit(np.random.default_rng(0).normal(size=(40, 8))), np.arange(40) // 4
     with pytest.raises(ValueError, match=r"shots=9 photographs \(the most is 4\)"):
-        ev.slice_identification(vectors, whose, whose % 2, shots=9)
+        metrics.slice_identification(vectors, whose, whose % 2, shots=9)
     with pytest.raises(ValueError, match=r"shots=9 \(the most that anybody has is 4\)"):
-        ev.open_set(vectors, whose, shots=9)
+        metrics.open_set(vectors, whose, shots=9)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from metaface import evaluation as ev
+from metaface import metrics
 from metaface.learners import Prototypical
 from metaface.metrics.cohort import Cohort, prototypes
 from metaface.metrics.cohort import unit as unit_length
@@ -552,8 +552,8 @@ def test_open_set_on_lfw(test_data):
     embeddings = np.stack([e for e, _ in both])
     _, person = np.unique([p for _, p in both], return_inverse=True)
     for seed in (0, 1):
-        result = ev.open_set(embeddings, person, scorer=ev.cohort, seed=seed)
-        plain = ev.open_set(embeddings, person, seed=seed)
+        result = metrics.open_set(embeddings, person, scorer=metrics.cohort, seed=seed)
+        plain = metrics.open_set(embeddings, person, seed=seed)
         best, mean = (next(a for a in r.at if a.fpir == 0.01) for r in (result, plain))
         assert best.dir.value >= 0.95 and best.dir.value > mean.dir.value
         assert result.realised_dir.value >= 0.95

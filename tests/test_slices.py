@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from helpers import squares
 
-from metaface import evaluation as ev
+from metaface import metrics
 from metaface.cli import main
-from metaface.data.attributes import column
+from metaface.data.attributes import column, read_attributes
 from metaface.experiments.protocols import Aligned
 from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
 from metaface.report.robustness import group_rates, slices_table, write_slices
 
-BOTH = pytest.mark.parametrize("measure", [ev.slice_verification, ev.slice_identification])
-ASKED = {ev.slice_verification: {"fmr": 0.05}, ev.slice_identification: {"fpir": 0.1}}
+BOTH = pytest.mark.parametrize(
+    "measure", [metrics.slice_verification, metrics.slice_identification]
+)
+ASKED = {metrics.slice_verification: {"fmr": 0.05}, metrics.slice_identification: {"fpir": 0.1}}
 
 
 def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
@@ -38,7 +40,7 @@ def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
 def test_verification_by_loops():
     e, person, group = crowd(20, 4)
     group[::9] = ""
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.slice_verification(e, person, group, fmr=0.05)
     assert (got.kind, got.asked, [g.name for g in got.groups]) == ("verification", 0.05, ["a", "b"])
     for found, name in ((got.overall, None), *((g, g.name) for g in got.groups)):
         rows = [i for i in range(len(person)) if name in (None, group[i])]
@@ -53,7 +55,7 @@ def test_verification_by_loops():
         assert [found.false_positive.trials, found.false_positive.errors] == counts[False]
         assert [found.false_negative.trials, found.false_negative.errors] == counts[True]
         exact, (rate, low, high) = found.false_negative.exact, found.false_negative.rate
-        assert exact == ev.clopper_pearson(counts[True][1], counts[True][0])
+        assert exact == metrics.clopper_pearson(counts[True][1], counts[True][0])
         assert low <= exact.low <= rate == exact.value <= exact.high <= high
     reached = got.overall.false_positive
     assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
@@ -62,7 +64,7 @@ def test_verification_by_loops():
 def test_identification_by_loops():
     e, person, group = crowd(30, 4, spread=0.8)
     group[::9] = ""
-    got = ev.slice_identification(e, person, group, shots=2, fpir=0.1, seed=3)
+    got = metrics.slice_identification(e, person, group, shots=2, fpir=0.1, seed=3)
     random = np.random.default_rng(3)
     people = sorted(set(person.tolist()))
     first = {people[k] for n, k in enumerate(random.permutation(30)) if n % 2 == 0}
@@ -110,7 +112,7 @@ def test_a_few_alike_people_are_no_proof():
     e, person, group = crowd(40, 12, spread=0.2, dim=32)
     twins = [p for p in np.unique(person) if (p // 7) % 2][:2]
     e[person == twins[1]] = e[person == twins[0]]
-    got = ev.slice_verification(e, person, group, fmr=0.005)
+    got = metrics.slice_verification(e, person, group, fmr=0.005)
     a, b = (g.false_positive for g in got.groups)
     assert b.exact.low > a.exact.high  # of these very people, it is true
     assert b.over_people.low < a.exact.high
@@ -124,7 +126,7 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
     twins = [p for p in np.unique(person) if (p // 7) % 2][: 2 if alike else 12]
     for twin in twins[1:]:
         e[person == twin] = e[person == twins[0]]
-    got = ev.slice_verification(e, person, group, fmr=0.005 if alike else 0.02)
+    got = metrics.slice_verification(e, person, group, fmr=0.005 if alike else 0.02)
     assert got.differs("false_positive") == (not alike)
 
     write_slices(tmp_path / "report.html", [got])
@@ -141,10 +143,10 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
 
 def test_intervals_over_people_of_matched_pairs_are_the_cluster_bootstraps():
     e, person, group = crowd(40, 5, spread=0.8)
-    got = ev.slice_verification(e, person, group, fmr=0.05).overall.false_negative
+    got = metrics.slice_verification(e, person, group, fmr=0.05).overall.false_negative
     rows, same = draw_within(person)
     scores = np.einsum("nd,nd->n", e[rows[:, 0]], e[rows[:, 1]], dtype=np.float64)
-    cut = ev.slice_verification(e, person, group, fmr=0.05).threshold
+    cut = metrics.slice_verification(e, person, group, fmr=0.05).threshold
     missed = np.array(
         [((person[rows[:, 0]] == p) & same & (scores < cut)).sum() for p in np.unique(person)]
     )
@@ -160,14 +162,14 @@ def test_repeatable(measure):
     got = measure(e, person, group, seed=2, **ASKED[measure])
     assert got == measure(e, person, group, seed=2, **ASKED[measure])
     assert got.overall != measure(e, person, group, seed=4, **ASKED[measure]).overall or (
-        measure is ev.slice_verification
+        measure is metrics.slice_verification
     )
 
 
 def test_groups_that_cannot_be_measured():
     e, person, group = crowd(30, 4)
     group[person == 0] = "lone"
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.slice_verification(e, person, group, fmr=0.05)
     lone = got.groups[-1]
     assert lone.name == "lone" and lone.people == 1 and lone.false_positive.trials == 0
     assert math.isnan(lone.false_positive.rate.value)
@@ -178,10 +180,12 @@ def test_groups_that_cannot_be_measured():
 
 def test_ratio_of_errorless_groups():
     e, person, group = crowd(40, 4, spread=0.01, dim=64)
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.slice_verification(e, person, group, fmr=0.05)
     assert math.isnan(got.ratio("false_negative"))
     e[person == 7] = np.eye(64, dtype=np.float32)[: (person == 7).sum()]
-    assert ev.slice_verification(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
+    assert (
+        metrics.slice_verification(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
+    )
 
 
 def test_draw_within():
@@ -212,7 +216,7 @@ def test_draw_within():
 def test_slices_refuse(measure, change, message):
     e, person, group = crowd()
     given = {"embeddings": e, "person": person, "group": group, "by": "kind", **change}
-    given.pop("fpir" if measure is ev.slice_verification else "fmr", None)
+    given.pop("fpir" if measure is metrics.slice_verification else "fmr", None)
     with pytest.raises(ValueError, match=message):
         measure(**given)
 
@@ -220,9 +224,9 @@ def test_slices_refuse(measure, change, message):
 def test_identification_refuses():
     e, person, group = crowd(people=20, photos=2)
     with pytest.raises(ValueError, match="0 people have more than shots=2"):
-        ev.slice_identification(e, person, group, shots=2)
+        metrics.slice_identification(e, person, group, shots=2)
     with pytest.raises(ValueError, match="shots=0"):
-        ev.slice_identification(e, person, group, shots=0)
+        metrics.slice_identification(e, person, group, shots=0)
 
 
 # ---------------------------------------------------------------- attributes
@@ -259,7 +263,7 @@ def written(tmp_path, text):
 
 @pytest.mark.parametrize("text", [CSV, "\ufeff" + CSV, CSV.replace("\n", "\r\n")])
 def test_read_attributes(tmp_path, text):
-    key, found = ev.read_attributes(written(tmp_path, text))
+    key, found = read_attributes(written(tmp_path, text))
     assert key == "person" and list(found) == ["Ana", "Bo", "Cy"]
     assert found["Bo"] == {"sex": "m", "age": ""}
     assert column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
@@ -267,7 +271,7 @@ def test_read_attributes(tmp_path, text):
 
 def test_read_attributes_of_photographs(tmp_path):
     text = "path,person,light\nAna/1.jpg,Ana,hard\nAna/2.jpg,Ana\n"
-    key, found = ev.read_attributes(written(tmp_path, text))
+    key, found = read_attributes(written(tmp_path, text))
     assert key == "path" and found["Ana/1.jpg"] == {"person": "Ana", "light": "hard"}
     assert found["Ana/2.jpg"]["light"] == ""
 
@@ -287,11 +291,11 @@ def test_read_attributes_of_photographs(tmp_path):
 )
 def test_read_attributes_refuses(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"attributes.csv.*{message}"):
-        ev.read_attributes(written(tmp_path, text))
+        read_attributes(written(tmp_path, text))
 
 
 def test_columns_refuse(tmp_path):
-    _, found = ev.read_attributes(written(tmp_path, CSV))
+    _, found = read_attributes(written(tmp_path, CSV))
     with pytest.raises(ValueError, match="no column 'beard': there are sex, age"):
         column(found, "beard", ["Ana"])
     with pytest.raises(ValueError, match="no attributes of Di, Ed, Flo and 1 more: of 5 names"):
@@ -310,7 +314,7 @@ def test_page(tmp_path):
         assert page.count(f"<td>{rate}, ") == 3
     value = found[0].groups[1].false_negative.rate.value
     assert f"<td>{100 * value:.2f}</td>" in page
-    other = ev.slice_verification(*crowd(seed=9), fmr=0.05)
+    other = metrics.slice_verification(*crowd(seed=9), fmr=0.05)
     assert len(group_rates(found[0], "false_negative")) != len(group_rates(other, "false_positive"))
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from PIL import Image
 from tqdm import tqdm
 
-from metaface import evaluation
+from metaface import evaluation, metrics
 from metaface._json import write_json
 from metaface._lock import alone_in
 from metaface._picture_file import write_picture
@@ -239,20 +239,20 @@ def _verification(o: argparse.Namespace, people: Aligned, embedder: Embedder, no
         if missing:
             print(f"{missing} pairs of {o.pairs} left out: their photographs are not in {o.data}")
     else:
-        pairs = evaluation.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
+        pairs = metrics.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
     for title, scores in (
         ("verification, cosine", pairs.scores(people.embeddings)),
         ("verification, against strangers of the other folds", held_against_others(pairs, people)),
     ):
-        note(title, evaluation.verification(scores, pairs.same, pairs.fold))
+        note(title, metrics.verification(scores, pairs.same, pairs.fold))
 
 
 def _open_set(o: argparse.Namespace, people: Aligned, embedder: Embedder, note: Note) -> None:
     for title, scorer in (
-        ("open set, plain prototypes", evaluation.prototypes),
-        ("open set, held against strangers", evaluation.cohort),
+        ("open set, plain prototypes", metrics.prototypes),
+        ("open set, held against strangers", metrics.cohort),
     ):
-        found = evaluation.open_set(
+        found = metrics.open_set(
             people.embeddings,
             people.person,
             enrolled=o.enrolled,

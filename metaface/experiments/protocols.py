@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface import evaluation
+from metaface import evaluation, metrics
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.data import FaceSet, Skipped
 from metaface.data._content import Distinct
 from metaface.data._skipped import TWICE, report_skipped
 from metaface.data._sources import open_source, open_zip, read_entry, read_file
+from metaface.data.wider import read_wider
 from metaface.faces import choose
 from metaface.faces.alignment import shrunk
 from metaface.faces.detect import Detector
@@ -164,7 +165,7 @@ def pairs_of(people: Aligned, listed: str | Path) -> tuple[Pairs, int]:
         ValueError: a photograph is there in several formats, none of them the list's; or no pair
             is there.
     """
-    files, pairs = evaluation.read_pairs(listed)
+    files, pairs = metrics.read_pairs(listed)
     place = {"/".join(Path(path).parts[-2:]): row for row, path in enumerate(people.paths)}
     formats: dict[str, list[str]] = {}
     for name in place:
@@ -211,7 +212,7 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
         source: a folder or zip; see :func:`metaface.evaluation.read_wider`.
         detector: one that reports unsure boxes, too.
     """
-    annotated = evaluation.read_wider(source)
+    annotated = read_wider(source)
     path = given_path(source, "the photographs")
     found = []
     bar = track(annotated, desc="detecting", unit="photo", show=progress)
@@ -223,7 +224,7 @@ def detection(source: str | Path, detector: Detector, *, progress: bool = True) 
         top = path if path.is_dir() else path.parent
         for one in bar:
             found.append(detector(read(partial(read_file, top / one.path))))
-    return evaluation.average_precision(
+    return metrics.average_precision(
         [(faces.boxes, faces.scores) for faces in found],
         [one.boxes for one in annotated],
         [one.ignore for one in annotated],
