@@ -16,7 +16,7 @@ from metaface.cli.recognition import add_models, embedder_of
 from metaface.data import FaceSet
 from metaface.data.attributes import column, read_attributes
 from metaface.evaluation.corruptions import CORRUPTIONS
-from metaface.evaluation.degradation import Level, dial_robustness, robustness
+from metaface.evaluation.degradation import Level, RenderedFaces, dial_robustness, robustness
 from metaface.experiments.protocols import AsNetwork, aligned
 from metaface.experiments.robustness import RENDER, People, upright
 from metaface.learners import MetaLearner, Prototypical
@@ -130,10 +130,7 @@ def _by_dials(o: argparse.Namespace, chosen: dict) -> list[Level]:
 
     return dial_robustness(
         learner.to(choose_device(o.device)),
-        prepare,
-        people=o.people,
-        photos=o.photos,
-        image_size=size,
+        RenderedFaces(prepare, o.people, o.photos, size),
         **chosen,
     )
 

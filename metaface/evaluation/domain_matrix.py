@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from metaface import nets
+from metaface.arguments import refuse_moved
 from metaface.data import FaceSet
 from metaface.data.domain_split import SIDES, queries_there, sides
 from metaface.episodes.sampler import pictures
-from metaface.evaluation.episodic import embedded, evaluate
+from metaface.evaluation.episodic import device_of, embed, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import interval
 from metaface.metrics.one_to_one import verification
@@ -23,6 +24,7 @@ MATCHED, MISMATCHED = 2500, 10_000  # pairs, at most half of those there are
 GALLERIES = 10
 
 
+@refuse_moved(device="learner.to(device) before the call")
 def cross_domain(
     learners: Mapping[str, Mapping[str, MetaLearner | Callable[[], MetaLearner]]],
     tests: Mapping[str, FaceSet],
@@ -32,7 +34,6 @@ def cross_domain(
     queries: int = 5,
     episodes: int = 1000,
     seed: int = 0,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Test every learner in every domain.
@@ -44,7 +45,7 @@ def cross_domain(
             when it is its turn.
         tests: people that no learner was trained on, by the name of their domain; of two sides
             or not, see ``metaface.data.domain_split.paired_domains``.
-        ways, shots, queries, episodes, seed, device, progress: as of ``evaluate``; every
+        ways, shots, queries, episodes, seed, progress: as of ``evaluate``; every
             combination of ways and shots.
 
     Returns:
@@ -66,7 +67,6 @@ def cross_domain(
                     queries=queries,
                     episodes=episodes,
                     seed=seed,
-                    device=device,
                     progress=progress,
                 )
                 for domain, faces in tests.items()
@@ -85,7 +85,6 @@ def measure(
     queries: int = 5,
     episodes: int = 1000,
     seed: int = 0,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """One learner in one domain.
@@ -112,9 +111,8 @@ def measure(
                 queries=queries,
                 episodes=episodes,
                 seed=seed,
-                device=device,
+                domains=SIDES if sides(faces) else None,
                 progress=progress,
-                **sides(faces),
             )
             accuracies = [round(float(a), 6) for a in result.accuracies]
             tested.append({"ways": n, "shots": k, "queries": queries, "norm": result.norm})
@@ -131,9 +129,9 @@ def measure(
 @torch.no_grad()
 def unit_features(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
     """Embeddings of all photographs of ``faces``: float32 ``[M, D]``, unit length."""
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     with learner.predicting():
-        features = embedded(
+        features = embed(
             learner,
             lambda rows: pictures(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
             torch.from_numpy(faces.rows),

@@ -403,7 +403,6 @@ def _measure(
                 queries=settings.queries,
                 episodes=settings.episodes,
                 seed=settings.seed,
-                device=device,
                 progress=progress,
             )
             log.info("%s, %d-way %d-shot: %s", unit.name, ways, shots, result)

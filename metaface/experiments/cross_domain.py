@@ -288,7 +288,6 @@ def _measure(
             queries=settings.queries,
             episodes=settings.episodes,
             seed=settings.seed,
-            device=device,
             progress=progress,
         )
         log.info("%s tested in %s", unit.name, name)

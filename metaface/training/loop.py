@@ -294,11 +294,13 @@ def train(
         result = evaluate(
             learner,
             val,
-            **val_tasks,
+            ways=val_tasks["ways"],
+            shots=val_shots,
+            queries=val_tasks["queries"],
+            domains=(support_domain, query_domain),
             episodes=val_episodes,
             seed=seed,
             stream="validation",
-            device=device,
             progress=False,
         )
         return {
