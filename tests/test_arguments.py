@@ -80,7 +80,6 @@ def test_train_names_the_argument_and_its_value(name, value):
         ("episodes", None),
         ("seed", "a"),
         ("seed", None),
-        ("device", "gpu0"),
     ],
 )
 def test_evaluate_names_the_argument_and_its_value(name, value):
@@ -395,4 +394,4 @@ def test_too_much_is_refused_with_the_most_there_is():
     with pytest.raises(ValueError, match=r"shots=9 photographs \(the most is 4\)"):
         metrics.slice_identification(vectors, whose, whose % 2, shots=9)
     with pytest.raises(ValueError, match=r"shots=9 \(the most that anybody has is 4\)"):
-        metrics.open_set(vectors, whose, shots=9)
+        metrics.open_set(vectors, whose, metrics.OpenSetDesign(shots=9))

@@ -552,8 +552,9 @@ def test_open_set_on_lfw(test_data):
     embeddings = np.stack([e for e, _ in both])
     _, person = np.unique([p for _, p in both], return_inverse=True)
     for seed in (0, 1):
-        result = metrics.open_set(embeddings, person, scorer=metrics.cohort, seed=seed)
-        plain = metrics.open_set(embeddings, person, seed=seed)
+        design = metrics.OpenSetDesign(seed=seed)
+        result = metrics.open_set(embeddings, person, design, scorer=metrics.cohort_scorer)
+        plain = metrics.open_set(embeddings, person, design)
         best, mean = (next(a for a in r.at if a.fpir == 0.01) for r in (result, plain))
         assert best.dir.value >= 0.95 and best.dir.value > mean.dir.value
         assert result.realised_dir.value >= 0.95

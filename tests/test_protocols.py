@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -394,7 +395,7 @@ def crowd(people=80, dim=16, spread=0.7, seed=0):
     return e[order], person[order]
 
 
-SMALL = {"enrolled": 10, "shots": 2, "strangers": 30, "cohort": 35, "galleries": 6}
+SMALL = metrics.OpenSetDesign(enrolled=10, shots=2, strangers=30, cohort=35, galleries=6)
 
 
 class Recording:
@@ -408,7 +409,7 @@ class Recording:
         return [self.rows[e.tobytes()] for e in embeddings]
 
     def __call__(self, gallery, labels, cohort, cohort_person):
-        scores = metrics.prototypes(gallery, labels, cohort, cohort_person)
+        scores = metrics.prototype_scorer(gallery, labels, cohort, cohort_person)
         seen = []
         self.galleries.append((self.find(gallery), labels, self.find(cohort), cohort_person, seen))
 
@@ -422,7 +423,7 @@ class Recording:
 def test_open_set_by_loops():
     e, person = crowd()
     recording = Recording(e)
-    got = metrics.open_set(e, person, **SMALL, ask=0.1, fpirs=(0.02, 0.1, 0.3), scorer=recording)
+    got = metrics.open_set(e, person, SMALL, ask=0.1, fpirs=(0.02, 0.1, 0.3), scorer=recording)
     assert len(recording.galleries) == 6
     mated = right = unmated = wrong = named = 0
     at = Counter()
@@ -489,10 +490,11 @@ def test_open_set_by_loops():
         assert point.dir.value == pytest.approx(at[point.fpir] / mated)
         assert point.reached == pytest.approx(at[-point.fpir] / unmated)
         assert point.dir.low <= point.dir.value <= point.dir.high
-    assert len(got.genuine) == len(got.impostor) == mated and len(got.stranger) == unmated
+    assert len(got.genuine_scores) == len(got.other_scores) == mated
+    assert len(got.impostor_scores) == unmated
     assert got.curve_fpir[-1] == 1 and got.curve_dir[-1] == pytest.approx(named / mated)
     assert (np.diff(got.curve_fpir) >= 0).all() and (np.diff(got.curve_dir) >= 0).all()
-    assert got.galleries == 6 and "asked" in str(got)
+    assert got.design is SMALL and "asked" in str(got)
 
 
 def test_calibrated_threshold_keeps_the_rate_exactly():
@@ -516,7 +518,10 @@ def test_calibrated_threshold_keeps_the_rate_exactly():
 def test_realised_rate_is_the_one_asked():
     e, person = crowd(people=400, spread=1.0)
     got = metrics.open_set(
-        e, person, enrolled=20, strangers=180, cohort=180, galleries=20, ask=0.05
+        e,
+        person,
+        metrics.OpenSetDesign(enrolled=20, strangers=180, cohort=180, galleries=20),
+        ask=0.05,
     )
     assert 0.035 < got.realised_fpir.value < 0.055  # several photographs a stranger: rather less
     assert got.realised_dir.value == pytest.approx(
@@ -526,18 +531,18 @@ def test_realised_rate_is_the_one_asked():
 
 def test_clear_people_are_all_found():
     e, person = crowd(dim=64, spread=0.05)
-    got = metrics.open_set(e, person, **SMALL, ask=0.05, fpirs=(0.05,))
+    got = metrics.open_set(e, person, SMALL, ask=0.05, fpirs=(0.05,))
     assert got.rank1.value == got.realised_dir.value == got.at[0].dir.value == 1
 
 
 def test_galleries_depend_on_seed_and_number_alone():
     e, person = crowd()
-    a = metrics.open_set(e, person, **SMALL, ask=0.1)
-    b = metrics.open_set(e, person, **{**SMALL, "galleries": 3}, ask=0.1)
-    c = metrics.open_set(e, person, **SMALL, ask=0.1, seed=1)
+    a = metrics.open_set(e, person, SMALL, ask=0.1)
+    b = metrics.open_set(e, person, replace(SMALL, galleries=3), ask=0.1)
+    c = metrics.open_set(e, person, replace(SMALL, seed=1), ask=0.1)
     np.testing.assert_array_equal(a.thresholds[:3], b.thresholds)
     assert (a.thresholds != c.thresholds).all()
-    np.testing.assert_array_equal(a.genuine[: len(b.genuine)], b.genuine)
+    np.testing.assert_array_equal(a.genuine_scores[: len(b.genuine_scores)], b.genuine_scores)
 
 
 def test_scorer_and_calibration_can_be_exchanged():
@@ -545,24 +550,22 @@ def test_scorer_and_calibration_can_be_exchanged():
 
     def scorer(gallery, labels, cohort, whose):
         return lambda probes, _: (
-            7 * metrics.prototypes(gallery, labels, cohort, whose)(probes, None)
+            7 * metrics.prototype_scorer(gallery, labels, cohort, whose)(probes, None)
         )
 
-    seven = metrics.open_set(
-        e, person, **SMALL, scorer=scorer, calibrate=lambda best, who, fpir: 3.5
-    )
-    plain = metrics.open_set(e, person, **SMALL, calibrate=lambda best, who, fpir: 0.5)
+    seven = metrics.open_set(e, person, SMALL, scorer=scorer, calibrate=lambda best, who, fpir: 3.5)
+    plain = metrics.open_set(e, person, SMALL, calibrate=lambda best, who, fpir: 0.5)
     assert seven.realised_fpir.value == plain.realised_fpir.value > 0
     assert seven.realised_dir == plain.realised_dir
 
 
 def test_rates_without_strangers_enough_are_left_out():
     e, person = crowd()
-    got = metrics.open_set(e, person, **SMALL, fpirs=(0.0001, 0.001, 0.3))
+    got = metrics.open_set(e, person, SMALL, fpirs=(0.0001, 0.001, 0.3))
     assert [p.fpir for p in got.at] == [0.3] and 0.001 < got.smallest_fpir < 0.05
-    lone = metrics.open_set(e, person, **{**SMALL, "enrolled": 1}, ask=0.001)
+    lone = metrics.open_set(e, person, replace(SMALL, enrolled=1), ask=0.001)
     assert (lone.thresholds < math.inf).all()  # above all of the cohort, which is too small
-    assert lone.rank1.value == 1 and (lone.impostor == -math.inf).all()
+    assert lone.rank1.value == 1 and (lone.other_scores == -math.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -586,13 +589,16 @@ def test_rates_without_strangers_enough_are_left_out():
 )
 def test_open_set_refuses(change, message):
     with pytest.raises(ValueError, match=message):
-        metrics.open_set(*crowd(), **{**SMALL, **change})
+        counts = {n: change.pop(n) for n in vars(SMALL).keys() & change.keys()}
+        metrics.open_set(*crowd(), replace(SMALL, **counts), **change)
 
 
 def test_open_set_refuses_other_shapes():
     e, person = crowd()
     with pytest.raises(ValueError, match="need \\[n, D\\] and \\[n\\]"):
         metrics.open_set(e, person[1:])
+    with pytest.raises(TypeError, match=r"open_set has no shots= any more: write .*OpenSetDesign"):
+        metrics.open_set(e, person, shots=1)
 
 
 # ---------------------------------------------------------------- detection
@@ -866,7 +872,7 @@ def results():
     e, person = crowd()
     return {
         "Pairs <of> people": metrics.verification(*trial()),
-        "Strangers": metrics.open_set(e, person, **SMALL, ask=0.1),
+        "Strangers": metrics.open_set(e, person, SMALL, ask=0.1),
         "Faces": metrics.average_precision(*scene(0)),
     }
 
@@ -896,8 +902,8 @@ def test_page_of_extremes(tmp_path):
         "perfect": metrics.verification(same * 1.0, same, fold),
         "wrong": metrics.verification(same * -1.0, same, fold),
         "few": metrics.verification(np.arange(8.0), same[:8], np.arange(8) % 2),
-        "nobody": metrics.open_set(e, person, **{**SMALL, "enrolled": 1}, ask=0.001),
-        "one gallery": metrics.open_set(e, person, **{**SMALL, "galleries": 1}, ask=0.1),
+        "nobody": metrics.open_set(e, person, replace(SMALL, enrolled=1), ask=0.001),
+        "one gallery": metrics.open_set(e, person, replace(SMALL, galleries=1), ask=0.1),
         "blind": one_photo([], [], [[0, 0, 9, 9]], [False]),
     }
     write_recognition(tmp_path / "page.html", extremes)

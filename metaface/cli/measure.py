@@ -248,21 +248,15 @@ def _verification(o: argparse.Namespace, people: Aligned, embedder: Embedder, no
 
 
 def _open_set(o: argparse.Namespace, people: Aligned, embedder: Embedder, note: Note) -> None:
+    design = metrics.OpenSetDesign(
+        o.enrolled, o.enrolled_photos, o.strangers, o.cohort, o.galleries, o.seed
+    )
     for title, scorer in (
-        ("open set, plain prototypes", metrics.prototypes),
-        ("open set, held against strangers", metrics.cohort),
+        ("open set, plain prototypes", metrics.prototype_scorer),
+        ("open set, held against strangers", metrics.cohort_scorer),
     ):
         found = metrics.open_set(
-            people.embeddings,
-            people.person,
-            enrolled=o.enrolled,
-            shots=o.enrolled_photos,
-            strangers=o.strangers,
-            cohort=o.cohort,
-            galleries=o.galleries,
-            ask=o.fpir,
-            seed=o.seed,
-            scorer=scorer,
+            people.embeddings, people.person, design, ask=o.fpir, scorer=scorer
         )
         note(title, found)
         for at in found.at:
@@ -298,7 +292,7 @@ def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
             "realised_dir": result.realised_dir._asdict(),
             "rank1": result.rank1._asdict(),
             "dir_at_fpir": [{"fpir": p.fpir, "dir": p.dir._asdict()} for p in result.at],
-            "galleries": result.galleries,
+            "galleries": result.design.galleries,
         }
     return {
         "ap": result.ap._asdict(),

@@ -3,7 +3,14 @@
 from metaface.metrics.detection import Detection, average_precision
 from metaface.metrics.groups import Slices, slice_identification, slice_verification
 from metaface.metrics.intervals import Estimate, bootstrap, ci95, clopper_pearson
-from metaface.metrics.one_to_many import DirAtFpir, OpenSet, cohort, open_set, prototypes
+from metaface.metrics.one_to_many import (
+    DirAtFpir,
+    OpenSet,
+    OpenSetDesign,
+    cohort_scorer,
+    open_set,
+    prototype_scorer,
+)
 from metaface.metrics.one_to_one import TarAtFar, Verification, verification
 from metaface.metrics.pairs import Pairs, draw_pairs, read_pairs
 from metaface.metrics.rejection import rejection
@@ -15,6 +22,7 @@ __all__ = [
     "DirAtFpir",
     "Estimate",
     "OpenSet",
+    "OpenSetDesign",
     "Pairs",
     "Slices",
     "TarAtFar",
@@ -23,10 +31,10 @@ __all__ = [
     "bootstrap",
     "ci95",
     "clopper_pearson",
-    "cohort",
+    "cohort_scorer",
     "draw_pairs",
     "open_set",
-    "prototypes",
+    "prototype_scorer",
     "read_pairs",
     "rejection",
     "slice_identification",

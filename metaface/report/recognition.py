@@ -112,9 +112,9 @@ def score_histogram(result: Verification | OpenSet) -> Markup:
         }
     else:
         kinds = {
-            "enrolled, with themselves": result.genuine,
-            "enrolled, best other person": result.impostor,
-            "strangers, best person": result.stranger,
+            "enrolled, with themselves": result.genuine_scores,
+            "enrolled, best other person": result.other_scores,
+            "strangers, best person": result.impostor_scores,
         }
     figure, axes = chart("score", "density")
     finite = {name: scores[np.isfinite(scores)] for name, scores in kinds.items()}
@@ -212,10 +212,11 @@ def _verification(title: str, result: Verification) -> _Section:
 
 
 def _open_set(title: str, result: OpenSet) -> _Section:
+    design = result.design
     about = (
-        f"{result.galleries} random galleries of {result.enrolled} people with {result.shots} "
-        f"photographs; as probes the rest of theirs and {result.strangers} strangers' "
-        f"photographs, thresholds calibrated on {result.cohort} other people. Intervals draw "
+        f"{design.galleries} random galleries of {design.enrolled} people with {design.shots} "
+        f"photographs; as probes the rest of theirs and {design.strangers} strangers' "
+        f"photographs, thresholds calibrated on {design.cohort} other people. Intervals draw "
         "galleries; the grey band is where their thresholds lie."
     )
     rows = [
