@@ -18,8 +18,8 @@ from metaface import metrics
 from metaface.data.wider import read_wider
 from metaface.experiments.protocols import Aligned, pairs_of
 from metaface.faces.detections import overlaps
-from metaface.metrics.cohort import unit
-from metaface.metrics.intervals import bootstrap, over_seeds, share
+from metaface.metrics.cohort import normalise
+from metaface.metrics.intervals import bootstrap, estimate_share, estimate_share_over_seeds
 from metaface.metrics.thresholds import calibrate
 from metaface.report import recognition, write_recognition
 
@@ -53,7 +53,9 @@ def test_bootstrap_of_a_mean_is_its_standard_error():
 def test_bootstrap_keeps_clusters_together():
     """Ten copies of everything are no more evidence where they are in one cluster."""
     hits = np.random.default_rng(1).binomial(20, 0.3, 50)
-    assert share(10 * hits, np.full(50, 200)) == pytest.approx(share(hits, np.full(50, 20)))
+    assert estimate_share(10 * hits, np.full(50, 200)) == pytest.approx(
+        estimate_share(hits, np.full(50, 20))
+    )
 
 
 @pytest.mark.parametrize("of_person,of_seed", [(1, 0), (0, 1), (1, 1)])
@@ -63,7 +65,7 @@ def test_over_seeds_is_the_variance_of_both_kinds(of_person, of_seed):
     person = 10 + of_person * random.normal(size=(1, 300))
     seed = of_seed * random.normal(size=(40, 1))
     trials = np.full((40, 300), 7)
-    got = over_seeds(7 * (person + seed), trials)
+    got = estimate_share_over_seeds(7 * (person + seed), trials)
     half = 1.96 * math.sqrt(person.var() / 300 + seed.var() / 40)
     assert got.value == pytest.approx(float((person + seed).mean()))
     assert (got.high - got.low) / 2 == pytest.approx(half, rel=0.08)
@@ -73,14 +75,14 @@ def test_over_seeds_knows_people_it_meets_again():
     """Five seeds with the same people and answers are no more people; nor is an untested one."""
     hits = np.random.default_rng(1).binomial(20, 0.3, 50)
     trials = np.full(50, 20)
-    alone = share(hits, trials)
-    assert over_seeds(hits[None], trials[None]) == pytest.approx(alone)
-    again = over_seeds(np.tile(hits, (5, 1)), np.tile(trials, (5, 1)))
+    alone = estimate_share(hits, trials)
+    assert estimate_share_over_seeds(hits[None], trials[None]) == pytest.approx(alone)
+    again = estimate_share_over_seeds(np.tile(hits, (5, 1)), np.tile(trials, (5, 1)))
     assert again == pytest.approx(alone)
     more = np.concatenate([hits, [0, 0]])[None], np.concatenate([trials, [0, 0]])[None]
-    assert over_seeds(*more) == pytest.approx(alone)
+    assert estimate_share_over_seeds(*more) == pytest.approx(alone)
     pairs = np.array([[3, 0, 2], [0, 4, 1]]), np.array([[5, 0, 5], [0, 5, 5]])
-    assert over_seeds(*pairs).value == pytest.approx(10 / 20)
+    assert estimate_share_over_seeds(*pairs).value == pytest.approx(10 / 20)
 
 
 @pytest.mark.parametrize("fpir", [0.0, 0.01, 0.1, 0.5, 1.0])
@@ -88,7 +90,7 @@ def test_rejection_is_counted_by_loops(fpir):
     random = np.random.default_rng(2)
     known, strangers = random.integers(0, 30, 80) / 4, random.integers(-10, 20, 60) / 4
     right = random.random(80) < 0.8
-    below, named = metrics.rejection(known, right, strangers, fpir)
+    below, named = metrics.measure_rejection(known, right, strangers, fpir)
     auroc = stats.mannwhitneyu(known, strangers).statistic / (80 * 60)
     assert below.mean() == pytest.approx(auroc)
     for score, share_below in zip(known, below, strict=True):
@@ -98,13 +100,13 @@ def test_rejection_is_counted_by_loops(fpir):
     want = [bool(cuts) and r and k >= min(cuts) for k, r in zip(known, right, strict=True)]
     assert named.tolist() == want
     with pytest.raises(ValueError, match="0 strangers"):
-        metrics.rejection(known, right, np.array([]))
+        metrics.measure_rejection(known, right, np.array([]))
 
 
 def test_bootstrap_edges():
-    one = share(np.array([3]), np.array([4]))
+    one = estimate_share(np.array([3]), np.array([4]))
     assert one.value == 0.75 and math.isnan(one.low) and math.isnan(one.high)
-    few = share(np.array([1, 0]), np.array([1, 0]))  # some resamples have no trial
+    few = estimate_share(np.array([1, 0]), np.array([1, 0]))  # some resamples have no trial
     assert few == (1, 1, 1)
     with pytest.raises(ValueError, match="clusters=0"):
         metrics.bootstrap(lambda w: w.sum(1), 0)
@@ -269,7 +271,7 @@ def test_seeds_draw_different_pairs():
 
 
 def test_scores_of_pairs():
-    e = unit(np.random.default_rng(0).normal(size=(9, 4)))
+    e = normalise(np.random.default_rng(0).normal(size=(9, 4)))
     pairs = metrics.draw_pairs(np.repeat(np.arange(3), 3), 5, 5, 1)
     want = [float(np.dot(e[a].astype(float), e[b].astype(float))) for a, b in pairs.rows]
     np.testing.assert_allclose(pairs.scores(e), want, rtol=1e-6)

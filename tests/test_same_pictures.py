@@ -19,7 +19,7 @@ from metaface._text import folded
 from metaface.cli import main
 from metaface.data._sources import open_source
 from metaface.faces import choose
-from metaface.metrics.cohort import Cohort, unit
+from metaface.metrics.cohort import Cohort, normalise
 from metaface.recognition import Gallery, GalleryError, Recognizer, alike, newcomers, strangers
 from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
 from metaface.recognition.embedders import loading
@@ -77,7 +77,7 @@ def naive_groups(embeddings, least, person=None):
 @pytest.mark.parametrize("count", [0, 1, 2, 90])
 def test_groups_by_walking(monkeypatch, least, count):
     monkeypatch.setattr(alike, "_AT_ONCE", 700)
-    vectors = unit(rng(count).normal(size=(count, 6)).astype(np.float32))
+    vectors = normalise(rng(count).normal(size=(count, 6)).astype(np.float32))
     person = rng(1).integers(0, 5, count)
     assert alike.groups(vectors, least).tolist() == naive_groups(vectors, least)
     within = alike.groups_within(vectors, person, least)
@@ -669,7 +669,7 @@ def test_new_people_look_like_nobody(real, lfw):
 
 def test_pairs_who_look_like_one_are_found_in_parts(monkeypatch):
     """As one product finds them, of an embedding whose false match rates are published."""
-    people = unit(rng(3).normal(size=(60, 6)).astype(np.float32))
+    people = normalise(rng(3).normal(size=(60, 6)).astype(np.float32))
     whole = squares()
     monkeypatch.setattr(whole, "name", "mobilefacenet_casia")
     none = Cohort(people[:0], np.arange(0))
@@ -684,13 +684,13 @@ def test_pairs_who_look_like_one_are_found_in_parts(monkeypatch):
 
 
 def test_the_usual_cosine_by_hand():
-    faces = unit(rng(5).normal(size=(30, 6)).astype(np.float32))
+    faces = normalise(rng(5).normal(size=(30, 6)).astype(np.float32))
     person = rng(6).integers(0, 9, 30)
     want = []
     for i in range(30):
         rest = (person == person[i]) & (np.arange(30) != i)
         if rest.any():
-            want.append(float(faces[i] @ unit(faces[rest].sum(0))))
+            want.append(float(faces[i] @ normalise(faces[rest].sum(0))))
     assert strangers.usual_cosine(faces, person, 9) == pytest.approx(
         np.quantile(want, 1 / 6), abs=1e-5
     )

@@ -14,13 +14,12 @@ from metaface import metrics
 from metaface.cli import main
 from metaface.data.attributes import column, read_attributes
 from metaface.experiments.protocols import Aligned
-from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
+from metaface.metrics.group_names import bin_numbers, name_groups
+from metaface.metrics.groups import MOST, Errors, draw_pairs_within
 from metaface.report.robustness import group_rates, slices_table, write_slices
 
-BOTH = pytest.mark.parametrize(
-    "measure", [metrics.slice_verification, metrics.slice_identification]
-)
-ASKED = {metrics.slice_verification: {"fmr": 0.05}, metrics.slice_identification: {"fpir": 0.1}}
+BOTH = pytest.mark.parametrize("measure", [metrics.verify_by_group, metrics.identify_by_group])
+ASKED = {metrics.verify_by_group: {"fmr": 0.05}, metrics.identify_by_group: {"fpir": 0.1}}
 
 
 def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
@@ -40,7 +39,7 @@ def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
 def test_verification_by_loops():
     e, person, group = crowd(20, 4)
     group[::9] = ""
-    got = metrics.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     assert (got.kind, got.asked, [g.name for g in got.groups]) == ("verification", 0.05, ["a", "b"])
     for found, name in ((got.overall, None), *((g, g.name) for g in got.groups)):
         rows = [i for i in range(len(person)) if name in (None, group[i])]
@@ -64,7 +63,7 @@ def test_verification_by_loops():
 def test_identification_by_loops():
     e, person, group = crowd(30, 4, spread=0.8)
     group[::9] = ""
-    got = metrics.slice_identification(e, person, group, shots=2, fpir=0.1, seed=3)
+    got = metrics.identify_by_group(e, person, group, shots=2, fpir=0.1, seed=3)
     random = np.random.default_rng(3)
     people = sorted(set(person.tolist()))
     first = {people[k] for n, k in enumerate(random.permutation(30)) if n % 2 == 0}
@@ -112,7 +111,7 @@ def test_a_few_alike_people_are_no_proof():
     e, person, group = crowd(40, 12, spread=0.2, dim=32)
     twins = [p for p in np.unique(person) if (p // 7) % 2][:2]
     e[person == twins[1]] = e[person == twins[0]]
-    got = metrics.slice_verification(e, person, group, fmr=0.005)
+    got = metrics.verify_by_group(e, person, group, fmr=0.005)
     a, b = (g.false_positive for g in got.groups)
     assert b.exact.low > a.exact.high  # of these very people, it is true
     assert b.over_people.low < a.exact.high
@@ -126,7 +125,7 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
     twins = [p for p in np.unique(person) if (p // 7) % 2][: 2 if alike else 12]
     for twin in twins[1:]:
         e[person == twin] = e[person == twins[0]]
-    got = metrics.slice_verification(e, person, group, fmr=0.005 if alike else 0.02)
+    got = metrics.verify_by_group(e, person, group, fmr=0.005 if alike else 0.02)
     assert got.differs("false_positive") == (not alike)
 
     write_slices(tmp_path / "report.html", [got])
@@ -143,10 +142,10 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
 
 def test_intervals_over_people_of_matched_pairs_are_the_cluster_bootstraps():
     e, person, group = crowd(40, 5, spread=0.8)
-    got = metrics.slice_verification(e, person, group, fmr=0.05).overall.false_negative
-    rows, same = draw_within(person)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05).overall.false_negative
+    rows, same = draw_pairs_within(person)
     scores = np.einsum("nd,nd->n", e[rows[:, 0]], e[rows[:, 1]], dtype=np.float64)
-    cut = metrics.slice_verification(e, person, group, fmr=0.05).threshold
+    cut = metrics.verify_by_group(e, person, group, fmr=0.05).threshold
     missed = np.array(
         [((person[rows[:, 0]] == p) & same & (scores < cut)).sum() for p in np.unique(person)]
     )
@@ -162,14 +161,14 @@ def test_repeatable(measure):
     got = measure(e, person, group, seed=2, **ASKED[measure])
     assert got == measure(e, person, group, seed=2, **ASKED[measure])
     assert got.overall != measure(e, person, group, seed=4, **ASKED[measure]).overall or (
-        measure is metrics.slice_verification
+        measure is metrics.verify_by_group
     )
 
 
 def test_groups_that_cannot_be_measured():
     e, person, group = crowd(30, 4)
     group[person == 0] = "lone"
-    got = metrics.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     lone = got.groups[-1]
     assert lone.name == "lone" and lone.people == 1 and lone.false_positive.trials == 0
     assert math.isnan(lone.false_positive.rate.value)
@@ -180,24 +179,22 @@ def test_groups_that_cannot_be_measured():
 
 def test_ratio_of_errorless_groups():
     e, person, group = crowd(40, 4, spread=0.01, dim=64)
-    got = metrics.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     assert math.isnan(got.ratio("false_negative"))
     e[person == 7] = np.eye(64, dtype=np.float32)[: (person == 7).sum()]
-    assert (
-        metrics.slice_verification(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
-    )
+    assert metrics.verify_by_group(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
 
 
 def test_draw_within():
     person = np.random.default_rng(0).permutation(np.repeat(np.arange(90), [1, 9] * 45))
-    rows, same = draw_within(person)
+    rows, same = draw_pairs_within(person)
     who = person[rows]
     np.testing.assert_array_equal(who[:, 0] == who[:, 1], same)
     assert np.bincount(who[same, 0], minlength=90).tolist() == [0, 10] * 45
     assert (~same).sum() == MOST
-    for each in (rows, draw_within(np.arange(500))[0]):
+    for each in (rows, draw_pairs_within(np.arange(500))[0]):
         assert len({tuple(sorted(r)) for r in each.tolist()}) == len(each)
-    many, alike = draw_within(np.arange(500) // 2)  # by drawing, not by listing
+    many, alike = draw_pairs_within(np.arange(500) // 2)  # by drawing, not by listing
     assert len(many) == MOST + 250 and alike.sum() == 250
     assert np.bincount(many[~alike].ravel(), minlength=500).min() > 40
 
@@ -216,7 +213,7 @@ def test_draw_within():
 def test_slices_refuse(measure, change, message):
     e, person, group = crowd()
     given = {"embeddings": e, "person": person, "group": group, "by": "kind", **change}
-    given.pop("fpir" if measure is metrics.slice_verification else "fmr", None)
+    given.pop("fpir" if measure is metrics.verify_by_group else "fmr", None)
     with pytest.raises(ValueError, match=message):
         measure(**given)
 
@@ -224,9 +221,9 @@ def test_slices_refuse(measure, change, message):
 def test_identification_refuses():
     e, person, group = crowd(people=20, photos=2)
     with pytest.raises(ValueError, match="0 people have more than shots=2"):
-        metrics.slice_identification(e, person, group, shots=2)
+        metrics.identify_by_group(e, person, group, shots=2)
     with pytest.raises(ValueError, match="shots=0"):
-        metrics.slice_identification(e, person, group, shots=0)
+        metrics.identify_by_group(e, person, group, shots=0)
 
 
 # ---------------------------------------------------------------- attributes
@@ -234,21 +231,21 @@ def test_identification_refuses():
 
 def test_bins():
     values = np.r_[np.arange(30.0), np.nan]
-    got = binned(values)
+    got = bin_numbers(values)
     assert got[-1] == "" and got[0] == "1: 0 to 9.67" and got[29] == "3: 19.3 to 29"
     assert [int((got == n).sum()) for n in sorted(set(got) - {""})] == [10, 10, 10]
-    assert len(set(binned(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
+    assert len(set(bin_numbers(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
     for bins, numbers in ((1, [1, 2]), (3, [2, 2])):
         with pytest.raises(ValueError, match=f"bins={bins} of "):
-            binned(np.array(numbers, float), bins)
+            bin_numbers(np.array(numbers, float), bins)
 
 
 def test_as_groups():
-    assert as_groups("cap", np.array([True, False])).tolist() == ["cap", "not cap"]
-    assert as_groups("n", np.array([1.0, 2, math.nan])).tolist() == ["1", "2", ""]
-    assert as_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
-    assert as_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
-    numbers = as_groups("n", [str(i) for i in range(24)] + [""], 2)
+    assert name_groups("cap", np.array([True, False])).tolist() == ["cap", "not cap"]
+    assert name_groups("n", np.array([1.0, 2, math.nan])).tolist() == ["1", "2", ""]
+    assert name_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
+    assert name_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
+    numbers = name_groups("n", [str(i) for i in range(24)] + [""], 2)
     assert set(numbers) == {"1: 0 to 11.5", "2: 11.5 to 23", ""} and numbers[-1] == ""
 
 
@@ -314,7 +311,7 @@ def test_page(tmp_path):
         assert page.count(f"<td>{rate}, ") == 3
     value = found[0].groups[1].false_negative.rate.value
     assert f"<td>{100 * value:.2f}</td>" in page
-    other = metrics.slice_verification(*crowd(seed=9), fmr=0.05)
+    other = metrics.verify_by_group(*crowd(seed=9), fmr=0.05)
     assert len(group_rates(found[0], "false_negative")) != len(group_rates(other, "false_positive"))
 
 

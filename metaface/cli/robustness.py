@@ -21,7 +21,8 @@ from metaface.experiments.protocols import AsNetwork, aligned
 from metaface.experiments.robustness import RENDER, People, upright
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import load_model
-from metaface.metrics.groups import Slices, as_groups, slice_identification, slice_verification
+from metaface.metrics.group_names import name_groups
+from metaface.metrics.groups import GroupComparison, identify_by_group, verify_by_group
 from metaface.recognition.embedders import loading
 from metaface.recognition.recognizer import DEFAULT
 from metaface.report.robustness import slices_table, write_robustness, write_slices
@@ -144,13 +145,13 @@ def _slices(o: argparse.Namespace) -> None:
     print(people.faces.describe())
     groups = {by: _groups(o, people, by) for by in o.by}
     embeddings = people.embeddings()
-    found: list[Slices] = []
+    found: list[GroupComparison] = []
     for by, group in groups.items():
         given = {"by": by, "seed": o.seed}
         person = people.faces.person
-        found.append(slice_verification(embeddings, person, group, fmr=o.fmr, **given))
+        found.append(verify_by_group(embeddings, person, group, fmr=o.fmr, **given))
         found.append(
-            slice_identification(
+            identify_by_group(
                 embeddings, person, group, shots=o.enrolled_photos, fpir=o.fpir, **given
             )
         )
@@ -187,7 +188,7 @@ def _groups(o: argparse.Namespace, people: People, by: str) -> np.ndarray:
                 f"{faces.name} knows nothing of {by!r}"
                 + (f": it has {', '.join(known)}" if known else ": give --attributes FILE.csv")
             )
-        return as_groups(by, faces.truth[by][faces.rows], o.bins)
+        return name_groups(by, faces.truth[by][faces.rows], o.bins)
     key, attributes = read_attributes(o.attributes)
     names: Sequence[str]
     if key == "person":
@@ -200,7 +201,7 @@ def _groups(o: argparse.Namespace, people: People, by: str) -> np.ndarray:
     else:
         names = people.paths
     try:
-        return as_groups(by, column(attributes, by, names), o.bins)
+        return name_groups(by, column(attributes, by, names), o.bins)
     except ValueError as error:
         raise ValueError(f"{o.attributes}: {error}") from error
 

@@ -16,7 +16,7 @@ from metaface.data.domain_split import SIDES, queries_there, sides
 from metaface.episodes.sampler import pictures
 from metaface.evaluation.episodic import device_of, embed, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
-from metaface.metrics.intervals import interval
+from metaface.metrics.intervals import ci95_over_seeds
 from metaface.metrics.one_to_one import verification
 from metaface.metrics.pairs import draw_pairs
 
@@ -263,7 +263,7 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                     "episodes": values.shape[1],
                     "seeds": len(group),
                     "accuracy": float(values.mean()),
-                    "ci95": interval(values),
+                    "ci95": ci95_over_seeds(values),
                     "rank1": _mean([f["rank1"] for f in found]),
                     "tar_at_far": _means([f["tar_at_far"] for f in found]),
                     "drop": None,
@@ -271,7 +271,7 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                 }
                 if inside:
                     lost = _accuracies(inside, index) - values
-                    row |= {"drop": float(lost.mean()), "drop_ci95": interval(lost)}
+                    row |= {"drop": float(lost.mean()), "drop_ci95": ci95_over_seeds(lost)}
                 yield row | {
                     "seconds": float(np.mean([u.get("train_seconds", 0.0) for u in group])),
                     "test_seconds": float(np.mean([f["seconds"] for f in found])),

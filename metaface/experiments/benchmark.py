@@ -26,7 +26,7 @@ from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec, seen_by
-from metaface.metrics.intervals import interval
+from metaface.metrics.intervals import ci95_over_seeds
 from metaface.training import runs
 from metaface.training.fitting import fit_validation
 from metaface.training.loop import Budget, choose_device, seen_people, train
@@ -488,7 +488,7 @@ def _rows(units: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[
                 "episodes": values.shape[1],
                 "seeds": len(group),
                 "accuracy": float(values.mean()),
-                "ci95": interval(values),
+                "ci95": ci95_over_seeds(values),
                 "precision": mean("precision"),
                 "recall": mean("recall"),
                 "f1": mean("f1"),
@@ -521,7 +521,7 @@ def _differences(units: Sequence[dict[str, Any]], settings: Settings) -> Iterato
                 "ways": test["ways"],
                 "shots": test["shots"],
                 "difference": float(paired.mean()),
-                "ci95": interval(paired),
+                "ci95": ci95_over_seeds(paired),
             }
 
 

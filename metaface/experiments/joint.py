@@ -24,7 +24,7 @@ from metaface.arguments import check_given_counts, check_once
 from metaface.experiments.benchmark import finished, refuse_several_processes
 from metaface.experiments.joint_speed import compare_speed
 from metaface.experiments.staged import Staged, crops_of
-from metaface.metrics.intervals import ci95, interval
+from metaface.metrics.intervals import ci95, ci95_over_seeds
 from metaface.multitask import identification
 from metaface.multitask.augment import augmented
 from metaface.multitask.metrics import measure
@@ -593,7 +593,7 @@ def _with_interval(name: str, units: Sequence[Any], of: Callable[[Any, str], Any
     where there are such."""
     if name in ("one_shot", "one_shot_given"):
         values = np.array([of(unit, name) for unit in units])
-        return [float(values.mean()), interval(values)]
+        return [float(values.mean()), ci95_over_seeds(values)]
     each = np.array([of(unit, "metrics")[name] for unit in units])
     return [float(each.mean()), ci95(each)]
 

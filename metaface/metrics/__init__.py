@@ -1,7 +1,7 @@
 """Arrays in, numbers out: what scores, embeddings and boxes are worth, with 95% intervals."""
 
 from metaface.metrics.detection import Detection, average_precision
-from metaface.metrics.groups import Slices, slice_identification, slice_verification
+from metaface.metrics.groups import GroupComparison, identify_by_group, verify_by_group
 from metaface.metrics.intervals import Estimate, bootstrap, ci95, clopper_pearson
 from metaface.metrics.one_to_many import (
     DirAtFpir,
@@ -13,7 +13,7 @@ from metaface.metrics.one_to_many import (
 )
 from metaface.metrics.one_to_one import TarAtFar, Verification, verification
 from metaface.metrics.pairs import Pairs, draw_pairs, read_pairs
-from metaface.metrics.rejection import rejection
+from metaface.metrics.rejection import measure_rejection
 from metaface.metrics.thresholds import Calibration
 
 __all__ = [
@@ -21,10 +21,10 @@ __all__ = [
     "Detection",
     "DirAtFpir",
     "Estimate",
+    "GroupComparison",
     "OpenSet",
     "OpenSetDesign",
     "Pairs",
-    "Slices",
     "TarAtFar",
     "Verification",
     "average_precision",
@@ -33,11 +33,11 @@ __all__ = [
     "clopper_pearson",
     "cohort_scorer",
     "draw_pairs",
+    "identify_by_group",
+    "measure_rejection",
     "open_set",
     "prototype_scorer",
     "read_pairs",
-    "rejection",
-    "slice_identification",
-    "slice_verification",
     "verification",
+    "verify_by_group",
 ]

@@ -1,4 +1,4 @@
-"""Detection: are the faces of a photograph found, and nothing else?"""
+"""Average precision of face detection."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def average_precision(
     order = np.argsort(-by, kind="stable")
     where, by, hits = where[order], by[order], hits[order]
     last = np.flatnonzero(np.append(np.diff(by) != 0, True)[: len(by)])  # of equal scores
-    found = hits.cumsum()[last]
+    correct = hits.cumsum()[last]
     return Detection(
         ap=bootstrap(_area(where, by, hits, faces), len(truth)),
         threshold=by[last],
-        precision=found / (last + 1),
-        recall=found / faces.sum(),
+        precision=correct / (last + 1),
+        recall=correct / faces.sum(),
         iou=iou,
         photographs=len(truth),
         faces=int(faces.sum()),
@@ -135,8 +135,8 @@ def _area(
 
     def area(weights: np.ndarray) -> np.ndarray:
         more, kept = right @ weights.T, (every @ weights.T).cumsum(0)
-        found, total = more.cumsum(0), weights @ faces
-        precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
+        correct, total = more.cumsum(0), weights @ faces
+        precision = np.divide(correct, kept, out=np.zeros_like(correct), where=kept > 0)
         highest = np.maximum.accumulate(precision[::-1])[::-1]
         under = (more * highest).sum(0)
         return np.divide(under, total, out=np.full_like(under, np.nan), where=total > 0)
@@ -153,11 +153,11 @@ def _match(
     kept, right = [], []
     for row in np.argsort(-scores, kind="stable"):
         able = np.where(free, overlap[row], 0)
-        found = bool(able.max(initial=0) >= iou)
-        if found:
+        correct = bool(able.max(initial=0) >= iou)
+        if correct:
             free[able.argmax()] = False
         elif overlap[row, skip].max(initial=0) >= iou:
             continue
         kept.append(row)
-        right.append(found)
+        right.append(correct)
     return np.array(kept, dtype=np.int64), np.array(right, dtype=np.float64)

@@ -79,7 +79,7 @@ def bootstrap(
         return Estimate(value, np.nan, np.nan)
     random = np.random.default_rng(seed)
     even = np.full(clusters, 1 / clusters)
-    found = np.concatenate(
+    values = np.concatenate(
         [
             statistic(
                 random.multinomial(clusters, even, min(BLOCK, draws - start)).astype(np.float64)
@@ -87,14 +87,14 @@ def bootstrap(
             for start in range(0, draws, BLOCK)
         ]
     )
-    found = found[~np.isnan(found)]
-    if not len(found):
+    values = values[~np.isnan(values)]
+    if not len(values):
         return Estimate(value, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high))
 
 
-def share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
+def estimate_share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     """Pooled share of ``hits`` in ``trials``, counts ``[clusters]``, by :func:`bootstrap`."""
 
     def pooled(weights: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     return bootstrap(pooled, len(trials), seed=seed)
 
 
-def over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
+def estimate_share_over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     """Pooled share of ``hits`` in ``trials`` over people *and* training seeds, both random.
 
     Seeds and people are drawn at once, each with replacement, and a cell counts as often as its
@@ -142,7 +142,7 @@ def ci95(values: np.ndarray) -> float:
     return float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def interval(values: np.ndarray) -> float:
+def ci95_over_seeds(values: np.ndarray) -> float:
     """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
 
     Two sources, added in squares: episodes (of the seeds' mean) and, with more than one seed,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaface.arguments import between_0_and_1, check_given_counts, refuse_moved
-from metaface.metrics.cohort import Cohort, prototypes
-from metaface.metrics.intervals import Estimate, share
+from metaface.metrics.cohort import Cohort, compute_prototypes
+from metaface.metrics.intervals import Estimate, estimate_share
 from metaface.metrics.thresholds import calibrate
 
 FALSE_POSITIVES = 10  # over all galleries: a rate that allows fewer is not measured, but guessed
@@ -124,7 +124,7 @@ def prototype_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
     """A :data:`Scorer`: cosine with the mean of each person's embeddings; no use of a cohort."""
-    means = prototypes(gallery, labels, int(labels.max()) + 1)
+    means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     return lambda probes, whose: probes @ means.T
 
 
@@ -132,7 +132,7 @@ def cohort_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
     """A :data:`Scorer`: the recogniser's own; see :class:`metaface.metrics.cohort.Cohort`."""
-    means = prototypes(gallery, labels, int(labels.max()) + 1)
+    means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     strangers = Cohort(cohort, cohort_person)
     return lambda probes, whose: probes @ means.T - strangers.baseline(probes, whose)[:, None]
 
@@ -304,7 +304,7 @@ def _pool(
         if fpir >= smallest:
             right, wrong = count_named([g.cut(fpir) for g in galleries])
             reached = float(wrong.sum() / unmated.sum())
-            points.append(DirAtFpir(fpir, reached, share(right, mated)))
+            points.append(DirAtFpir(fpir, reached, estimate_share(right, mated)))
     grid = np.geomspace(min(smallest, 1), 1, CURVE_POINTS)
     curve = [count_named([g.cut(fpir) for g in galleries]) for fpir in grid]
     right, wrong = count_named([g.threshold for g in galleries])
@@ -312,9 +312,9 @@ def _pool(
         at=tuple(points),
         smallest_fpir=smallest,
         asked=ask,
-        realised_fpir=share(wrong, unmated),
-        realised_dir=share(right, mated),
-        rank1=share(np.array([len(g.right) for g in galleries]), mated),
+        realised_fpir=estimate_share(wrong, unmated),
+        realised_dir=estimate_share(right, mated),
+        rank1=estimate_share(np.array([len(g.right) for g in galleries]), mated),
         curve_fpir=np.array([w.sum() / unmated.sum() for _, w in curve]),
         curve_dir=np.array([r.sum() / mated.sum() for r, _ in curve]),
         thresholds=np.array([g.threshold for g in galleries]),

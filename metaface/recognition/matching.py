@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from metaface.metrics.cohort import Cohort, prototypes, within
+from metaface.metrics.cohort import Cohort, clip_cosines, compute_prototypes
 from metaface.recognition.gallery.search import Exact, Search
 
 FOLDS = 5  # photographs of a person that are left out, one by one
@@ -81,7 +81,7 @@ class Prototypes:
         self.ids = np.arange(count) if ids is None else ids
         self._order = np.argsort(self.ids)
         self._sorted = self.ids[self._order]
-        self._vectors = prototypes(faces.embeddings, person, count)
+        self._vectors = compute_prototypes(faces.embeddings, person, count)
         self.engine = Exact(faces.embeddings.shape[1]) if engine is None else engine
         self.engine.add(self.ids, self._vectors)
 
@@ -89,7 +89,7 @@ class Prototypes:
         self, probes: Embeddings, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         cosines, found = self._nearest(probes.embeddings, 1)
-        best = within(cosines[:, 0])
+        best = clip_cosines(cosines[:, 0])
         return best - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
 
     def others(self, faces: Embeddings, person: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ class Prototypes:
         cosines, found = self._nearest(faces.embeddings, 2)
         first = found[:, 0] == person
         best = np.where(first, cosines[:, 1], cosines[:, 0])
-        return within(best) - self.cohort.baseline(faces.embeddings)
+        return clip_cosines(best) - self.cohort.baseline(faces.embeddings)
 
     def _nearest(self, probes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines, float32 ``[q, k]``, descending, and people, int64 ``[q, k]`` in 0..N-1."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metaface._text import folded
-from metaface.metrics.cohort import Cohort, prototypes, unit
+from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
 from metaface.metrics.thresholds import calibrate
 from metaface.recognition.alike import groups, same_picture
 from metaface.recognition.embedders.loading import Embedder
@@ -50,7 +50,7 @@ class Newcomers:
         self._rows = dict(enumerate(np.split(order, ends))) if self._names else {}
         self._people = enrolled.embeddings[:0]
         if self._names:
-            self._people = prototypes(self._faces, self._person, len(self._names))
+            self._people = compute_prototypes(self._faces, self._person, len(self._names))
         self._base = strangers.baseline(strangers.embeddings, strangers.person)
         self._usual = usual_cosine(self._faces, self._person, len(self._names))
         self._best, _ = nearest(strangers.embeddings, self._people)
@@ -103,7 +103,7 @@ class Newcomers:
         self._count = stop
         if number >= len(self._people):
             self._people = _longer(self._people, len(self._names))
-        mine = unit(self._faces[self._of(name)].sum(0))
+        mine = normalise(self._faces[self._of(name)].sum(0))
         self._people[number] = mine
         np.maximum(self._best, self._strangers.embeddings @ mine, out=self._best)
 
@@ -164,7 +164,7 @@ class Newcomers:
         people = len(self._names)
         if people - (name in self._names) < 1:
             return None
-        probe = unit(embeddings.sum(0))
+        probe = normalise(embeddings.sum(0))
         scores = self._people[:people] @ probe
         least, base = self._threshold(people)
         if base:

@@ -25,8 +25,8 @@ from metaface.data._sources import open_source
 from metaface.faces import choose
 from metaface.faces.detect import Detector, YuNet
 from metaface.faces.photos import Photo, Unusable, listed, name_of
-from metaface.metrics.cohort import Cohort, prototypes, within
-from metaface.metrics.thresholds import Calibration, calibrate, with_genuine
+from metaface.metrics.cohort import Cohort, clip_cosines, compute_prototypes
+from metaface.metrics.thresholds import Calibration, add_genuine_scores, calibrate
 from metaface.recognition import adaptation, alike, models, strangers
 from metaface.recognition.adaptation import Adaptation
 from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
@@ -429,7 +429,9 @@ class Recognizer:
                 several.append(_chosen(name_of(photo) or "an image", seen))
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
-        score = float(within(a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)
+        score = float(
+            clip_cosines(a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2
+        )
         same, given = score >= threshold, len(cohort) > 0
         return Verified(same, score, threshold, fmr, given, tuple(several))
 
@@ -650,7 +652,7 @@ class Recognizer:
         given = len(known.cohort) > 0
         if not given:
             calibration = replace(calibration, strangers=0, stranger_photos=0, verified=False)
-        people = prototypes(known.faces.embeddings, known.person, len(known.names))
+        people = compute_prototypes(known.faces.embeddings, known.person, len(known.names))
         pairs = strangers.look_like_one(people, known.cohort, self.embedder)
         if not calibration.verified:
             twice = np.isin(known.person, [person for pair in pairs for person in pair[:2]])
@@ -659,7 +661,7 @@ class Recognizer:
         near = alike.near_picture(self.embedder)
         picture = alike.groups_within(known.faces.embeddings, known.person, near)
         genuine = left_out(known.make, known.faces, known.person, picture)
-        calibration = with_genuine(calibration, *genuine, best if given else best[:0])
+        calibration = add_genuine_scores(calibration, *genuine, best if given else best[:0])
         known.calibration = replace(
             calibration,
             lookalikes=known.lookalikes,

@@ -20,7 +20,7 @@ from metaface.data._sources import open_source
 from metaface.faces.alignment import align
 from metaface.faces.exposure import exposed
 from metaface.faces.photos import Photo, in_folder, listed, name_of
-from metaface.metrics.cohort import Cohort, prototypes, unit
+from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
 from metaface.recognition.alike import groups, merged, same_picture
 from metaface.recognition.embedders.loading import Embedder
 from metaface.recognition.gallery.gallery import Enrolled
@@ -238,7 +238,7 @@ def usual_cosine(embeddings: np.ndarray, person: np.ndarray, people: int) -> flo
     theirs = theirs[np.argsort(person[theirs], kind="stable")]
     whose, start = np.unique(person[theirs], return_index=True)
     sums = np.add.reduceat(embeddings[theirs], start, axis=0)
-    rest = unit(sums[np.searchsorted(whose, person[several])] - embeddings[several])
+    rest = normalise(sums[np.searchsorted(whose, person[several])] - embeddings[several])
     return float(np.quantile(np.einsum("nd,nd->n", rest, embeddings[several]), 1 / 6))
 
 
@@ -274,7 +274,7 @@ def held_against(
         owner: int64 ``[M]`` from 0, whose the faces are, everyone present.
     """
     people = int(owner.max()) + 1
-    best, whose = nearest(probes, prototypes(faces, owner, people))
+    best, whose = nearest(probes, compute_prototypes(faces, owner, people))
     base = cohort.baseline(probes, person)
     usual = usual_cosine(faces, owner, people)
     does, perhaps = look_enrolled(best, base, person, people, usual, embedder)

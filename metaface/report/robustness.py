@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from metaface._text import printable
 from metaface.evaluation.degradation import Level
-from metaface.metrics.groups import RATES, Rate, Slices
+from metaface.metrics.groups import RATES, GroupComparison, Rate
 from metaface.metrics.intervals import Estimate
 from metaface.report.page import write_page
 from metaface.report.plots import COLOURS, chart, plain, svg
@@ -50,7 +50,7 @@ def nuisance_curves(levels: Sequence[Level], chance: float | None = None) -> Mar
     return svg(figure)
 
 
-def group_rates(slices: Slices, which: Rate) -> Markup:
+def group_rates(slices: GroupComparison, which: Rate) -> Markup:
     """One error rate: a dot a group, the interval that decides (thin), and Clopper-Pearson's
     (thick); the line is everybody's."""
     name = NAMES[slices.kind, which]
@@ -100,12 +100,12 @@ def write_robustness(path: str | Path, title: str, levels: Sequence[Level], ways
     _write(path, [{"title": title, "about": about, "rows": rows, "plots": plots}])
 
 
-def write_slices(path: str | Path, found: Sequence[Slices]) -> None:
+def write_slices(path: str | Path, found: Sequence[GroupComparison]) -> None:
     """Write a page of error rates by group, a section each."""
     _write(path, [_section(slices) for slices in found])
 
 
-def slices_table(slices: Slices) -> str:
+def slices_table(slices: GroupComparison) -> str:
     """The groups and their rates as lines of text."""
     names = [NAMES[slices.kind, which] for which in RATES]
     width = max(len(printable(g.name)) for g in (slices.overall, *slices.groups))
@@ -123,7 +123,7 @@ def slices_table(slices: Slices) -> str:
     return "\n".join(lines)
 
 
-def _section(slices: Slices) -> dict[str, Any]:
+def _section(slices: GroupComparison) -> dict[str, Any]:
     names = [NAMES[slices.kind, which] for which in RATES]
     rows = [
         _row(f"{name}, {group.name} ({e.trials} counted, {group.people} people)", e.rate)
