@@ -16,8 +16,8 @@ from metaface import metrics
 from metaface.learners import Prototypical
 from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
 from metaface.metrics.thresholds import add_genuine_scores, calibrate
-from metaface.recognition import matching, strangers
-from metaface.recognition.matching import Embeddings, Prototypes, left_out
+from metaface.recognition import matching, pair_threshold, published
+from metaface.recognition.matching import Embeddings, Prototypes, score_left_out
 
 rng = np.random.default_rng
 
@@ -409,7 +409,7 @@ def test_what_an_engine_finds_is_nobody_else_than_it_was():
 def test_left_out_by_a_naive_loop(counts):
     faces, person = grouped(counts, spread=1.5, seed=len(counts))
     cohort = Cohort(unit(60, seed=4), np.arange(60))
-    scores, own = left_out(lambda f, p: Prototypes(f, p, cohort), faces, person)
+    scores, own = score_left_out(lambda f, p: Prototypes(f, p, cohort), faces, person)
     want = []
     for fold in range(matching.FOLDS):
         rows = [
@@ -446,13 +446,13 @@ def test_left_out_photographs_are_not_in_what_they_are_held_against():
 
         return match
 
-    scores, own = left_out(spy, faces, person)
+    scores, own = score_left_out(spy, faces, person)
     assert len(seen) == len(set(seen)) == len(scores) == len(own) == 2 + 3 + 5 + 4
 
 
 def test_left_out_with_one_photograph_each_is_nothing():
     faces, person = grouped([1, 1, 1])
-    scores, own = left_out(lambda f, p: pytest.fail("made"), faces, person)
+    scores, own = score_left_out(lambda f, p: pytest.fail("made"), faces, person)
     assert scores.shape == own.shape == (0,) and own.dtype == bool
 
 
@@ -460,7 +460,7 @@ def test_left_out_of_a_large_gallery_is_a_sample(monkeypatch):
     monkeypatch.setattr(matching, "_MOST", 7)
     faces, person = grouped([3] * 20)
     none = Cohort(faces.embeddings[:0], person[:0])
-    scores, own = left_out(lambda f, p: Prototypes(f, p, none), faces, person)
+    scores, own = score_left_out(lambda f, p: Prototypes(f, p, none), faces, person)
     assert len(scores) == len(own) == 3 * 7
 
 
@@ -488,7 +488,7 @@ def test_pairs_of_strangers_by_brute_force():
         ),
         reverse=True,
     )
-    used, threshold = strangers.for_pairs(cohort, Toy(), 0.01)
+    used, threshold = pair_threshold.calibrate_pairs(cohort, Toy(), 0.01)
     assert used is cohort
     allowed = int(0.01 * (len(scores) + 1))
     assert threshold == pytest.approx(scores[allowed - 1], abs=1e-6)
@@ -498,28 +498,30 @@ def test_pairs_of_strangers_by_brute_force():
 def test_too_few_pairs_are_none():
     """Three strangers say nothing of one false match in a thousand."""
     few = Cohort(unit(3), np.arange(3))
-    used, threshold = strangers.for_pairs(few, Toy(), 0.001)
+    used, threshold = pair_threshold.calibrate_pairs(few, Toy(), 0.001)
     assert not len(used)
-    assert threshold == strangers.for_pairs(Cohort(unit(0), np.arange(0)), Toy(), 0.001)[1]
+    assert (
+        threshold == pair_threshold.calibrate_pairs(Cohort(unit(0), np.arange(0)), Toy(), 0.001)[1]
+    )
     toy = Toy()
     toy.name = "mobilefacenet_casia"  # whose rates are published
-    assert strangers.for_pairs(few, toy, 0.001)[1] == pytest.approx(0.418)
+    assert pair_threshold.calibrate_pairs(few, toy, 0.001)[1] == pytest.approx(0.418)
     for fmr in (0, 1, -1):
         with pytest.raises(ValueError, match=f"fmr={fmr}"):
-            strangers.for_pairs(few, toy, fmr)
+            pair_threshold.calibrate_pairs(few, toy, fmr)
 
 
 def test_published_thresholds():
     toy = Toy()
-    assert strangers.published_threshold(toy, 1, 0.01) is None
+    assert published.published_threshold(toy, 1, 0.01) is None
     toy.name = "mobilefacenet_casia"
-    assert strangers.published_threshold(toy, 1, 0.01) == pytest.approx(0.306)
-    assert strangers.published_threshold(toy, 1, 1e-3) == pytest.approx(0.418)
+    assert published.published_threshold(toy, 1, 0.01) == pytest.approx(0.306)
+    assert published.published_threshold(toy, 1, 1e-3) == pytest.approx(0.418)
     # 1 - (1 - 1e-3)^10 of ten
-    assert strangers.published_threshold(toy, 10, 1 - (1 - 1e-3) ** 10) == pytest.approx(0.418)
-    rising = [strangers.published_threshold(toy, n, 0.01) for n in (1, 9, 100, 10**4, 10**6, 10**9)]
+    assert published.published_threshold(toy, 10, 1 - (1 - 1e-3) ** 10) == pytest.approx(0.418)
+    rising = [published.published_threshold(toy, n, 0.01) for n in (1, 9, 100, 10**4, 10**6, 10**9)]
     assert all(np.diff(rising) > 0) and rising[-1] <= 1
-    assert strangers.published_threshold(toy, 1, 0.5) == pytest.approx(0.161)
+    assert published.published_threshold(toy, 1, 0.5) == pytest.approx(0.161)
 
 
 # ---------------------------------------------------------------- on real faces
@@ -532,9 +534,9 @@ def test_open_set_on_lfw(test_data):
 
     from metaface.data._sources import open_source
     from metaface.faces import choose
+    from metaface.recognition.detectors import default_detector
     from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
     from metaface.recognition.embedders import loading
-    from metaface.recognition.recognizer import default_detector
 
     models = test_data("weights/mobilefacenet_casia.ckpt").parent
     test_data("weights/yunet_n_640_640.onnx")

@@ -340,7 +340,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "save": lambda: people.save(""),
         "gallery": lambda: Recognizer.load(""),
         "from_pretrained": lambda: Recognizer.from_pretrained("", gallery=""),
-        "models": lambda: mf.recognition.models.folder(""),
+        "models": lambda: mf.recognition.models.models_folder(""),
         "cache": lambda: data.load("Ana", cache=""),
         "in_folder": lambda: in_folder(""),
         "listed": lambda: listed(""),

@@ -53,7 +53,7 @@ def embedding(person: int, shot: int) -> np.ndarray:
 class Told(Recognizer):
     """Reads photographs of :func:`photo`."""
 
-    def _seen(self, photos: Any, pick: Any) -> Iterator[EmbeddedFaces]:
+    def _embed(self, photos: Any, pick: Any) -> Iterator[EmbeddedFaces]:
         for one in photos:
             low, high, rest = one.reshape(3).tolist()
             vector = embedding(low + 256 * high + 256**2 * (rest // 16), rest % 16)[None]

@@ -23,12 +23,14 @@ from metaface.faces.detect import Cascade, Detector
 from metaface.faces.photos import in_folder
 from metaface.learners import LEARNERS
 from metaface.recognition import models
-from metaface.recognition.draw import check_free, drawn, save
+from metaface.recognition.detectors import detector_for
+from metaface.recognition.draw import check_free, draw_matches, save
 from metaface.recognition.embedders import importing, known, loading
 from metaface.recognition.embedders.loading import Embedder
 from metaface.recognition.gallery.gallery import Gallery, GalleryError
-from metaface.recognition.recognizer import DEFAULT, FMR, FPIR, Recognizer, detector_for
+from metaface.recognition.recognizer import DEFAULT, FMR, Recognizer
 from metaface.recognition.results import Enrolment, Identified
+from metaface.recognition.state import FPIR
 
 GALLERY = "metaface.gallery"
 _COLUMNS = (
@@ -148,7 +150,7 @@ def _tell(people: Recognizer, o: argparse.Namespace) -> None:
         if not (o.json or o.csv):
             tqdm.write(_line(one))
         if out and one.skipped is None:
-            save(drawn(photo, one), out if alone else out / _drawn_name(photo, names))
+            save(draw_matches(photo, one), out if alone else out / _drawn_name(photo, names))
     calibration = people.calibration() if people.people() else None
     if o.json:
         print(
@@ -206,13 +208,13 @@ def _adapt(o: argparse.Namespace, options: Options) -> None:
 
 def _models(o: argparse.Namespace) -> None:
     if o.action == "list":
-        for row in models.available(o.models):
+        for row in models.list_models(o.models):
             where = row.path or f"metaface models fetch {row.name}"
             print(f"{row.name:20} {row.kind:9} {row.size / 1e6:5.1f} MB  {row.state:9} {where}")
             print(f"{'':20} licence: {row.licence}")
     elif o.action == "fetch":
         for name in o.names or [n for n in models.MODELS if n != "yunet_dynamic"]:
-            entry = models.model(name)
+            entry = models.get_model(name)
             print(f"{name}: {entry.url}\nlicence: {entry.licence}")
             print(models.fetch(name, o.models, progress=not o.quiet))
     elif o.action == "import":
@@ -223,7 +225,7 @@ def _models(o: argparse.Namespace) -> None:
 
 
 def _check(o: argparse.Namespace) -> None:
-    rows = models.available(o.models)
+    rows = models.list_models(o.models)
     for name in o.names:
         if name not in [row.name for row in rows]:
             raise ValueError(
@@ -243,7 +245,7 @@ def _check(o: argparse.Namespace) -> None:
             print(f"{row.name}: {row.path}, {answer}")
     if all(row.state == "missing" for row in chosen):
         raise models.ModelMissing(
-            f"none of them is in {models.folder(o.models)}: see metaface models list"
+            f"none of them is in {models.models_folder(o.models)}: see metaface models list"
         )
 
 

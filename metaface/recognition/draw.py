@@ -15,7 +15,7 @@ _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
 _MARK = "metaface identify --draw"
 
 
-def drawn(photo: Photo, found: Identified) -> Image.Image:
+def draw_matches(photo: Photo, found: Identified) -> Image.Image:
     """The upright photograph with a box around each face, green with the name and the score or,
     of unknown people, red. A very large one is reduced (see ``metaface.faces.photos.read``).
 

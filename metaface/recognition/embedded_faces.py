@@ -15,13 +15,14 @@ from metaface.faces.choose import Pick, crops_of
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Photo, Unusable, reduced
 from metaface.recognition.embedders import Embedder
+from metaface.recognition.results import Chosen
 
 _CHUNK = 32  # photographs at once
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedFaces:
-    """Faces, as those who recognise them need them.
+    """The chosen faces of a photograph.
 
     Attributes:
         boxes: float32 ``[n, 4]``: left, top, width, height in pixels of the upright photograph.
@@ -34,6 +35,11 @@ class EmbeddedFaces:
     crops: np.ndarray
     embeddings: np.ndarray
     left: int = 0
+
+    def describe_choice(self, path: str) -> Chosen:
+        """Which face of the photograph at ``path`` was chosen, the first here."""
+        left, top, width, height = (round(float(v), 1) for v in self.boxes[0])
+        return Chosen(path, (left, top, width, height), self.left)
 
 
 def embed_faces(
@@ -50,9 +56,9 @@ def embed_faces(
     def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int] | Unusable:
         try:
             picture, times = reduced(photo)
-            found = detector(picture)
-            faces = pick(picture, found)
-            boxes, left = faces.boxes * np.float32(times), len(found) - len(faces)
+            detections = detector(picture)
+            faces = pick(picture, detections)
+            boxes, left = faces.boxes * np.float32(times), len(detections) - len(faces)
             if joint:
                 return boxes, align(picture, faces.landmarks), faces.embeddings, left
             return boxes, crops_of(picture, faces, detector), None, left

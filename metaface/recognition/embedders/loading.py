@@ -14,7 +14,15 @@ from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
 from metaface.recognition.embedders.onnx import Onnx
-from metaface.recognition.models import MODELS, ModelMissing, find, folder, model, sha256_of
+from metaface.recognition.embedders.shared import JointFace
+from metaface.recognition.models import (
+    MODELS,
+    ModelMissing,
+    find,
+    get_model,
+    models_folder,
+    sha256_of,
+)
 from metaface.recognition.preprocess import Preprocessing, for_pictures
 
 __all__ = ["CropEmbedder", "Embedder", "Network", "Onnx", "Preprocessing", "load"]
@@ -35,7 +43,7 @@ def load(
             where those were aligned alike), of a network of ``metaface multitask`` (a detector as
             well, see ``metaface.recognition.JointFace``), or of an ONNX embedder;
             ``torchvision:<model>`` or ``timm:<model>``.
-        given: the folder of models; see :func:`metaface.recognition.models.folder`.
+        given: the folder of models; see :func:`metaface.recognition.models.models_folder`.
         weights: the path of a state dict, needed by and only for torchvision and timm networks.
 
     Raises:
@@ -53,12 +61,10 @@ def load(
             "its own"
         )
     if text in MODELS:
-        if model(text).kind != "embedder":
-            raise ValueError(
-                f"{text} is a {model(text).kind}: choose an embedder, such as mobilefacenet_casia"
-            )
+        if (kind := get_model(text).kind) != "embedder":
+            raise ValueError(f"{text} is a {kind}: choose an embedder, such as mobilefacenet_casia")
         return _file(find(text, given))
-    root = folder(given)
+    root = models_folder(given)
     for path in (Path(source), root / f"{text}.safetensors", root / f"{text}.onnx"):
         if path.is_file():
             return _file(path)
@@ -79,10 +85,8 @@ def _file(path: Path) -> CropEmbedder:
             return _trained(path)
     state, notes = read_weights(path)
     if notes.get("format", "").startswith("metaface multitask"):
-        from metaface.recognition.embedders.shared import JointFace  # which needs this package
-
         return cast(CropEmbedder, JointFace.load(path))
-    net, description = described(path, state, notes)
+    net, description = describe_weights(path, state, notes)
     digest = weights_digest(description.architecture, state)
     named = [entry.name for entry in MODELS.values() if entry.weights == digest]
     return Network(
@@ -93,7 +97,7 @@ def _file(path: Path) -> CropEmbedder:
     )
 
 
-def described(
+def describe_weights(
     path: Path, state: dict[str, Tensor], notes: dict[str, str]
 ) -> tuple[nn.Module, Description]:
     """The network that tensors make, and what is known of them.

@@ -124,7 +124,7 @@ def check(sums: dict[str, int] | None, table: str, found: int) -> None:
         raise Damaged(f"its {_WORDS[table]} do not fit their checksum")
 
 
-def ascending(ids: np.ndarray) -> None:
+def check_ascending(ids: np.ndarray) -> None:
     """Check the order of ids, which a damaged tree may have mixed up.
 
     Raises:

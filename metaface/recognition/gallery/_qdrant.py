@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from metaface.recognition.gallery._gate import Gate
-from metaface.recognition.gallery._vectors import checked, checked_queries, nothing
+from metaface.recognition.gallery._vectors import check_queries, check_vectors, no_matches
 
 _BATCH = 1000  # points of a request
 _gates: WeakKeyDictionary[Any, Gate] = WeakKeyDictionary()  # of clients that are no server's
@@ -96,7 +96,7 @@ class Qdrant:
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
-        ids, vectors = checked(ids, vectors, self._dim)
+        ids, vectors = check_vectors(ids, vectors, self._dim)
         with self._changing():
             self._upsert(ids, vectors)
 
@@ -130,8 +130,8 @@ class Qdrant:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of the k nearest, a server may miss some."""
-        queries = checked_queries(queries, self._dim, k)
-        scores, ids = nothing(len(queries), k)
+        queries = check_queries(queries, self._dim, k)
+        scores, ids = no_matches(len(queries), k)
         for at in range(0, len(queries), 100):
             asked = [
                 self._models.QueryRequest(query=query.tolist(), limit=k)

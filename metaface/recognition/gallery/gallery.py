@@ -175,7 +175,7 @@ class Gallery:
             GalleryError: as the class says; nothing was enrolled.
         """
         name = person_name(name)
-        vectors = self._checked(embeddings)
+        vectors = self._check_embeddings(embeddings)
         if not len(vectors):
             raise ValueError(f"no embedding for {name!r}: enrol at least one photograph")
         pixels = self._pixels(crops, len(vectors), repr(name))
@@ -282,11 +282,11 @@ class Gallery:
                     (row[0] for row in rows), (row[2] for row in rows)
                 )
                 seen += len(rows)
-            _all_there(seen, count, ids)
+            _check_complete(seen, count, ids)
             _checksums.check(sums, "person", _checksums.of_rows(people))
             _checksums.check(sums, "face", _checksums.of_faces(ids, person))
             _checksums.check(sums, "embedding", embedded % 2**64)
-            _checksums.ascending(np.array([row[0] for row in people], np.int64))
+            _checksums.check_ascending(np.array([row[0] for row in people], np.int64))
         known = np.array([row[0] for row in people], np.int64)
         index = np.searchsorted(known, person)
         if len(person) and not np.array_equal(known[np.minimum(index, len(known) - 1)], person):
@@ -321,8 +321,8 @@ class Gallery:
             crops: as :meth:`add` takes them.
             settings: kept in the same transaction, as :meth:`set_setting` keeps them.
         """
-        texts = _as_json(settings or {})
-        vectors = self._checked(embeddings)
+        texts = _encode_settings(settings or {})
+        vectors = self._check_embeddings(embeddings)
         pixels = self._pixels(crops, len(vectors), "the strangers")
         who = np.asarray(person)
         if who.shape != (len(vectors),) or who.dtype.kind not in "iu":
@@ -337,7 +337,7 @@ class Gallery:
             )
             sums["stranger"] = _checksums.of_table(db, "stranger")
             sums["stranger_crop"] = _checksums.of_table(db, "stranger_crop")
-            _keep(db, sums, texts)
+            _write_settings(db, sums, texts)
         self._wipe("the strangers are replaced")
 
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
@@ -356,7 +356,7 @@ class Gallery:
                 vectors[here] = self._read(row[2] for row in rows)
                 found += _checksums.of_rows(rows)
                 seen += len(rows)
-            _all_there(seen, count, ids)
+            _check_complete(seen, count, ids)
             _checksums.check(sums, "stranger", found % 2**64)
         return vectors, person
 
@@ -387,9 +387,9 @@ class Gallery:
         Raises:
             TypeError, ValueError: not a JSON value (nan and infinity are none).
         """
-        texts = _as_json({key: value})
+        texts = _encode_settings({key: value})
         with self._changing(revise=False) as (db, sums):
-            _keep(db, sums, texts)
+            _write_settings(db, sums, texts)
 
     def copy_to(self, path: str | Path) -> None:
         """Copy the whole gallery to another file, which is never half a gallery.
@@ -424,8 +424,8 @@ class Gallery:
     def moment(self) -> Iterator[None]:
         """What this thread reads in the block is of one moment. Other threads wait for its end."""
         with self._store.reading() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
             yield
 
     @contextmanager
@@ -433,8 +433,8 @@ class Gallery:
         """What this thread reads and writes in the block is one change, all of it or nothing; other
         threads, and other processes that change the gallery, wait for its end."""
         with self._store.writing() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
             yield
 
     def close(self) -> None:
@@ -453,8 +453,8 @@ class Gallery:
         which the block changes with what it writes."""
         revision = _revision()
         with self._store.writing() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
                 sums = _checksums.read(db)
                 if sums is None:  # a gallery of format 1
                     upgrade(db)
@@ -474,11 +474,11 @@ class Gallery:
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, dict[str, int] | None]]:
         """A transaction that reads rows, and the checksums by which to know those that nobody
         wrote; None where there are none yet."""
-        with self._store.reading() as db, self._refusing():
-            self._same(db)
+        with self._store.reading() as db, self._report_damage():
+            self._check_model(db)
             yield db, _checksums.read(db)
 
-    def _same(self, db: sqlite3.Connection) -> None:
+    def _check_model(self, db: sqlite3.Connection) -> None:
         """Learn the model of the gallery or, where another file has taken its name, check that it
         is of the same one."""
         if db is self._seen:
@@ -499,7 +499,7 @@ class Gallery:
         self.files += 1
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _report_damage(self) -> Iterator[None]:
         """Say of what cannot have been written that the gallery is damaged."""
         try:
             yield
@@ -525,7 +525,7 @@ class Gallery:
         with self._reading() as (db, _):
             return _value(db, key)
 
-    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
+    def _check_embeddings(self, embeddings: np.ndarray) -> np.ndarray:
         """``embeddings`` in order in memory, if that is what they are."""
         vectors = np.ascontiguousarray(embeddings)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim or vectors.dtype != np.float32:
@@ -573,7 +573,7 @@ class Gallery:
                     ids[i], crops[i] = row, np.frombuffer(pixels, np.uint8).reshape(CROP)
                 found += _checksums.of_rows(rows)
                 seen += len(rows)
-            _all_there(seen, count, ids)
+            _check_complete(seen, count, ids)
             _checksums.check(sums, checked, found % 2**64)
         return crops
 
@@ -593,7 +593,7 @@ class Gallery:
         )
 
 
-def _as_json(settings: Mapping[str, Any]) -> dict[str, str | None]:
+def _encode_settings(settings: Mapping[str, Any]) -> dict[str, str | None]:
     """Settings as text; None: to be removed."""
     return {
         key: None if value is None else json.dumps(value, allow_nan=False)
@@ -601,7 +601,9 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _keep(db: sqlite3.Connection, sums: dict[str, int], texts: Mapping[str, str | None]) -> None:
+def _write_settings(
+    db: sqlite3.Connection, sums: dict[str, int], texts: Mapping[str, str | None]
+) -> None:
     for key, text in texts.items():
         if text is None:
             db.execute("DELETE FROM setting WHERE key = ?", (key,))
@@ -627,7 +629,7 @@ def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
     _checksums.check(sums, "person", _checksums.of_rows(people))
     _checksums.check(sums, "face", _checksums.of_faces(pairs[:, 0], pairs[:, 1]))
     _checksums.check(sums, "sequence", _checksums.of_table(db, "sequence"))
-    _checksums.ascending(np.array([row[0] for row in people], np.int64))
+    _checksums.check_ascending(np.array([row[0] for row in people], np.int64))
     indexed = [(row[1], row[0]) for row in by_name]
     if sorted(indexed) != indexed or set(indexed) != {(row[1], row[0]) for row in people}:
         raise _checksums.Damaged("its index of names does not fit its people")
@@ -635,7 +637,7 @@ def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
         raise _checksums.Damaged("its index of faces is out of order")
 
 
-def _all_there(seen: int, count: int, ids: np.ndarray) -> None:
+def _check_complete(seen: int, count: int, ids: np.ndarray) -> None:
     """Check that ``count`` rows were read, in order.
 
     Raises:
@@ -643,7 +645,7 @@ def _all_there(seen: int, count: int, ids: np.ndarray) -> None:
     """
     if seen != count:
         raise _checksums.Damaged(f"it has {count} rows, of which {seen} can be read")
-    _checksums.ascending(ids)
+    _checksums.check_ascending(ids)
 
 
 def _not_unit(vectors: np.ndarray) -> int | None:
