@@ -170,7 +170,7 @@ def refuse_moved(**places: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             if old := [name for name in kwargs if name in places]:
                 raise TypeError(
-                    f"{function.__name__} has no {old[0]}= any more: write {places[old[0]]}"
+                    f"{function.__qualname__} has no {old[0]}= any more: write {places[old[0]]}"
                 )
             return function(*args, **kwargs)
 

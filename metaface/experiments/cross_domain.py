@@ -30,7 +30,7 @@ from metaface.data.domain_split import (
 )
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
-from metaface.evaluation.domain_matrix import measure, rows
+from metaface.evaluation.domain_matrix import make_rows, measure
 from metaface.experiments.benchmark import Job, finished, noted, refuse_several_processes
 from metaface.training import runs
 from metaface.training.loop import choose_device
@@ -245,7 +245,7 @@ def run(
                 name: {part: getattr(parts, part).describe() for part in ("train", "val", "test")}
                 for name, parts in domains.items()
             },
-            "rows": list(rows(measured)),
+            "rows": list(make_rows(measured)),
             "notes": noted([*notes, *changed], measured),
         }
     )

@@ -329,10 +329,10 @@ def _check(
 def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
     """Halfway between the scores that may just pass (``score >= t``) and may just not."""
     if len(impostor) * asked < FALSE_MATCHES:
-        least = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
+        smallest = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
         raise ValueError(
             f"a rate of {asked:g} is not measured on {len(impostor)} {what}: with fewer than "
-            f"{FALSE_MATCHES} errors it is a guess; ask for {least:.2g} or more (below 1)"
+            f"{FALSE_MATCHES} errors it is a guess; ask for {smallest:.2g} or more (below 1)"
         )
     allowed = math.floor(asked * len(impostor) + 1e-9)
     ordered = np.sort(impostor.astype(np.float64))[::-1]

@@ -278,7 +278,7 @@ class _Gallery:
         return self.genuine[self.genuine > self.other]
 
     def cut(self, fpir: float) -> float:
-        """The least threshold that at most this share of the strangers reaches."""
+        """The lowest threshold that at most this share of the strangers reaches."""
         allowed = math.floor(fpir * len(self.impostor) + 1e-9)
         if allowed >= len(self.impostor):
             return -math.inf

@@ -51,15 +51,15 @@ class Identifier:
         self._own = threading.local()  # .changed: this thread must see what it has changed
         self._procedural: Embeddings | None = None
 
-    def match(self, seen: EmbeddedFaces) -> Iterator[Match]:
+    def match(self, faces: EmbeddedFaces) -> Iterator[Match]:
         """Who each face is."""
         state = self.state()
-        boxes = [tuple(round(float(v), 1) for v in box) for box in seen.boxes]
+        boxes = [tuple(round(float(v), 1) for v in box) for box in faces.boxes]
         if state.matcher is None or state.calibration is None:
             yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
             return
         calibration = state.calibration
-        scores, persons = state.matcher(Embeddings(seen.embeddings, seen.crops))
+        scores, persons = state.matcher(Embeddings(faces.embeddings, faces.crops))
         for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
             if not math.isfinite(score):
                 yield Match(None, None, None, box)  # type: ignore[arg-type]

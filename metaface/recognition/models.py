@@ -219,16 +219,16 @@ def check(entry: Model, path: Path) -> None:
             state, _ = read_weights(path)
         except ValueError as error:
             raise _damaged(entry, str(error)) from error
-        found = weights_digest(entry.architecture, state)
-        if found != entry.weights:
-            raise _damaged(entry, f"{path} has tensors of digest {found}, not {entry.weights}")
+        digest = weights_digest(entry.architecture, state)
+        if digest != entry.weights:
+            raise _damaged(entry, f"{path} has tensors of digest {digest}, not {entry.weights}")
         return
     size = path.stat().st_size
     if size != entry.size:
         raise _damaged(entry, f"{path} has {size} bytes, not {entry.size}")
-    found = sha256_of(path)
-    if found != entry.sha256:
-        raise _damaged(entry, f"{path} has sha256 {found}, not {entry.sha256}")
+    sha256 = sha256_of(path)
+    if sha256 != entry.sha256:
+        raise _damaged(entry, f"{path} has sha256 {sha256}, not {entry.sha256}")
 
 
 def _damaged(entry: Model, what: str) -> ModelDamaged:

@@ -268,7 +268,7 @@ class Recognizer:
         """
         try:
             return self._enroller.forget(name)
-        finally:  # what names are found by holds them, too
+        finally:  # what faces are identified by holds them, too
             self._identifier.drop_forgotten()
 
     # -- photographs -------------------------------------------------------------------------
@@ -293,11 +293,11 @@ class Recognizer:
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
         given = listed(photos)
-        for photo, seen in zip(given, self._embed(given, choose.everyone), strict=True):
-            if isinstance(seen, Unusable):
-                yield Identified(name_of(photo), (), seen.reason, seen.detail)
+        for photo, faces in zip(given, self._embed(given, choose.everyone), strict=True):
+            if isinstance(faces, Unusable):
+                yield Identified(name_of(photo), (), faces.reason, faces.detail)
             else:
-                yield Identified(name_of(photo), tuple(self._identifier.match(seen)))
+                yield Identified(name_of(photo), tuple(self._identifier.match(faces)))
 
     def verify(self, first: Photo, second: Photo, fmr: float = FMR) -> Verified:
         """Whether two photographs show the same person; nobody need be enrolled.
@@ -313,13 +313,13 @@ class Recognizer:
         pair: list[np.ndarray] = []
         several: list[Chosen] = []
         for photo in (first, second):
-            (seen,) = self._embed([photo], choose.the_one)
+            (faces,) = self._embed([photo], choose.the_one)
             path = name_of(photo) or "an image"
-            if isinstance(seen, Unusable):
-                raise Unusable(seen.reason, f"{path}: {seen.detail}")
-            pair.append(seen.embeddings)
-            if seen.left:
-                several.append(seen.describe_choice(path))
+            if isinstance(faces, Unusable):
+                raise Unusable(faces.reason, f"{path}: {faces.detail}")
+            pair.append(faces.embeddings)
+            if faces.left:
+                several.append(faces.describe_choice(path))
         a, b = pair
         cohort, threshold = calibrate_pairs(read_cohort(self.gallery), self.embedder, fmr)
         baselines = cohort.baseline(a) + cohort.baseline(b)

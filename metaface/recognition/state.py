@@ -1,4 +1,4 @@
-"""What names are found by: all that is derived from one version of a gallery."""
+"""What faces are identified by: all that is derived from one version of a gallery."""
 
 from __future__ import annotations
 

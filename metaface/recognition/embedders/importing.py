@@ -64,12 +64,12 @@ def import_weights(
 
 def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
     state, notes = read_weights(path)
-    net, found = describe_weights(path, state, notes)
+    net, described = describe_weights(path, state, notes)
     about = Description(
-        found.architecture,
-        preprocessing or found.preprocessing,
-        found.origin_sha256 or sha256_of(path),
-        found.licence,
+        described.architecture,
+        preprocessing or described.preprocessing,
+        described.origin_sha256 or sha256_of(path),
+        described.licence,
     )
     embedder = Network(net, about.preprocessing, name=path.stem, architecture=about.architecture)
     registered = [e for e in MODELS.values() if e.weights and e.weights == embedder.weights]

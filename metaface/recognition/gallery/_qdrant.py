@@ -70,25 +70,25 @@ class Qdrant:
                 if not self._client.collection_exists(self._name):
                     raise
         there = self._client.get_collection(self._name).config.params.vectors
-        found = (getattr(there, "size", None), getattr(there, "distance", None))
-        if found != (self._dim, distance):
+        kind = (getattr(there, "size", None), getattr(there, "distance", None))
+        if kind != (self._dim, distance):
             raise ValueError(
-                f"Qdrant's collection {self._name!r} holds {found[0]} values a vector, compared "
-                f"by {found[1]}, not {self._dim} by {distance}: give another collection"
+                f"Qdrant's collection {self._name!r} holds {kind[0]} values a vector, compared "
+                f"by {kind[1]}, not {self._dim} by {distance}: give another collection"
             )
 
     def ids(self) -> np.ndarray:
         """See :meth:`.search.Search.ids`."""
-        found: list[int] = []
+        ids: list[int] = []
         with self._searching():
             offset = None
             while True:
                 points, offset = self._client.scroll(
                     self._name, limit=_BATCH, offset=offset, with_payload=False, with_vectors=False
                 )
-                found += [point.id for point in points]
+                ids += [point.id for point in points]
                 if offset is None:
-                    return np.array(found, np.int64)
+                    return np.array(ids, np.int64)
 
     def __len__(self) -> int:
         with self._searching():

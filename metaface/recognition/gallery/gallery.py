@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,17 +222,17 @@ class Gallery:
                 raise GalleryError(
                     "unknown_person", f"nobody is called {name!r} in gallery {self.path}"
                 )
-            found = (stored[name],)
+            person = (stored[name],)
             theirs = "FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)"
-            rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", found).fetchall()
-            sums["person"] -= _checksums.of_row((found[0], name))
+            rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", person).fetchall()
+            sums["person"] -= _checksums.of_row((person[0], name))
             ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
-            sums["face"] -= _checksums.of_faces(ids, found * len(rows))
+            sums["face"] -= _checksums.of_faces(ids, person * len(rows))
             sums["embedding"] -= _checksums.of_embeddings(ids, blobs)
-            sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", found))
-            db.execute(f"DELETE {theirs}", found)
-            photos = db.execute("DELETE FROM face WHERE person = ?", found).rowcount
-            db.execute("DELETE FROM person WHERE id = ?", found)
+            sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", person))
+            db.execute(f"DELETE {theirs}", person)
+            photos = db.execute("DELETE FROM face WHERE person = ?", person).rowcount
+            db.execute("DELETE FROM person WHERE id = ?", person)
             mark_unclean(db)
         self._wipe(f"{name!r} is forgotten")
         return photos
@@ -240,8 +240,8 @@ class Gallery:
     def latest(self) -> np.ndarray:
         """The id of each person's latest face, int64 ``[P]``."""
         with self._reading() as (db, _):
-            found = db.execute("SELECT MAX(id) FROM face GROUP BY person").fetchall()
-            return np.array(found, np.int64).reshape(-1)
+            rows = db.execute("SELECT MAX(id) FROM face GROUP BY person").fetchall()
+            return np.array(rows, np.int64).reshape(-1)
 
     def all_there(self, people: np.ndarray) -> bool:
         """Whether none of the people was forgotten whom :meth:`enrolled` once found, by their ids,
@@ -268,24 +268,10 @@ class Gallery:
         """Everyone, read at one moment into one array."""
         with self._reading() as (db, sums):
             people = db.execute("SELECT id, name FROM person NOT INDEXED ORDER BY id").fetchall()
-            count = db.execute("SELECT COUNT(*) FROM face NOT INDEXED").fetchone()[0]
-            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            vectors = np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT id, person, embedding FROM face NOT INDEXED ORDER BY id")
-            seen = embedded = 0
-            for at, rows in _blocks(cursor, _ROWS):
-                here = slice(at, at + len(rows))
-                ids[here] = [row[0] for row in rows]
-                person[here] = [row[1] for row in rows]
-                vectors[here] = self._read(row[2] for row in rows)
-                embedded += _checksums.of_embeddings(
-                    (row[0] for row in rows), (row[2] for row in rows)
-                )
-                seen += len(rows)
-            _check_complete(seen, count, ids)
+            ids, person, vectors, embedded = self._read_faces(db, "face", _sum_embeddings)
             _checksums.check(sums, "person", _checksums.of_rows(people))
             _checksums.check(sums, "face", _checksums.of_faces(ids, person))
-            _checksums.check(sums, "embedding", embedded % 2**64)
+            _checksums.check(sums, "embedding", embedded)
             _checksums.check_ascending(np.array([row[0] for row in people], np.int64))
         known = np.array([row[0] for row in people], np.int64)
         index = np.searchsorted(known, person)
@@ -299,7 +285,7 @@ class Gallery:
         Raises:
             GalleryError: ``no_crops``: the gallery keeps none.
         """
-        return self._all_pixels(
+        return self._read_pixels(
             "SELECT face.id, pixels FROM face NOT INDEXED LEFT JOIN crop ON crop.face = face.id"
             " ORDER BY face.id",
             "face",
@@ -344,25 +330,13 @@ class Gallery:
         """The strangers' embeddings, float32 ``[n, D]``, and who each is, int64 ``[n]``; n may be
         zero."""
         with self._reading() as (db, sums):
-            count = db.execute("SELECT COUNT(*) FROM stranger").fetchone()[0]
-            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            vectors = np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT id, person, embedding FROM stranger ORDER BY id")
-            seen = found = 0
-            for at, rows in _blocks(cursor, _ROWS):
-                here = slice(at, at + len(rows))
-                ids[here] = [row[0] for row in rows]
-                person[here] = [row[1] for row in rows]
-                vectors[here] = self._read(row[2] for row in rows)
-                found += _checksums.of_rows(rows)
-                seen += len(rows)
-            _check_complete(seen, count, ids)
-            _checksums.check(sums, "stranger", found % 2**64)
+            _, person, vectors, total = self._read_faces(db, "stranger", _checksums.of_rows)
+            _checksums.check(sums, "stranger", total)
         return vectors, person
 
     def stranger_crops(self) -> np.ndarray:
         """Their aligned faces, as :meth:`crops`, in the order of :meth:`strangers`."""
-        return self._all_pixels(
+        return self._read_pixels(
             "SELECT id, pixels FROM stranger ORDER BY id", "stranger", "stranger_crop"
         )
 
@@ -485,14 +459,14 @@ class Gallery:
             return
         _checksums.read(db)
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        found = str(meta["model"]), int(meta["dim"])
+        made_by = str(meta["model"]), int(meta["dim"])
         if self._seen is None:
-            self.model, self.dim, self.model_name = *found, str(meta["model_name"])
-        elif found != (self.model, self.dim):
+            self.model, self.dim, self.model_name = *made_by, str(meta["model_name"])
+        elif made_by != (self.model, self.dim):
             raise GalleryError(
                 "gallery_model_mismatch",
                 f"gallery {self.path} was replaced by one of {meta['model_name']!r} "
-                f"({found[0][:12]}, {found[1]} values a face), not of {self.model_name!r} "
+                f"({made_by[0][:12]}, {made_by[1]} values a face), not of {self.model_name!r} "
                 f"({self.model[:12]}, {self.dim}): open it with the model that made it",
             )
         self._seen, self._known = db, None
@@ -555,7 +529,30 @@ class Gallery:
             raise ValueError(f"gallery {self.path} keeps crops: give those of {whose} too")
         return [crop.tobytes() for crop in crops]
 
-    def _all_pixels(self, query: str, table: str, checked: str) -> np.ndarray:
+    def _read_faces(
+        self, db: sqlite3.Connection, table: str, sum_rows: Callable[[list[Any]], int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Ids, people, embeddings and their checksum, of all rows of ``face`` or ``stranger``.
+
+        Args:
+            sum_rows: the checksum of rows (id, person, embedding).
+        """
+        count = db.execute(f"SELECT COUNT(*) FROM {table} NOT INDEXED").fetchone()[0]
+        ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
+        vectors = np.empty((count, self.dim), np.float32)
+        cursor = db.execute(f"SELECT id, person, embedding FROM {table} NOT INDEXED ORDER BY id")
+        seen = total = 0
+        for at, rows in _blocks(cursor, _ROWS):
+            here = slice(at, at + len(rows))
+            ids[here] = [row[0] for row in rows]
+            person[here] = [row[1] for row in rows]
+            vectors[here] = self._decode(row[2] for row in rows)
+            total += sum_rows(rows)
+            seen += len(rows)
+        _check_complete(seen, count, ids)
+        return ids, person, vectors, total % 2**64
+
+    def _read_pixels(self, query: str, table: str, checked: str) -> np.ndarray:
         with self._reading() as (db, sums):
             if not _value(db, "keep_crops"):
                 raise GalleryError(
@@ -565,24 +562,24 @@ class Gallery:
                 )
             count = db.execute(f"SELECT COUNT(*) FROM {table} NOT INDEXED").fetchone()[0]
             crops, ids = np.empty((count, *CROP), np.uint8), np.empty(count, np.int64)
-            seen = found = 0
+            seen = total = 0
             for at, rows in _blocks(db.execute(query), _CROPS):
                 for i, (row, pixels) in enumerate(rows, at):
                     if pixels is None or len(pixels) != crops[i].size:
                         raise self._damaged("a crop is missing or cut short")
                     ids[i], crops[i] = row, np.frombuffer(pixels, np.uint8).reshape(CROP)
-                found += _checksums.of_rows(rows)
+                total += _checksums.of_rows(rows)
                 seen += len(rows)
             _check_complete(seen, count, ids)
-            _checksums.check(sums, checked, found % 2**64)
+            _checksums.check(sums, checked, total % 2**64)
         return crops
 
-    def _read(self, blobs: Iterable[bytes]) -> np.ndarray:
+    def _decode(self, blobs: Iterable[bytes]) -> np.ndarray:
         """Embeddings as they were written, float32 ``[n, D]``."""
-        listed = list(blobs)
-        if any(len(blob) != 4 * self.dim for blob in listed):
+        stored = list(blobs)
+        if any(len(blob) != 4 * self.dim for blob in stored):
             raise self._damaged("an embedding is cut short")
-        vectors = np.frombuffer(b"".join(listed), "<f4").reshape(-1, self.dim)
+        vectors = np.frombuffer(b"".join(stored), "<f4").reshape(-1, self.dim)
         if _not_unit(vectors) is not None:
             raise self._damaged("an embedding is not of unit length")
         return vectors
@@ -653,6 +650,11 @@ def _not_unit(vectors: np.ndarray) -> int | None:
     lengths = np.einsum("nd,nd->n", vectors, vectors)
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 2 * _UNIT))  # also of nan
     return int(wrong[0]) if len(wrong) else None
+
+
+def _sum_embeddings(rows: list[Any]) -> int:
+    """The checksum of the embeddings in rows of (id, person, embedding)."""
+    return _checksums.of_embeddings([row[0] for row in rows], [row[2] for row in rows])
 
 
 def _blocks(cursor: sqlite3.Cursor, size: int) -> Iterator[tuple[int, list[Any]]]:
