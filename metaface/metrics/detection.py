@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from metaface.faces.detections import overlaps
-from metaface.metrics.intervals import Estimate, bootstrap
+from metaface.metrics.intervals import Estimate, bootstrap, divide
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,11 @@ def average_precision(
     Raises:
         ValueError: lists or arrays that do not fit together, a score that is not a number, no
             face that counts.
+
+    Example::
+
+        box = np.array([[10.0, 10, 40, 40]])
+        print(average_precision([(box, np.array([0.9]))], [box], [np.array([False])]).ap.value)
     """
     if not len(detected) == len(truth) == len(ignore):
         raise ValueError(
@@ -138,8 +143,7 @@ def _area(
         correct, total = more.cumsum(0), weights @ faces
         precision = np.divide(correct, kept, out=np.zeros_like(correct), where=kept > 0)
         highest = np.maximum.accumulate(precision[::-1])[::-1]
-        under = (more * highest).sum(0)
-        return np.divide(under, total, out=np.full_like(under, np.nan), where=total > 0)
+        return divide((more * highest).sum(0), total)
 
     return area
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from metaface.arguments import between_0_and_1, check_given_counts
 from metaface.metrics.cohort import compute_prototypes
-from metaface.metrics.intervals import Estimate, bootstrap, clopper_pearson
+from metaface.metrics.intervals import Estimate, bootstrap, clopper_pearson, divide
 from metaface.metrics.one_to_one import FALSE_MATCHES
 from metaface.metrics.pairs import pair_cosines
 
@@ -353,7 +353,6 @@ def _errors(wrong: np.ndarray, who: np.ndarray) -> Errors:
         drawn = weights[:, who[:, 0]]
         if who.shape[1] == 2:
             drawn = drawn * weights[:, who[:, 1]]
-        total = drawn.sum(1)
-        return np.divide(drawn @ wrong, total, out=np.full(len(total), np.nan), where=total > 0)
+        return divide(drawn @ wrong, drawn.sum(1))
 
     return Errors(len(wrong), int(wrong.sum()), bootstrap(pooled, len(people), draws=DRAWS))

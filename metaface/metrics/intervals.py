@@ -36,6 +36,10 @@ def clopper_pearson(hits: int, trials: int, level: float = 0.95) -> Estimate:
 
     Raises:
         ValueError: a count out of range.
+
+    Example::
+
+        print(clopper_pearson(98, 100))  # 0.980 [0.930, 0.998]
     """
     if not 0 <= hits <= trials or trials < 1:
         raise ValueError(f"{hits} hits of {trials} trials: need 0 <= hits <= trials, trials >= 1")
@@ -95,13 +99,18 @@ def bootstrap(
 
 
 def estimate_share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
-    """Pooled share of ``hits`` in ``trials``, counts ``[clusters]``, by :func:`bootstrap`."""
+    """Pooled share of ``hits`` in ``trials``, counts ``[clusters]``, by :func:`bootstrap`.
 
-    def pooled(weights: np.ndarray) -> np.ndarray:
-        total = weights @ trials
-        return np.divide(weights @ hits, total, out=np.full(len(total), np.nan), where=total > 0)
+    Example::
 
-    return bootstrap(pooled, len(trials), seed=seed)
+        print(estimate_share(np.array([9, 7, 10]), np.array([10, 10, 10])))  # three people
+    """
+    return bootstrap(lambda w: divide(w @ hits, w @ trials), len(trials), seed=seed)
+
+
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, float64 ``[B]``; nan where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def estimate_share_over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
@@ -128,8 +137,7 @@ def estimate_share_over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 
             drawn = random.multinomial(seeds, np.full(seeds, 1 / seeds), len(weights))
             of_seeds = drawn.astype(np.float64)
         total = np.einsum("bs,sp,bp->b", of_seeds, trials, weights)
-        right = np.einsum("bs,sp,bp->b", of_seeds, hits, weights)
-        return np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
+        return divide(np.einsum("bs,sp,bp->b", of_seeds, hits, weights), total)
 
     return bootstrap(pooled, int(there.sum()), seed=seed)
 

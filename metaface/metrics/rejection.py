@@ -31,6 +31,11 @@ def measure_rejection(
 
     Raises:
         ValueError: a rate out of range, no stranger, or a score that is not a number.
+
+    Example::
+
+        below, named = measure_rejection(best_scores, is_right, impostor_scores, fpir=0.01)
+        print(below.mean(), named.mean())  # AUROC, DIR at an FPIR of 1%
     """
     if not (is_number(fpir) and 0 <= fpir <= 1):
         raise ValueError(f"fpir={fpir!r}: a rate from 0 to 1, such as 0.01 for 1%")

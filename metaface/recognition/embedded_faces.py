@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -53,32 +53,31 @@ def embed_faces(
     one: object = embedder
     joint = detector is one
 
-    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int] | Unusable:
+    def find(photo: Photo) -> EmbeddedFaces | Unusable:
         try:
             picture, times = reduced(photo)
             detections = detector(picture)
             faces = pick(picture, detections)
             boxes, left = faces.boxes * np.float32(times), len(detections) - len(faces)
             if joint:
-                return boxes, align(picture, faces.landmarks), faces.embeddings, left
-            return boxes, crops_of(picture, faces, detector), None, left
+                assert faces.embeddings is not None
+                crops = align(picture, faces.landmarks)
+                return EmbeddedFaces(boxes, crops, faces.embeddings, left)
+            return EmbeddedFaces(boxes, crops_of(picture, faces, detector), np.empty(0), left)
         except Unusable as why:
             return why
 
     photos = iter(photos)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         while chunk := list(islice(photos, _CHUNK)):
-            looked = [look(chunk[0])] if len(chunk) == 1 else list(pool.map(look, chunk))
-            crops = [pair[1] for pair in looked if not isinstance(pair, Unusable)]
-            features = embedder(np.concatenate(crops)) if crops and not joint else np.empty(0)
-            start = 0
-            for pair in looked:
-                if isinstance(pair, Unusable):
-                    yield pair
-                else:
-                    boxes, aligned, own, left = pair
-                    stop = start + len(aligned)
-                    yield EmbeddedFaces(
-                        boxes, aligned, features[start:stop] if own is None else own, left
-                    )
-                    start = stop
+            results = [find(chunk[0])] if len(chunk) == 1 else list(pool.map(find, chunk))
+            usable = [faces for faces in results if isinstance(faces, EmbeddedFaces)]
+            if usable and not joint:
+                features = embedder(np.concatenate([faces.crops for faces in usable]))
+                ends = np.cumsum([len(faces.crops) for faces in usable])
+                parts = iter(np.split(features, ends[:-1]))
+                results = [
+                    faces if isinstance(faces, Unusable) else replace(faces, embeddings=next(parts))
+                    for faces in results
+                ]
+            yield from results
