@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
 from metaface.recognition.alike import same_picture_cosine
@@ -102,11 +103,8 @@ def find_enrolled_lookalikes(
         far = (score - middle) / max(middle - low, _NARROWEST)
         rare = np.ones(len(photos))
         np.minimum.at(rare, who, _RARE * np.exp(_FALLS * (3 - far)) * photos[who])
-        order = np.sort(rare)
-        passing = np.flatnonzero(order <= _MISTAKEN * np.arange(1, len(order) + 1) / len(order))
         lookalike = (best >= usual) & (far >= _UNUSUAL)
-        if len(passing):
-            lookalike |= rare[who] <= order[passing[-1]]
+        lookalike |= (false_discovery_control(rare) <= _MISTAKEN)[who]
     else:  # too few people for a median and a spread
         far = np.zeros(len(best))
         cut = published_threshold(embedder, max(1, people), _HARDLY)
@@ -150,11 +148,11 @@ def find_people_enrolled_twice(
     if cut is None or not pairs:
         return []
     step = max(1, _AT_ONCE // len(people))
-    pairs_found = [np.empty((2, 0), np.int64)]
+    parts = [np.empty((2, 0), np.int64)]
     for start in range(0, len(some), step):
         one, other = np.nonzero(some[start : start + step] @ people.T >= cut)
-        pairs_found.append(np.stack([one + start, other])[:, one + start < other])
-    one, other = np.concatenate(pairs_found, 1)
+        parts.append(np.stack([one + start, other])[:, one + start < other])
+    one, other = np.concatenate(parts, 1)
     cosines = np.einsum("nd,nd->n", people[one], people[other])
     base = cohort.baseline(people[np.concatenate([one, other])]).reshape(2, -1)
     above = cosines - base.mean(0) >= cut - _USUAL_BASELINE
