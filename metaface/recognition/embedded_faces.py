@@ -36,10 +36,14 @@ class EmbeddedFaces:
     embeddings: np.ndarray
     left: int = 0
 
+    def box(self, face: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of a face, to a tenth of a pixel."""
+        left, top, width, height = (round(float(v), 1) for v in self.boxes[face])
+        return left, top, width, height
+
     def describe_choice(self, path: str) -> Chosen:
         """Which face of the photograph at ``path`` was chosen, the first here."""
-        left, top, width, height = (round(float(v), 1) for v in self.boxes[0])
-        return Chosen(path, (left, top, width, height), self.left)
+        return Chosen(path, self.box(0), self.left)
 
 
 def embed_faces(

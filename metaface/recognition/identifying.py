@@ -54,24 +54,19 @@ class Identifier:
     def match(self, faces: EmbeddedFaces) -> Iterator[Match]:
         """Who each face is."""
         state = self.state()
-        boxes = [tuple(round(float(v), 1) for v in box) for box in faces.boxes]
-        if state.matcher is None or state.calibration is None:
-            yield from (Match(None, None, None, box) for box in boxes)  # type: ignore[arg-type]
-            return
         calibration = state.calibration
+        if state.matcher is None or calibration is None:  # nobody is enrolled
+            yield from (Match(None, None, None, faces.box(i)) for i in range(len(faces.boxes)))
+            return
         scores, persons = state.matcher(Embeddings(faces.embeddings, faces.crops))
-        for box, score, person in zip(boxes, scores.tolist(), persons.tolist(), strict=True):
+        for i, (score, person) in enumerate(zip(scores.tolist(), persons.tolist(), strict=True)):
+            box = faces.box(i)
             if not math.isfinite(score):
-                yield Match(None, None, None, box)  # type: ignore[arg-type]
+                yield Match(None, None, None, box)
                 continue
             nearest = state.names[person]
-            yield Match(
-                nearest if score >= calibration.threshold else None,
-                nearest,
-                score,
-                box,  # type: ignore[arg-type]
-                calibration.probability(score),
-            )
+            name = nearest if score >= calibration.threshold else None
+            yield Match(name, nearest, score, box, calibration.probability(score))
 
     def calibration(self) -> Calibration:
         """The threshold for the gallery as it is now.

@@ -179,11 +179,11 @@ class Recognizer:
     def enroll(
         self, name: str, photos: Photo | Iterable[Photo], *, strict: bool = False
     ) -> Enrolment:
-        """Learn a person from one photograph or more; retrains nothing.
+        """Enrol a person by one photograph or more; nothing is trained.
 
-        A person who is known gets the photographs in addition, but no picture twice. What speaks
-        against them (they look like somebody else who is enrolled, or like several people) is
-        logged, and in ``remarks``.
+        A person who is enrolled already keeps their photographs and gets these in addition, but no
+        picture twice. Why photographs may be wrong (they look like somebody else who is enrolled,
+        or like several people) is logged, and returned in ``remarks``.
 
         Args:
             name: of the person.
@@ -204,7 +204,7 @@ class Recognizer:
     def enroll_all(
         self, source: str | Path, *, progress: bool = True, strict: bool = False
     ) -> Iterator[Enrolment]:
-        """Learn everyone of a folder (or zip) of identity folders, or a CSV of path,person.
+        """Enrol everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
         Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
         has a name that :func:`person_name` refuses is yielded with all
@@ -331,7 +331,7 @@ class Recognizer:
     def calibrate(
         self, people: Any = None, fpir: float = FPIR, *, progress: bool = True
     ) -> Calibration:
-        """Set how often a stranger may be given a name, and learn what strangers look like.
+        """Set how often a stranger may be given a name, and by which strangers that is measured.
 
         The threshold follows the gallery as it grows; nothing need be called again.
 
