@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,10 +29,13 @@ class Enroller:
 
     Args:
         gallery: made by ``embedder``.
+        note_change: called by the thread that has added photographs.
     """
 
-    def __init__(self, gallery: Gallery, embedder: Embedder) -> None:
-        self.gallery, self.embedder = gallery, embedder
+    def __init__(
+        self, gallery: Gallery, embedder: Embedder, note_change: Callable[[], None]
+    ) -> None:
+        self.gallery, self.embedder, self._note_change = gallery, embedder, note_change
         self._turn = threading.RLock()  # held by who uses `_newcomers`
         self._newcomers: tuple[tuple[Any, ...], Newcomers] | None = None
 
@@ -92,6 +95,7 @@ class Enroller:
             keeps = self.gallery.keep_crops
             crops = np.concatenate([one.crops for one in faces]) if keeps else None
             self.gallery.add(name, embeddings, crops)
+            self._note_change()
             newcomers.add(name, embeddings)
             self._newcomers = read_version(self.gallery), newcomers
         pairs = zip(faces, paths, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -80,8 +80,8 @@ class Recognizer:
         if gallery is None:
             gallery = Gallery(model=embedder.digest, model_name=embedder.name, dim=embedder.dim)
         self.gallery = gallery
-        self._enroller = Enroller(gallery, embedder)
         self._identifier = Identifier(gallery, embedder, search)
+        self._enroller = Enroller(gallery, embedder, self._identifier.note_change)
 
     @classmethod
     def from_pretrained(
@@ -195,7 +195,7 @@ class Recognizer:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
         name, given = person_name(name), listed(photos)
-        outcome = self._enroll(name, given, self._embed(given, choose.to_enrol), strict)
+        outcome = self._enroller.enroll(name, given, self._embed(given, choose.to_enrol), strict)
         if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
@@ -206,9 +206,10 @@ class Recognizer:
     ) -> Iterator[Enrolment]:
         """Enrol everyone of a folder (or zip) of identity folders, or a CSV of path,person.
 
-        Each person is in the gallery, whole, when they are yielded; interrupted, those stay. Who
-        has a name that :func:`person_name` refuses is yielded with all
-        photographs skipped, and the reason. Enrolling a source again adds what is new.
+        A person is in the gallery, with all photographs, when their :class:`Enrolment` is yielded,
+        and stays there if the rest is interrupted. A person whose name :func:`person_name` refuses
+        is yielded with all photographs skipped, and the reason. Enrolling a source again adds what
+        is new.
 
         Args:
             source: the folder, zip or CSV.
@@ -240,19 +241,8 @@ class Recognizer:
                 )
             )
             for name, group in groupby(photos, key=lambda photo: names[photo.person]):
-                yield self._enroll(name, [photo.path for photo in group], embedded, strict)
-
-    def _enroll(
-        self,
-        name: str,
-        photos: Sequence[Photo],
-        embedded: Iterator[EmbeddedFaces | Unusable],
-        strict: bool,
-    ) -> Enrolment:
-        outcome = self._enroller.enroll(name, photos, embedded, strict)
-        if outcome.used:
-            self._identifier.note_change()
-        return outcome
+                paths = [photo.path for photo in group]
+                yield self._enroller.enroll(name, paths, embedded, strict)
 
     def people(self) -> dict[str, int]:
         """Who is known, and by how many photographs, in order of enrolment."""
