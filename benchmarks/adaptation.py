@@ -30,9 +30,9 @@ from metaface.episodes.sampler import pictures
 from metaface.experiments.protocols import align_people
 from metaface.faces.detect import YuNet
 from metaface.learners import FeatureLearner, MetaLearner
-from metaface.metrics.intervals import Estimate, over_seeds
+from metaface.metrics.intervals import Estimate, estimate_share_over_seeds
 from metaface.metrics.one_to_many import FALSE_POSITIVES
-from metaface.metrics.rejection import rejection
+from metaface.metrics.rejection import measure_rejection
 from metaface.recognition import Network, Preprocessing, models
 
 FINETUNE = (("full", 1e-4), ("full", 1e-3), ("norm", 1e-3))
@@ -286,7 +286,7 @@ def tested(
     known = torch.cat([q for q, _ in answers])
     right = (known.argmax(1) == truth(tasks).repeat(len(answers))).numpy()
     strangers = torch.cat([s for _, s in answers]).max(1).values.numpy()
-    below, named = rejection(known.max(1).values.numpy(), right, strangers)
+    below, named = measure_rejection(known.max(1).values.numpy(), right, strangers)
     queries = tasks.query.shape[1] // tasks.people.shape[1]
     person = tasks.people.repeat_interleave(queries, 1).flatten().numpy()
     sums = {
@@ -479,7 +479,9 @@ def over(
     """Over people and seeds; the difference to ``other``, which met the same tasks."""
     width = max(len(cell["trials"]) for cell in found)
     trials, sums = (padded(found, name, width) for name in ("trials", key))
-    return over_seeds(sums if other is None else sums - padded(other, key, width), trials)
+    return estimate_share_over_seeds(
+        sums if other is None else sums - padded(other, key, width), trials
+    )
 
 
 def padded(found: list[dict[str, Any]], key: str, width: int) -> np.ndarray:

@@ -35,4 +35,4 @@ best = max(results, key=lambda name: results[name].accuracy)
 for name, result in results.items():
     if name != best:
         paired = results[best].accuracies - result.accuracies  # the same episodes
-        print(f"{best} - {name}: {paired.mean():+.3f} ± {mf.evaluation.ci95(paired):.3f}")
+        print(f"{best} - {name}: {paired.mean():+.3f} ± {mf.metrics.ci95(paired):.3f}")

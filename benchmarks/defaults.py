@@ -63,7 +63,7 @@ def measure(learner: str, network: str, size: int, seconds: float, episodes: int
         "untrained": untrained.accuracy,
         "trained": trained.accuracy,
         "gain": float(paired.mean()),
-        "ci95": mf.evaluation.ci95(paired),
+        "ci95": mf.metrics.ci95(paired),
     }
 
 

@@ -53,7 +53,7 @@ from metaface._progress import track
 from metaface.experiments.joint_scenes import compose_batches
 from metaface.faces.detect import YuNet
 from metaface.metrics.detection import average_precision
-from metaface.metrics.intervals import interval
+from metaface.metrics.intervals import ci95_over_seeds
 from metaface.multitask import (
     ATTRIBUTES,
     EXPRESSIONS,
@@ -323,12 +323,12 @@ def start(o: argparse.Namespace) -> None:
                         "learner": learner,
                         "start": name,
                         "accuracy": float(found.mean()),
-                        "ci95": interval(found),
+                        "ci95": ci95_over_seeds(found),
                     }
                     for other in names[:2]:
                         if other != name:
                             away = found - cells[other]
-                            row[f"less {other}"] = [float(away.mean()), interval(away)]
+                            row[f"less {other}"] = [float(away.mean()), ci95_over_seeds(away)]
                     rows.append(row)
     write_json(Path(o.out) / "start.json", {"settings": settings(o), "rows": rows})
     others = " | ".join(f"less {name}" for name in names[:2])

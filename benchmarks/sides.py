@@ -216,6 +216,8 @@ def metaface_sampling(case: Case, device: torch.device) -> Work:
 def metaface_evaluation(case: Case, device: torch.device) -> Work:
     faces = photographs(case.size, case.channels)
     learner = mf.learners.Prototypical(mf.nets.Pixels())
+    # it has no parameters: it is evaluated where its buffers are
+    learner.register_buffer("empty", torch.empty(0, device=device))
     accuracy = [0.0]
 
     def step() -> int:
@@ -226,7 +228,6 @@ def metaface_evaluation(case: Case, device: torch.device) -> Work:
             shots=case.shots,
             queries=case.queries,
             episodes=EPISODES,
-            device=device,
             progress=False,
         )
         accuracy[0] = result.accuracy

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HIGHEST_RATE = 1000.0  # of an outer optimiser
 
@@ -98,3 +103,25 @@ def is_number(value: Any) -> bool:
     """Whether it is a number, of Python or numpy; True and False are none."""
     numpys = isinstance(value, Real) and hasattr(value, "dtype")
     return (isinstance(value, int | float) or numpys) and not isinstance(value, bool)
+
+
+def refuse_moved(**places: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that no longer has some keywords: giving one is a TypeError that names
+    what to write instead.
+
+    Args:
+        places: by old keyword, what replaces it.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if old := [name for name in kwargs if name in places]:
+                raise TypeError(
+                    f"{function.__qualname__} has no {old[0]}= any more: write {places[old[0]]}"
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -30,7 +30,7 @@ from metaface import cli
 from metaface.cli import app
 from metaface.data import _load
 from metaface.evaluation import evaluate
-from metaface.evaluation.degradation import dial_robustness
+from metaface.evaluation.degradation import RenderedFaces, dial_robustness
 from metaface.experiments import sweep
 from metaface.faces.choose import crops_of
 from metaface.faces.detect import YuNet
@@ -144,7 +144,8 @@ def cut_budgets(steps: int) -> None:
     app.read_command = read_less
     cut(evaluate, episodes=10 if steps == STEPS else 25)
     cut(sweep.run, trials=2)
-    cut(dial_robustness, people=22, photos=6, nuisances=3)
+    cut(dial_robustness, nuisances=3)
+    cut(RenderedFaces, people=22, photos=6)
     cut(_load._synthetic, people=60, photos=12)
     if address := os.environ.get("DOCUMENTS_SERVER"):
         for name, entry in models.MODELS.items():

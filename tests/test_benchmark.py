@@ -19,7 +19,7 @@ from metaface import checkpoint
 from metaface._json import write_json
 from metaface.cli import main
 from metaface.experiments import benchmark
-from metaface.experiments.benchmark import interval
+from metaface.experiments.benchmark import ci95_over_seeds
 from metaface.learners import Recipe
 from metaface.options import BenchmarkSettings
 from metaface.training.fitting import fit_recipe
@@ -203,10 +203,10 @@ def test_several_seeds_widen_the_interval_by_students_t(seeds):
     rng = np.random.default_rng(0)
     episodes = rng.normal(0.7, 0.1, (1, 1000))
     half = stats.t.ppf(0.975, 999) * stats.sem(episodes[0])
-    assert interval(episodes) == pytest.approx(half)
+    assert ci95_over_seeds(episodes) == pytest.approx(half)
     luck = rng.normal(0, 0.05, seeds)
     expected = math.hypot(half, stats.t.ppf(0.975, seeds - 1) * stats.sem(luck))
-    assert interval(episodes + luck[:, None]) == pytest.approx(expected)
+    assert ci95_over_seeds(episodes + luck[:, None]) == pytest.approx(expected)
 
 
 def strictly(path: Path):

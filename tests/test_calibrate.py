@@ -12,19 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from metaface import evaluation as ev
+from metaface import metrics
 from metaface.learners import Prototypical
-from metaface.metrics.cohort import Cohort, prototypes
-from metaface.metrics.cohort import unit as unit_length
-from metaface.metrics.thresholds import calibrate, with_genuine
-from metaface.recognition import matching, strangers
-from metaface.recognition.matching import Embeddings, Prototypes, left_out
+from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
+from metaface.metrics.thresholds import add_genuine_scores, calibrate
+from metaface.recognition import matching, pair_threshold, published
+from metaface.recognition.matching import Embeddings, Prototypes, score_left_out
 
 rng = np.random.default_rng
 
 
 def unit(count: int, dim: int = 16, seed: int = 0) -> np.ndarray:
-    return unit_length(rng(seed).normal(size=(count, dim)).astype(np.float32))
+    return normalise(rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
 # ---------------------------------------------------------------- the threshold
@@ -152,7 +151,7 @@ def genuine(count=400, strange=600, seed=0, gap=2.0):
 def test_with_genuine_by_brute_force():
     scores, named, strange = genuine()
     first = calibrate(strange, np.arange(600), 0.05)
-    found = with_genuine(first, scores, named, strange)
+    found = add_genuine_scores(first, scores, named, strange)
     hits = sum(1 for s, n in zip(scores, named, strict=True) if n and s >= first.threshold)
     want = stats.binomtest(hits, 400).proportion_ci(0.95, "exact")
     assert (found.tpir, found.tpir_low, found.tpir_high) == pytest.approx(
@@ -165,13 +164,13 @@ def test_with_genuine_by_brute_force():
 
 def test_no_photograph_left_out_says_nothing():
     first = calibrate(rng(0).random(99), np.arange(99), 0.01)
-    none = with_genuine(first, np.empty(0), np.empty(0, bool), np.zeros(9))
+    none = add_genuine_scores(first, np.empty(0), np.empty(0, bool), np.zeros(9))
     assert none == first and none.tpir is None and none.probability(1.0) is None
 
 
 def fitted(scores, named, strange, **changes):
     first = replace(calibrate(strange, np.arange(len(strange)), 0.05), **changes)
-    return with_genuine(first, scores, named, strange)
+    return add_genuine_scores(first, scores, named, strange)
 
 
 def test_probability_is_the_logistic_regression():
@@ -305,7 +304,7 @@ def test_baseline_by_chunks(monkeypatch):
 def test_baseline_lowers_faces_that_resemble_everybody():
     cohort = Cohort(unit(300), np.arange(300))
     axis = np.eye(16, dtype=np.float32)[:1]
-    cohort.embeddings = unit_length(cohort.embeddings + 0.3 * axis)  # what all have in common
+    cohort.embeddings = normalise(cohort.embeddings + 0.3 * axis)  # what all have in common
     faces = Embeddings(np.concatenate([axis, -axis]))
     (low, high), who = Prototypes(faces, np.arange(2), cohort)(faces)
     (one, other), _ = Prototypes(faces, np.arange(2), Cohort(unit(0), np.arange(0)))(faces)
@@ -319,7 +318,7 @@ def grouped(counts, dim=16, seed=0, spread=0.4):
     person = random.permutation(np.repeat(np.arange(len(counts)), counts))
     means = random.normal(size=(len(counts), dim))
     faces = means[person] + spread * random.normal(size=(len(person), dim))
-    return Embeddings(unit_length(faces.astype(np.float32))), person
+    return Embeddings(normalise(faces.astype(np.float32))), person
 
 
 def test_prototypes_are_what_a_cosine_prototypical_adapts():
@@ -330,7 +329,7 @@ def test_prototypes_are_what_a_cosine_prototypical_adapts():
     )
     probes = unit(40, seed=8)
     want = learner.score_head(state, torch.from_numpy(probes)[None])[0]
-    means = prototypes(faces.embeddings, person, 6)
+    means = compute_prototypes(faces.embeddings, person, 6)
     # the mean of unit vectors or their sum: one direction
     np.testing.assert_allclose(probes @ means.T, want, atol=1e-5)
     score, who = Prototypes(faces, person, Cohort(probes[:0], person[:0]))(Embeddings(probes))
@@ -345,7 +344,7 @@ def test_prototypes_are_what_prototypical_adapts_to_pictures():
     labels = torch.arange(12) % 4
     classifier = Prototypical(net, "cosine", scale=1).adapt(pictures[:8], labels[:8])
     with torch.no_grad():
-        features = unit_length(net.eval()(pictures).numpy())
+        features = normalise(net.eval()(pictures).numpy())
     matcher = Prototypes(
         Embeddings(features[:8]), labels[:8].numpy(), Cohort(features[:0], labels[:0])
     )
@@ -357,7 +356,7 @@ def test_prototypes_are_what_prototypical_adapts_to_pictures():
 
 def test_a_direction_that_cancels_is_no_person():
     faces = np.array([[1, 0], [-1, 0], [0, 1]], np.float32)
-    found = prototypes(faces, np.array([0, 0, 1]), 2)
+    found = compute_prototypes(faces, np.array([0, 0, 1]), 2)
     assert found.tolist() == [[0, 0], [0, 1]]
 
 
@@ -365,7 +364,7 @@ def test_others_by_brute_force():
     faces, person = grouped([1, 2, 3, 9], spread=2)
     cohort = Cohort(unit(80, seed=4), np.arange(80))
     matcher = Prototypes(faces, person, cohort)
-    cosines = faces.embeddings @ prototypes(faces.embeddings, person, 4).T
+    cosines = faces.embeddings @ compute_prototypes(faces.embeddings, person, 4).T
     cosines[np.arange(len(person)), person] = -9
     want = cosines.max(1) - naive_baseline(cohort.embeddings, cohort.person, faces.embeddings)
     np.testing.assert_allclose(matcher.others(faces, person), want, atol=1e-5)
@@ -410,14 +409,14 @@ def test_what_an_engine_finds_is_nobody_else_than_it_was():
 def test_left_out_by_a_naive_loop(counts):
     faces, person = grouped(counts, spread=1.5, seed=len(counts))
     cohort = Cohort(unit(60, seed=4), np.arange(60))
-    scores, own = left_out(lambda f, p: Prototypes(f, p, cohort), faces, person)
+    scores, own = score_left_out(lambda f, p: Prototypes(f, p, cohort), faces, person)
     want = []
     for fold in range(matching.FOLDS):
         rows = [
             np.flatnonzero(person == p)[fold] for p, n in enumerate(counts) if n > 1 and n > fold
         ]
         rest = np.setdiff1d(np.arange(len(person)), rows)
-        means = prototypes(faces.embeddings[rest], person[rest], len(counts))
+        means = compute_prototypes(faces.embeddings[rest], person[rest], len(counts))
         for row in rows:
             cosines = means @ faces.embeddings[row]
             base = naive_baseline(cohort.embeddings, cohort.person, faces.embeddings[[row]])[0]
@@ -447,13 +446,13 @@ def test_left_out_photographs_are_not_in_what_they_are_held_against():
 
         return match
 
-    scores, own = left_out(spy, faces, person)
+    scores, own = score_left_out(spy, faces, person)
     assert len(seen) == len(set(seen)) == len(scores) == len(own) == 2 + 3 + 5 + 4
 
 
 def test_left_out_with_one_photograph_each_is_nothing():
     faces, person = grouped([1, 1, 1])
-    scores, own = left_out(lambda f, p: pytest.fail("made"), faces, person)
+    scores, own = score_left_out(lambda f, p: pytest.fail("made"), faces, person)
     assert scores.shape == own.shape == (0,) and own.dtype == bool
 
 
@@ -461,7 +460,7 @@ def test_left_out_of_a_large_gallery_is_a_sample(monkeypatch):
     monkeypatch.setattr(matching, "_MOST", 7)
     faces, person = grouped([3] * 20)
     none = Cohort(faces.embeddings[:0], person[:0])
-    scores, own = left_out(lambda f, p: Prototypes(f, p, none), faces, person)
+    scores, own = score_left_out(lambda f, p: Prototypes(f, p, none), faces, person)
     assert len(scores) == len(own) == 3 * 7
 
 
@@ -473,7 +472,7 @@ class Toy:
 
     def __call__(self, crops):
         means = crops.reshape(len(crops), -1).astype(np.float32)[:, : self.dim] - 128
-        return unit_length(means)
+        return normalise(means)
 
 
 def test_pairs_of_strangers_by_brute_force():
@@ -489,7 +488,7 @@ def test_pairs_of_strangers_by_brute_force():
         ),
         reverse=True,
     )
-    used, threshold = strangers.for_pairs(cohort, Toy(), 0.01)
+    used, threshold = pair_threshold.calibrate_pairs(cohort, Toy(), 0.01)
     assert used is cohort
     allowed = int(0.01 * (len(scores) + 1))
     assert threshold == pytest.approx(scores[allowed - 1], abs=1e-6)
@@ -499,28 +498,30 @@ def test_pairs_of_strangers_by_brute_force():
 def test_too_few_pairs_are_none():
     """Three strangers say nothing of one false match in a thousand."""
     few = Cohort(unit(3), np.arange(3))
-    used, threshold = strangers.for_pairs(few, Toy(), 0.001)
+    used, threshold = pair_threshold.calibrate_pairs(few, Toy(), 0.001)
     assert not len(used)
-    assert threshold == strangers.for_pairs(Cohort(unit(0), np.arange(0)), Toy(), 0.001)[1]
+    assert (
+        threshold == pair_threshold.calibrate_pairs(Cohort(unit(0), np.arange(0)), Toy(), 0.001)[1]
+    )
     toy = Toy()
     toy.name = "mobilefacenet_casia"  # whose rates are published
-    assert strangers.for_pairs(few, toy, 0.001)[1] == pytest.approx(0.418)
+    assert pair_threshold.calibrate_pairs(few, toy, 0.001)[1] == pytest.approx(0.418)
     for fmr in (0, 1, -1):
         with pytest.raises(ValueError, match=f"fmr={fmr}"):
-            strangers.for_pairs(few, toy, fmr)
+            pair_threshold.calibrate_pairs(few, toy, fmr)
 
 
 def test_published_thresholds():
     toy = Toy()
-    assert strangers.published_threshold(toy, 1, 0.01) is None
+    assert published.published_threshold(toy, 1, 0.01) is None
     toy.name = "mobilefacenet_casia"
-    assert strangers.published_threshold(toy, 1, 0.01) == pytest.approx(0.306)
-    assert strangers.published_threshold(toy, 1, 1e-3) == pytest.approx(0.418)
+    assert published.published_threshold(toy, 1, 0.01) == pytest.approx(0.306)
+    assert published.published_threshold(toy, 1, 1e-3) == pytest.approx(0.418)
     # 1 - (1 - 1e-3)^10 of ten
-    assert strangers.published_threshold(toy, 10, 1 - (1 - 1e-3) ** 10) == pytest.approx(0.418)
-    rising = [strangers.published_threshold(toy, n, 0.01) for n in (1, 9, 100, 10**4, 10**6, 10**9)]
+    assert published.published_threshold(toy, 10, 1 - (1 - 1e-3) ** 10) == pytest.approx(0.418)
+    rising = [published.published_threshold(toy, n, 0.01) for n in (1, 9, 100, 10**4, 10**6, 10**9)]
     assert all(np.diff(rising) > 0) and rising[-1] <= 1
-    assert strangers.published_threshold(toy, 1, 0.5) == pytest.approx(0.161)
+    assert published.published_threshold(toy, 1, 0.5) == pytest.approx(0.161)
 
 
 # ---------------------------------------------------------------- on real faces
@@ -533,9 +534,9 @@ def test_open_set_on_lfw(test_data):
 
     from metaface.data._sources import open_source
     from metaface.faces import choose
+    from metaface.recognition.detectors import default_detector
     from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
     from metaface.recognition.embedders import loading
-    from metaface.recognition.recognizer import default_detector
 
     models = test_data("weights/mobilefacenet_casia.ckpt").parent
     test_data("weights/yunet_n_640_640.onnx")
@@ -552,8 +553,9 @@ def test_open_set_on_lfw(test_data):
     embeddings = np.stack([e for e, _ in both])
     _, person = np.unique([p for _, p in both], return_inverse=True)
     for seed in (0, 1):
-        result = ev.open_set(embeddings, person, scorer=ev.cohort, seed=seed)
-        plain = ev.open_set(embeddings, person, seed=seed)
+        design = metrics.OpenSetDesign(seed=seed)
+        result = metrics.open_set(embeddings, person, design, scorer=metrics.cohort_scorer)
+        plain = metrics.open_set(embeddings, person, design)
         best, mean = (next(a for a in r.at if a.fpir == 0.01) for r in (result, plain))
         assert best.dir.value >= 0.95 and best.dir.value > mean.dir.value
         assert result.realised_dir.value >= 0.95

@@ -16,7 +16,7 @@ from helpers import train
 from PIL import Image
 
 import metaface as mf
-import metaface.evaluation as ev
+from metaface import metrics
 from metaface.cli import main
 from metaface.experiments.protocols import (
     AlignedFaces,
@@ -264,7 +264,7 @@ def test_scores_held_against_the_other_folds():
     e = random.normal(size=(120, 8)) + 2 * random.normal(size=(24, 8))[person]
     e = (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)
     people = AlignedFaces("x", np.empty(0), e, person, tuple(map(str, range(24))), (), ())
-    pairs = ev.draw_pairs(person, 20, 20, folds=4)
+    pairs = metrics.draw_pairs(person, 20, 20, folds=4)
     got = score_against_cohort(pairs, people)
     fold_of = {}
     for (a, b), fold in zip(pairs.rows, pairs.fold, strict=True):

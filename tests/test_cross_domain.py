@@ -28,7 +28,13 @@ from metaface.data.domain_split import (
     split_together,
 )
 from metaface.episodes.across_domains import AcrossDomains, partners
-from metaface.evaluation.domain_matrix import measure, rank1, rows, tar_at_far, unit_features
+from metaface.evaluation.domain_matrix import (
+    embed_faceset,
+    make_rows,
+    measure,
+    rank1,
+    tar_at_far,
+)
 from metaface.experiments import cross_domain, job
 from metaface.experiments.cross_domain import load_domains
 from metaface.learners import MAML, Prototypical
@@ -388,7 +394,7 @@ def test_tasks_and_figures_of_two_sides(monkeypatch):
     assert found["episodes"][0]["queries"] == 3
     for _, support, query in drawn:
         assert (faces.domain[support] == 0).all() and (faces.domain[query] == 1).all()
-    features = unit_features(learner, faces)
+    features = embed_faceset(learner, faces)
     assert found["rank1"] == rank1(features, faces.person, faces.domain == 0)
     assert found["tar_at_far"] == tar_at_far(features, faces.person, faces.domain == 0)
 
@@ -526,7 +532,7 @@ def test_features_only_where_nothing_below_the_head_adapts():
     for learner in (MAML(tiny()), Prototypical(tiny("batch"))):
         found = measure(learner, faces, **options)
         assert found["rank1"] is None and found["tar_at_far"] is None
-    features = unit_features(Prototypical(tiny()), faces)
+    features = embed_faceset(Prototypical(tiny()), faces)
     alone = tiny()(torch.from_numpy(faces.store[7]).permute(2, 0, 1)[None] / 255)[0].detach()
     assert np.allclose(features[7], alone / alone.norm(), atol=1e-5)
 
@@ -555,13 +561,13 @@ def test_drops_are_paired():
     first = unit("a", {"a": [0.9, 0.7, 0.8], "b": [0.5, 0.4, 0.6]})
     second = unit("b", {"a": [0.7, 0.5, 0.6], "b": [0.8, 0.8, 0.8]})
     many = unit("all-but-a", {"a": [0.8, 0.7, 0.7]})
-    found = {(r["train"], r["test"]): r for r in rows([first, second, many])}
+    found = {(r["train"], r["test"]): r for r in make_rows([first, second, many])}
     assert found["a", "a"]["drop"] == 0
     assert found["b", "a"]["drop"] == pytest.approx(0.2)
     assert found["b", "a"]["drop_ci95"] == pytest.approx(0)  # 0.2 in each episode
     assert found["a", "b"]["drop"] == pytest.approx(0.3)
     assert found["all-but-a", "a"]["drop"] == pytest.approx(0.2 / 3)
-    assert all(r["drop"] is None for r in rows([many]))
+    assert all(r["drop"] is None for r in make_rows([many]))
 
 
 def test_learners_or_what_makes_them():

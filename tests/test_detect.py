@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metaface import evaluation as ev
-from metaface import synthetic
+from metaface import metrics, synthetic
+from metaface.data.wider import read_wider
 from metaface.faces import choose
 from metaface.faces.alignment import SIDE, TEMPLATE, align, similarity
 from metaface.faces.detect import Cascade, YuNet, fused, without_parts
@@ -218,7 +218,7 @@ def test_cascade_of_opencv_5_says_what_to_do():
 @pytest.mark.slow
 def test_wider(test_data, model):
     path = test_data("wider_val_sample.zip")
-    annotated = ev.read_wider(path)
+    annotated = read_wider(path)
     detector, detected = YuNet(model, least=0.02), []
     with zipfile.ZipFile(path) as archive:
         for one in annotated:
@@ -227,7 +227,7 @@ def test_wider(test_data, model):
             assert pixels.shape[:2] == Image.open(io.BytesIO(data)).size[::-1]
             faces = detector(pixels)
             detected.append((faces.boxes, faces.scores))
-    result = ev.average_precision(
+    result = metrics.average_precision(
         detected, [one.boxes for one in annotated], [one.ignore for one in annotated]
     )
     assert result.photographs == 48 and result.ap.value >= 0.93

@@ -22,7 +22,7 @@ from metaface.checkpoint import CheckpointError
 from metaface.cli.app import build_app
 from metaface.learners import LEARNERS, MAML, Recipe, build
 from metaface.recognition import GalleryError, Network
-from metaface.recognition.adaptation import maker
+from metaface.recognition.adaptation import prepare_adaptation
 from metaface.recognition.matching import Embeddings
 from metaface.training import Budget, Interrupted
 from metaface.training.distributed import ProcessLost
@@ -206,7 +206,7 @@ def test_adapting_a_network_that_takes_other_ranges_is_no_mistake():
     )
     crops = np.stack([portrait(p, n) for p in range(2) for n in range(2)])
     person = np.array([0, 0, 1, 1])
-    make, needs_crops = maker("maml", {}, scaled, True)
+    make, needs_crops = prepare_adaptation("maml", {}, scaled, True)
     faces = Embeddings(scaled(crops), crops)
     assert needs_crops and len(make(faces, person)(faces)[0]) == 4
 

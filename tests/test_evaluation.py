@@ -152,6 +152,10 @@ def test_errors():
         evaluate(Rule(None), flat_people(), episodes=0)
     with pytest.raises(ValueError, match="only 9 of 9"):
         evaluate(Rule(None), flat_people(), ways=10, episodes=1)
+    with pytest.raises(TypeError, match="evaluate has no device= any more: write learner.to"):
+        evaluate(Rule(None), flat_people(), device="cpu")
+    with pytest.raises(TypeError, match=r"no query_domain= any more: write domains=\(support"):
+        evaluate(Rule(None), flat_people(), query_domain="sketch")
 
 
 # --- scores that say nothing

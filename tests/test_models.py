@@ -118,16 +118,16 @@ def test_the_registry_pins_the_files_there_are(test_data):
     folder = test_data("weights")
     for name, entry in models.MODELS.items():
         assert models.find(name, folder) == folder / entry.files[0]
-    assert {row.state for row in models.available(folder)} == {"present"}
+    assert {row.state for row in models.list_models(folder)} == {"present"}
 
 
 def test_folder_is_given_then_from_the_environment_then_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("METAFACE_MODELS", "~/elsewhere")
-    assert models.folder("~/given") == tmp_path / "given"
-    assert models.folder() == tmp_path / "elsewhere"
+    assert models.models_folder("~/given") == tmp_path / "given"
+    assert models.models_folder() == tmp_path / "elsewhere"
     monkeypatch.delenv("METAFACE_MODELS")
-    assert models.folder() == tmp_path / ".cache" / "metaface" / "models"
+    assert models.models_folder() == tmp_path / ".cache" / "metaface" / "models"
 
 
 def test_a_missing_model_says_what_helps(tmp_path):
@@ -154,7 +154,7 @@ def test_a_damaged_model_is_named_with_what_was_found(tmp_path, registered):
     (tmp_path / "toy.onnx").write_bytes(b"x" + registered[1:])
     with pytest.raises(ModelDamaged, match=r"toy\.onnx has sha256 [0-9a-f]{64}, not [0-9a-f]{64}"):
         models.find("toy", tmp_path)
-    assert models.available(tmp_path)[-1].state == "damaged"
+    assert models.list_models(tmp_path)[-1].state == "damaged"
     (tmp_path / "old-name.onnx").write_bytes(registered)  # a good one beside it is used
     assert models.find("toy", tmp_path) == tmp_path / "old-name.onnx"
 
@@ -163,7 +163,7 @@ def test_available_lists_every_model_and_what_was_imported(tmp_path, registered)
     (tmp_path / "toy.onnx").write_bytes(registered)
     (tmp_path / "own.safetensors").write_bytes(b"1234")
     (tmp_path / "undescribed.onnx").write_bytes(b"1234")
-    rows = {row.name: row for row in models.available(tmp_path)}
+    rows = {row.name: row for row in models.list_models(tmp_path)}
     assert set(rows) == {*models.MODELS, "own"}
     assert rows["toy"] == models.Row(
         "toy", "detector", 200_000, "present", "none stated", tmp_path / "toy.onnx"
@@ -320,7 +320,7 @@ def test_nothing_but_fetch_opens_the_network(tmp_path, monkeypatch):
     for call in (partial(models.find, CASIA), partial(load, CASIA), partial(load, "nobody")):
         with pytest.raises(ModelMissing):
             call(given=tmp_path)
-    models.available(tmp_path)
+    models.list_models(tmp_path)
 
 
 # -- preprocessing -----------------------------------------------------------------------------
@@ -616,7 +616,7 @@ def test_imported_weights_give_the_raw_checkpoints_embeddings(casia, tmp_path, n
         about = Description.from_json(file.metadata()[KEY])
     entry = models.MODELS[CASIA]
     assert about == Description("mobilefacenet", entry.preprocessing, entry.sha256, entry.licence)
-    assert {r.name: r.state for r in models.available()}[CASIA] == "imported"
+    assert {r.name: r.state for r in models.list_models()}[CASIA] == "imported"
 
 
 def test_a_registered_import_is_checked_by_its_tensors(casia, nobodys_models):
@@ -942,7 +942,7 @@ def test_onnx_is_imported_with_its_preprocessing(onnx_file, nobodys_models, tmp_
     assert embedder.preprocessing == mirrored and embedder.digest != plain.digest
     assert load(import_weights(onnx_file)).digest == plain.digest  # imported again, otherwise
     assert load(import_weights(path)).digest == plain.digest  # in its place
-    assert [r.name for r in models.available() if r.state == "imported"] == ["copy"]
+    assert [r.name for r in models.list_models() if r.state == "imported"] == ["copy"]
     described = path.with_suffix(".json")
     about = json.loads(described.read_text())
     described.write_text(json.dumps({**about, "origin_sha256": "0" * 64}))

@@ -788,7 +788,7 @@ def test_a_larger_picture_is_searched_at_halves(
     monkeypatch.setattr(
         "metaface.recognition.embedders.shared._SMALL", 64
     )  # the size it was trained at
-    joint = JointFace.load(trained, least=0.2)
+    joint = JointFace.load(trained, min_score=0.2)
     one = scenes().images[0]
     small_faces, large = joint(one), joint(np.kron(one, np.ones((4, 4, 1), np.uint8)))
     assert len(small_faces) and len(large)
@@ -823,7 +823,7 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
     ]
     assert main([*given, "--weights", str(trained)]) == 0
     (row,) = json.loads((out / "results.json").read_text())["rows"]
-    least = JointFace.load(trained, least=0.02)
+    least = JointFace.load(trained, min_score=0.02)
     want = protocols.measure_detection(tmp_path, least, progress=False)
     assert row["ap"] == want.ap._asdict() and want.ap.value > 0.5
     assert len(want.threshold) > len(

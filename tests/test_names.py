@@ -343,7 +343,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "save": lambda: people.save(""),
         "gallery": lambda: Recognizer.load(""),
         "from_pretrained": lambda: Recognizer.from_pretrained("", gallery=""),
-        "models": lambda: mf.recognition.models.folder(""),
+        "models": lambda: mf.recognition.models.models_folder(""),
         "cache": lambda: data.load("Ana", cache=""),
         "in_folder": lambda: in_folder(""),
         "listed": lambda: listed(""),
@@ -541,13 +541,13 @@ def test_a_csv_holds_no_formula(run, tmp_path):
 
 
 def slices_of(names: list[str]):
-    from metaface.metrics.groups import slice_verification
+    from metaface.metrics.groups import verify_by_group
 
     random = np.random.default_rng(0)
     person = np.repeat(np.arange(6 * len(names)), 4)
     e = random.normal(size=(6 * len(names), 8))[person] + 0.5 * random.normal(size=(len(person), 8))
     e = (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)
-    return slice_verification(e, person, np.array(names)[person % len(names)], by="who", seed=0)
+    return verify_by_group(e, person, np.array(names)[person % len(names)], by="who", seed=0)
 
 
 def plotted() -> dict[str, str]:

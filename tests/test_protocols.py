@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metaface import evaluation as ev
+from metaface import metrics
+from metaface.data.wider import read_wider
 from metaface.experiments.protocols import AlignedFaces, find_pairs
 from metaface.faces.detections import overlaps
-from metaface.metrics.cohort import unit
-from metaface.metrics.intervals import bootstrap, over_seeds, share
+from metaface.metrics.cohort import normalise
+from metaface.metrics.intervals import bootstrap, estimate_share, estimate_share_over_seeds
 from metaface.metrics.thresholds import calibrate
 from metaface.report import recognition, write_recognition
 
@@ -28,7 +30,7 @@ from metaface.report import recognition, write_recognition
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_clopper_pearson_is_scipys(trials, level):
     for hits in {0, 1, trials // 3, trials - 1, trials}:
-        got = ev.clopper_pearson(hits, trials, level)
+        got = metrics.clopper_pearson(hits, trials, level)
         want = stats.binomtest(hits, trials).proportion_ci(level, method="exact")
         assert got == pytest.approx((hits / trials, want.low, want.high), abs=1e-9)
 
@@ -36,12 +38,12 @@ def test_clopper_pearson_is_scipys(trials, level):
 @pytest.mark.parametrize("hits,trials", [(-1, 3), (4, 3), (0, 0)])
 def test_clopper_pearson_refuses(hits, trials):
     with pytest.raises(ValueError, match=f"{hits} hits of {trials}"):
-        ev.clopper_pearson(hits, trials)
+        metrics.clopper_pearson(hits, trials)
 
 
 def test_bootstrap_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(5, 2, 400)
-    got = ev.bootstrap(lambda w: w @ values / w.sum(1), 400)
+    got = metrics.bootstrap(lambda w: w @ values / w.sum(1), 400)
     half = 1.96 * values.std() / 20
     assert got.value == pytest.approx(values.mean())
     assert got.high - values.mean() == pytest.approx(half, rel=0.1)
@@ -51,7 +53,9 @@ def test_bootstrap_of_a_mean_is_its_standard_error():
 def test_bootstrap_keeps_clusters_together():
     """Ten copies of everything are no more evidence where they are in one cluster."""
     hits = np.random.default_rng(1).binomial(20, 0.3, 50)
-    assert share(10 * hits, np.full(50, 200)) == pytest.approx(share(hits, np.full(50, 20)))
+    assert estimate_share(10 * hits, np.full(50, 200)) == pytest.approx(
+        estimate_share(hits, np.full(50, 20))
+    )
 
 
 @pytest.mark.parametrize("of_person,of_seed", [(1, 0), (0, 1), (1, 1)])
@@ -61,7 +65,7 @@ def test_over_seeds_is_the_variance_of_both_kinds(of_person, of_seed):
     person = 10 + of_person * random.normal(size=(1, 300))
     seed = of_seed * random.normal(size=(40, 1))
     trials = np.full((40, 300), 7)
-    got = over_seeds(7 * (person + seed), trials)
+    got = estimate_share_over_seeds(7 * (person + seed), trials)
     half = 1.96 * math.sqrt(person.var() / 300 + seed.var() / 40)
     assert got.value == pytest.approx(float((person + seed).mean()))
     assert (got.high - got.low) / 2 == pytest.approx(half, rel=0.08)
@@ -71,14 +75,14 @@ def test_over_seeds_knows_people_it_meets_again():
     """Five seeds with the same people and answers are no more people; nor is an untested one."""
     hits = np.random.default_rng(1).binomial(20, 0.3, 50)
     trials = np.full(50, 20)
-    alone = share(hits, trials)
-    assert over_seeds(hits[None], trials[None]) == pytest.approx(alone)
-    again = over_seeds(np.tile(hits, (5, 1)), np.tile(trials, (5, 1)))
+    alone = estimate_share(hits, trials)
+    assert estimate_share_over_seeds(hits[None], trials[None]) == pytest.approx(alone)
+    again = estimate_share_over_seeds(np.tile(hits, (5, 1)), np.tile(trials, (5, 1)))
     assert again == pytest.approx(alone)
     more = np.concatenate([hits, [0, 0]])[None], np.concatenate([trials, [0, 0]])[None]
-    assert over_seeds(*more) == pytest.approx(alone)
+    assert estimate_share_over_seeds(*more) == pytest.approx(alone)
     pairs = np.array([[3, 0, 2], [0, 4, 1]]), np.array([[5, 0, 5], [0, 5, 5]])
-    assert over_seeds(*pairs).value == pytest.approx(10 / 20)
+    assert estimate_share_over_seeds(*pairs).value == pytest.approx(10 / 20)
 
 
 @pytest.mark.parametrize("fpir", [0.0, 0.01, 0.1, 0.5, 1.0])
@@ -86,7 +90,7 @@ def test_rejection_is_counted_by_loops(fpir):
     random = np.random.default_rng(2)
     known, strangers = random.integers(0, 30, 80) / 4, random.integers(-10, 20, 60) / 4
     right = random.random(80) < 0.8
-    below, named = ev.rejection(known, right, strangers, fpir)
+    below, named = metrics.measure_rejection(known, right, strangers, fpir)
     auroc = stats.mannwhitneyu(known, strangers).statistic / (80 * 60)
     assert below.mean() == pytest.approx(auroc)
     for score, share_below in zip(known, below, strict=True):
@@ -96,16 +100,16 @@ def test_rejection_is_counted_by_loops(fpir):
     want = [bool(cuts) and r and k >= min(cuts) for k, r in zip(known, right, strict=True)]
     assert named.tolist() == want
     with pytest.raises(ValueError, match="0 strangers"):
-        ev.rejection(known, right, np.array([]))
+        metrics.measure_rejection(known, right, np.array([]))
 
 
 def test_bootstrap_edges():
-    one = share(np.array([3]), np.array([4]))
+    one = estimate_share(np.array([3]), np.array([4]))
     assert one.value == 0.75 and math.isnan(one.low) and math.isnan(one.high)
-    few = share(np.array([1, 0]), np.array([1, 0]))  # some resamples have no trial
+    few = estimate_share(np.array([1, 0]), np.array([1, 0]))  # some resamples have no trial
     assert few == (1, 1, 1)
     with pytest.raises(ValueError, match="clusters=0"):
-        ev.bootstrap(lambda w: w.sum(1), 0)
+        metrics.bootstrap(lambda w: w.sum(1), 0)
 
 
 # ---------------------------------------------------------------- pairs
@@ -121,7 +125,7 @@ def written(tmp_path, text, name="pairs.txt"):
 
 @pytest.mark.parametrize("text", [LISTED, LISTED.replace("\t", " "), LISTED + "\n\n"])
 def test_read_pairs(tmp_path, text):
-    files, pairs = ev.read_pairs(written(tmp_path, text))
+    files, pairs = metrics.read_pairs(written(tmp_path, text))
     named = [tuple(files[i].rsplit("/")[1] for i in row) for row in pairs.rows]
     assert named == [
         ("Ana_0001.jpg", "Ana_0004.jpg"),
@@ -136,8 +140,8 @@ def test_read_pairs(tmp_path, text):
 
 def test_read_pairs_behind_a_byte_order_mark(tmp_path):
     text = "1\t1\nAna\t1\t2\nBo\t1\tCy\t1\n"
-    files, pairs = ev.read_pairs(written(tmp_path, "\ufeff" + text))
-    assert files == ev.read_pairs(written(tmp_path, text))[0] and len(pairs) == 2
+    files, pairs = metrics.read_pairs(written(tmp_path, "\ufeff" + text))
+    assert files == metrics.read_pairs(written(tmp_path, text))[0] and len(pairs) == 2
 
 
 def some_people(*paths: str) -> AlignedFaces:
@@ -168,7 +172,7 @@ def test_pairs_of_photographs_in_another_format(tmp_path):
 
 
 def test_read_pairs_of_one_fold(tmp_path):
-    _, pairs = ev.read_pairs(written(tmp_path, "1\nAna\t1\t4\nAna\t2\tBo\t1\n"))
+    _, pairs = metrics.read_pairs(written(tmp_path, "1\nAna\t1\t4\nAna\t2\tBo\t1\n"))
     assert pairs.same.tolist() == [True, False] and pairs.fold.tolist() == [0, 0]
 
 
@@ -196,7 +200,7 @@ def test_read_pairs_of_one_fold(tmp_path):
 )
 def test_read_pairs_refuses(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"pairs.txt: .*{message}"):
-        ev.read_pairs(written(tmp_path, text))
+        metrics.read_pairs(written(tmp_path, text))
 
 
 def test_read_pairs_of_lfw(test_data, tmp_path):
@@ -207,7 +211,7 @@ def test_read_pairs_of_lfw(test_data, tmp_path):
             ("pairsDevTest", 1, 500),
         ):
             text = archive.read(f"lfw_deepfunneled/{name}.txt").decode()
-            files, pairs = ev.read_pairs(written(tmp_path, text))
+            files, pairs = metrics.read_pairs(written(tmp_path, text))
             assert Counter(pairs.fold.tolist()) == dict.fromkeys(range(folds), 2 * half)
             assert pairs.same.sum() == folds * half
             names = np.array([f.split("/")[0] for f in files])[pairs.rows]
@@ -226,11 +230,11 @@ def test_drawn_pairs(photos, folds, seed):
     for kind in ("matched", "mismatched"):
         other = "mismatched" if kind == "matched" else "matched"
         with pytest.raises(ValueError, match=f"{kind}=100000 pairs in {folds} folds") as caught:
-            ev.draw_pairs(person, **{kind: 100000, other: 0}, folds=folds, seed=seed)
+            metrics.draw_pairs(person, **{kind: 100000, other: 0}, folds=folds, seed=seed)
         asked[kind] = int(str(caught.value).split("make ")[1].split()[0])
         with pytest.raises(ValueError, match=f"make {asked[kind]} at most"):
-            ev.draw_pairs(person, **{kind: asked[kind] + 1, other: 0}, folds=folds, seed=seed)
-    pairs = ev.draw_pairs(person, **asked, folds=folds, seed=seed)  # as many as it said
+            metrics.draw_pairs(person, **{kind: asked[kind] + 1, other: 0}, folds=folds, seed=seed)
+    pairs = metrics.draw_pairs(person, **asked, folds=folds, seed=seed)  # as many as it said
     assert pairs.same.sum() == asked["matched"] and (~pairs.same).sum() == asked["mismatched"]
     who = person[pairs.rows]
     np.testing.assert_array_equal(who[:, 0] == who[:, 1], pairs.same)
@@ -241,34 +245,34 @@ def test_drawn_pairs(photos, folds, seed):
         assert {fold_of.setdefault(p, fold) for p in two} == {fold}
     sizes = np.bincount(pairs.fold[pairs.same], minlength=folds)
     assert sizes.max() - sizes.min() <= 1
-    again = ev.draw_pairs(person, **asked, folds=folds, seed=seed)
+    again = metrics.draw_pairs(person, **asked, folds=folds, seed=seed)
     np.testing.assert_array_equal(pairs.rows, again.rows)
 
 
 def test_every_matched_pair_can_be_drawn():
     person = np.repeat([3, 5], [4, 3])
-    pairs = ev.draw_pairs(person, matched=9, mismatched=12, folds=1)
+    pairs = metrics.draw_pairs(person, matched=9, mismatched=12, folds=1)
     assert len(pairs) == 21 == 7 * 6 // 2
 
 
 def test_people_are_drawn_alike_however_many_photographs_they_have():
     person = np.repeat(np.arange(40), [60] + [4] * 39)  # one person has 88% of the matched pairs
-    pairs = ev.draw_pairs(person, matched=80, mismatched=80, folds=1)
+    pairs = metrics.draw_pairs(person, matched=80, mismatched=80, folds=1)
     for same in (True, False):
         assert (person[pairs.rows[pairs.same == same]] == 0).any(1).sum() < 16
 
 
 def test_seeds_draw_different_pairs():
     person = np.repeat(np.arange(40), 4)
-    a, b = (ev.draw_pairs(person, 40, 40, 4, seed=s) for s in (0, 1))
+    a, b = (metrics.draw_pairs(person, 40, 40, 4, seed=s) for s in (0, 1))
     assert (a.rows != b.rows).any()
     with pytest.raises(ValueError, match="folds=0"):
-        ev.draw_pairs(person, folds=0)
+        metrics.draw_pairs(person, folds=0)
 
 
 def test_scores_of_pairs():
-    e = unit(np.random.default_rng(0).normal(size=(9, 4)))
-    pairs = ev.draw_pairs(np.repeat(np.arange(3), 3), 5, 5, 1)
+    e = normalise(np.random.default_rng(0).normal(size=(9, 4)))
+    pairs = metrics.draw_pairs(np.repeat(np.arange(3), 3), 5, 5, 1)
     want = [float(np.dot(e[a].astype(float), e[b].astype(float))) for a, b in pairs.rows]
     np.testing.assert_allclose(pairs.scores(e), want, rtol=1e-6)
 
@@ -286,7 +290,7 @@ def trial(n=400, seed=0, folds=5, digits=1):
 @pytest.mark.parametrize("digits", [0, 1, 6])
 def test_verification_by_loops(digits):
     scores, same, fold = trial(digits=digits)
-    got = ev.verification(scores, same, fold)
+    got = metrics.verification(scores, same, fold)
     pairs = list(zip(scores.tolist(), same.tolist(), fold.tolist(), strict=True))
     for t, fmr, fnmr in zip(got.threshold, got.fmr, got.fnmr, strict=True):
         false = sum(s >= t for s, y, _ in pairs if not y)
@@ -308,7 +312,7 @@ def test_verification_by_loops(digits):
         ]
         hits = sum(s >= min(able) for s, y, _ in pairs if y)
         assert point.threshold == min(able) and point.fmr <= point.far + 1e-12
-        assert point.tar == ev.clopper_pearson(hits, int(same.sum()))
+        assert point.tar == metrics.clopper_pearson(hits, int(same.sum()))
 
 
 def test_verification_of_gaussian_scores():
@@ -316,7 +320,7 @@ def test_verification_of_gaussian_scores():
     random = np.random.default_rng(3)
     same = np.arange(40_000) % 2 == 0
     scores = random.normal(3.0 * same)
-    got = ev.verification(scores, same, np.arange(40_000) // 4000)
+    got = metrics.verification(scores, same, np.arange(40_000) // 4000)
     assert got.eer == pytest.approx(stats.norm.cdf(-1.5), abs=0.003)
     assert got.accuracy == pytest.approx(stats.norm.cdf(1.5), abs=0.003)
     assert got.thresholds == pytest.approx(1.5, abs=0.25)
@@ -337,7 +341,9 @@ def test_verification_of_gaussian_scores():
 def test_smallest_far(mismatched, fars):
     random = np.random.default_rng(0)
     same = np.arange(mismatched + 20) < 20
-    got = ev.verification(random.normal(size=len(same)), same, random.integers(2, size=len(same)))
+    got = metrics.verification(
+        random.normal(size=len(same)), same, random.integers(2, size=len(same))
+    )
     assert [p.far for p in got.at] == fars
     assert got.smallest_far == 10 / mismatched
     assert [round(p.fmr * mismatched) for p in got.at] == [round(f * mismatched) for f in fars]
@@ -345,22 +351,22 @@ def test_smallest_far(mismatched, fars):
 
 def test_a_folds_threshold_does_not_see_the_fold():
     scores, same, fold = trial(digits=6)
-    before = ev.verification(scores, same, fold).thresholds
+    before = metrics.verification(scores, same, fold).thresholds
     scores[fold == 2] = -scores[fold == 2] * 10
-    after = ev.verification(scores, same, fold).thresholds
+    after = metrics.verification(scores, same, fold).thresholds
     assert before[2] == after[2] and (before != after).any()
 
 
 def test_verification_of_perfect_and_of_hopeless_scores():
     same, fold = np.arange(80) % 2 == 0, np.arange(80) // 40
-    perfect = ev.verification(same * 1.0, same, fold)
+    perfect = metrics.verification(same * 1.0, same, fold)
     assert (perfect.accuracy, perfect.eer, perfect.ci95) == (1, 0, 0)
     assert perfect.thresholds.tolist() == [0.5, 0.5]
-    assert ev.verification(-1.0 * same, same, fold).eer == 1
-    alike = ev.verification(np.zeros(80), same, fold)
+    assert metrics.verification(-1.0 * same, same, fold).eer == 1
+    alike = metrics.verification(np.zeros(80), same, fold)
     assert (alike.accuracy, alike.eer) == (0.5, 0.5)
     few = np.arange(80) % 8 == 0  # matched pairs are rare and score low: best accept nobody
-    assert ev.verification(-1.0 * few, few, fold).accuracy == 1 - few.mean()
+    assert metrics.verification(-1.0 * few, few, fold).accuracy == 1 - few.mean()
 
 
 @pytest.mark.parametrize(
@@ -374,7 +380,7 @@ def test_verification_of_perfect_and_of_hopeless_scores():
 )
 def test_verification_refuses(scores, same, fold, message):
     with pytest.raises(ValueError, match=message):
-        ev.verification(np.array(scores), np.array(same), np.array(fold))
+        metrics.verification(np.array(scores), np.array(same), np.array(fold))
 
 
 # ---------------------------------------------------------------- open set
@@ -391,7 +397,7 @@ def crowd(people=80, dim=16, spread=0.7, seed=0):
     return e[order], person[order]
 
 
-SMALL = {"enrolled": 10, "shots": 2, "strangers": 30, "cohort": 35, "galleries": 6}
+SMALL = metrics.OpenSetDesign(enrolled=10, shots=2, strangers=30, cohort=35, galleries=6)
 
 
 class Recording:
@@ -405,7 +411,7 @@ class Recording:
         return [self.rows[e.tobytes()] for e in embeddings]
 
     def __call__(self, gallery, labels, cohort, cohort_person):
-        scores = ev.prototypes(gallery, labels, cohort, cohort_person)
+        scores = metrics.prototype_scorer(gallery, labels, cohort, cohort_person)
         seen = []
         self.galleries.append((self.find(gallery), labels, self.find(cohort), cohort_person, seen))
 
@@ -419,7 +425,7 @@ class Recording:
 def test_open_set_by_loops():
     e, person = crowd()
     recording = Recording(e)
-    got = ev.open_set(e, person, **SMALL, ask=0.1, fpirs=(0.02, 0.1, 0.3), scorer=recording)
+    got = metrics.open_set(e, person, SMALL, ask=0.1, fpirs=(0.02, 0.1, 0.3), scorer=recording)
     assert len(recording.galleries) == 6
     mated = right = unmated = wrong = named = 0
     at = Counter()
@@ -486,10 +492,11 @@ def test_open_set_by_loops():
         assert point.dir.value == pytest.approx(at[point.fpir] / mated)
         assert point.reached == pytest.approx(at[-point.fpir] / unmated)
         assert point.dir.low <= point.dir.value <= point.dir.high
-    assert len(got.genuine) == len(got.impostor) == mated and len(got.stranger) == unmated
+    assert len(got.genuine_scores) == len(got.other_scores) == mated
+    assert len(got.impostor_scores) == unmated
     assert got.curve_fpir[-1] == 1 and got.curve_dir[-1] == pytest.approx(named / mated)
     assert (np.diff(got.curve_fpir) >= 0).all() and (np.diff(got.curve_dir) >= 0).all()
-    assert got.galleries == 6 and "asked" in str(got)
+    assert got.design is SMALL and "asked" in str(got)
 
 
 def test_calibrated_threshold_keeps_the_rate_exactly():
@@ -512,7 +519,12 @@ def test_calibrated_threshold_keeps_the_rate_exactly():
 
 def test_realised_rate_is_the_one_asked():
     e, person = crowd(people=400, spread=1.0)
-    got = ev.open_set(e, person, enrolled=20, strangers=180, cohort=180, galleries=20, ask=0.05)
+    got = metrics.open_set(
+        e,
+        person,
+        metrics.OpenSetDesign(enrolled=20, strangers=180, cohort=180, galleries=20),
+        ask=0.05,
+    )
     assert 0.035 < got.realised_fpir.value < 0.055  # several photographs a stranger: rather less
     assert got.realised_dir.value == pytest.approx(
         np.interp(got.realised_fpir.value, got.curve_fpir, got.curve_dir), abs=0.03
@@ -521,39 +533,41 @@ def test_realised_rate_is_the_one_asked():
 
 def test_clear_people_are_all_found():
     e, person = crowd(dim=64, spread=0.05)
-    got = ev.open_set(e, person, **SMALL, ask=0.05, fpirs=(0.05,))
+    got = metrics.open_set(e, person, SMALL, ask=0.05, fpirs=(0.05,))
     assert got.rank1.value == got.realised_dir.value == got.at[0].dir.value == 1
 
 
 def test_galleries_depend_on_seed_and_number_alone():
     e, person = crowd()
-    a = ev.open_set(e, person, **SMALL, ask=0.1)
-    b = ev.open_set(e, person, **{**SMALL, "galleries": 3}, ask=0.1)
-    c = ev.open_set(e, person, **SMALL, ask=0.1, seed=1)
+    a = metrics.open_set(e, person, SMALL, ask=0.1)
+    b = metrics.open_set(e, person, replace(SMALL, galleries=3), ask=0.1)
+    c = metrics.open_set(e, person, replace(SMALL, seed=1), ask=0.1)
     np.testing.assert_array_equal(a.thresholds[:3], b.thresholds)
     assert (a.thresholds != c.thresholds).all()
-    np.testing.assert_array_equal(a.genuine[: len(b.genuine)], b.genuine)
+    np.testing.assert_array_equal(a.genuine_scores[: len(b.genuine_scores)], b.genuine_scores)
 
 
 def test_scorer_and_calibration_can_be_exchanged():
     e, person = crowd()
 
     def scorer(gallery, labels, cohort, whose):
-        return lambda probes, _: 7 * ev.prototypes(gallery, labels, cohort, whose)(probes, None)
+        return lambda probes, _: (
+            7 * metrics.prototype_scorer(gallery, labels, cohort, whose)(probes, None)
+        )
 
-    seven = ev.open_set(e, person, **SMALL, scorer=scorer, calibrate=lambda best, who, fpir: 3.5)
-    plain = ev.open_set(e, person, **SMALL, calibrate=lambda best, who, fpir: 0.5)
+    seven = metrics.open_set(e, person, SMALL, scorer=scorer, calibrate=lambda best, who, fpir: 3.5)
+    plain = metrics.open_set(e, person, SMALL, calibrate=lambda best, who, fpir: 0.5)
     assert seven.realised_fpir.value == plain.realised_fpir.value > 0
     assert seven.realised_dir == plain.realised_dir
 
 
 def test_rates_without_strangers_enough_are_left_out():
     e, person = crowd()
-    got = ev.open_set(e, person, **SMALL, fpirs=(0.0001, 0.001, 0.3))
+    got = metrics.open_set(e, person, SMALL, fpirs=(0.0001, 0.001, 0.3))
     assert [p.fpir for p in got.at] == [0.3] and 0.001 < got.smallest_fpir < 0.05
-    lone = ev.open_set(e, person, **{**SMALL, "enrolled": 1}, ask=0.001)
+    lone = metrics.open_set(e, person, replace(SMALL, enrolled=1), ask=0.001)
     assert (lone.thresholds < math.inf).all()  # above all of the cohort, which is too small
-    assert lone.rank1.value == 1 and (lone.impostor == -math.inf).all()
+    assert lone.rank1.value == 1 and (lone.other_scores == -math.inf).all()
 
 
 @pytest.mark.parametrize(
@@ -577,13 +591,16 @@ def test_rates_without_strangers_enough_are_left_out():
 )
 def test_open_set_refuses(change, message):
     with pytest.raises(ValueError, match=message):
-        ev.open_set(*crowd(), **{**SMALL, **change})
+        counts = {n: change.pop(n) for n in vars(SMALL).keys() & change.keys()}
+        metrics.open_set(*crowd(), replace(SMALL, **counts), **change)
 
 
 def test_open_set_refuses_other_shapes():
     e, person = crowd()
     with pytest.raises(ValueError, match="need \\[n, D\\] and \\[n\\]"):
-        ev.open_set(e, person[1:])
+        metrics.open_set(e, person[1:])
+    with pytest.raises(TypeError, match=r"open_set has no shots= any more: write .*OpenSetDesign"):
+        metrics.open_set(e, person, shots=1)
 
 
 # ---------------------------------------------------------------- detection
@@ -658,7 +675,7 @@ def naive(counts, ignore, weights):
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("iou", [0.3, 0.7])
 def test_average_precision_by_loops(seed, iou):
-    got = ev.average_precision(*scene(seed), iou=iou)
+    got = metrics.average_precision(*scene(seed), iou=iou)
     counts, ignore = counted(*scene(seed), iou=iou), scene(seed)[2]
     assert got.ap.value == pytest.approx(naive(counts, ignore, np.ones(12)))
     want = bootstrap(lambda w: np.array([naive(counts, ignore, row) for row in w]), 12)
@@ -670,12 +687,16 @@ def test_average_precision_by_loops(seed, iou):
 def test_photographs_may_come_in_any_order():
     detected, truth, ignore = scene(0)
     order = np.random.default_rng(5).permutation(len(truth))
-    other = ev.average_precision(*([part[i] for i in order] for part in (detected, truth, ignore)))
-    assert other.ap.value == pytest.approx(ev.average_precision(detected, truth, ignore).ap.value)
+    other = metrics.average_precision(
+        *([part[i] for i in order] for part in (detected, truth, ignore))
+    )
+    assert other.ap.value == pytest.approx(
+        metrics.average_precision(detected, truth, ignore).ap.value
+    )
 
 
 def one_photo(boxes, scores, truth, ignore):
-    return ev.average_precision(
+    return metrics.average_precision(
         [(np.array(boxes, float).reshape(-1, 4), np.array(scores))],
         [np.array(truth, float)],
         [np.array(ignore)],
@@ -698,7 +719,7 @@ def test_average_precision_by_hand():
     # a face that counts goes before an ignored one that is overlapped more
     assert one_photo([near], [0.9], [a, near], [False, True]).ap.value == 1
     assert math.isnan(ignored.ap.low)  # one photograph says nothing about others
-    same = ev.average_precision(
+    same = metrics.average_precision(
         [(np.array([a, far]), np.array([0.5, 0.9]))] * 9,
         [np.array([a])] * 9,
         [np.array([False])] * 9,
@@ -720,7 +741,7 @@ def test_average_precision_by_hand():
 )
 def test_average_precision_refuses(detected, truth, ignore, iou, message):
     with pytest.raises(ValueError, match=message):
-        ev.average_precision(detected, truth, ignore, iou)
+        metrics.average_precision(detected, truth, ignore, iou)
 
 
 # ---------------------------------------------------------------- WIDER FACE
@@ -763,23 +784,23 @@ def check_wider(found, names=("0--Parade/a.jpg", "0--Parade/none.jpg", "b.jpg"))
 def test_read_wider(tmp_path, name, text):
     text = text if isinstance(text, str) else json.dumps(text)
     path = written(tmp_path, text, name)
-    check_wider(ev.read_wider(path))
-    check_wider(ev.read_wider(written(tmp_path, "\ufeff" + text, name)))  # a byte order mark
-    check_wider(ev.read_wider(tmp_path))
+    check_wider(read_wider(path))
+    check_wider(read_wider(written(tmp_path, "\ufeff" + text, name)))  # a byte order mark
+    check_wider(read_wider(tmp_path))
     (tmp_path / "images/0--Parade").mkdir(parents=True)
     (tmp_path / "images/0--Parade/a.jpg").touch()
     (tmp_path / "b.jpg").touch()
     names = ("images/0--Parade/a.jpg", "0--Parade/none.jpg", "b.jpg")
-    check_wider(ev.read_wider(path), names)
-    check_wider(ev.read_wider(tmp_path), names)
+    check_wider(read_wider(path), names)
+    check_wider(read_wider(tmp_path), names)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr(f"set/{name}", text)
         archive.writestr("set/images/b.jpg", "")
     check_wider(
-        ev.read_wider(tmp_path / "set.zip"),
+        read_wider(tmp_path / "set.zip"),
         ("0--Parade/a.jpg", "0--Parade/none.jpg", "set/images/b.jpg"),
     )
-    assert ev.read_wider(path, min_side=20)[0].ignore.tolist() == [False, False]
+    assert read_wider(path, min_side=20)[0].ignore.tolist() == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -812,34 +833,34 @@ def test_read_wider(tmp_path, name, text):
 )
 def test_read_wider_refuses(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
-        ev.read_wider(written(tmp_path, text, name))
+        read_wider(written(tmp_path, text, name))
 
 
 def test_read_wider_refuses_other_places(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no annotations.json"):
-        ev.read_wider(tmp_path)
+        read_wider(tmp_path)
     with pytest.raises(FileNotFoundError):
-        ev.read_wider(tmp_path / "missing")
+        read_wider(tmp_path / "missing")
     with pytest.raises(ValueError, match="set.zip is not a whole zip"):
-        ev.read_wider(written(tmp_path, "PK", "set.zip"))
+        read_wider(written(tmp_path, "PK", "set.zip"))
     written(tmp_path, TEXT, "train_bbx_gt.txt")
     written(tmp_path, TEXT, "val_bbx_gt.txt")
     with pytest.raises(ValueError, match="train_bbx_gt.txt, val_bbx_gt.txt: give the one"):
-        ev.read_wider(tmp_path)
+        read_wider(tmp_path)
     (tmp_path / "val_bbx_gt.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="val_bbx_gt.txt is not text in UTF-8"):
-        ev.read_wider(tmp_path / "val_bbx_gt.txt")
+        read_wider(tmp_path / "val_bbx_gt.txt")
 
 
 def test_both_forms_of_the_sample_agree(test_data, tmp_path):
     path = test_data("wider_val_sample.zip")
-    found = ev.read_wider(path)
+    found = read_wider(path)
     assert len(found) == 48 and sum(len(a.boxes) for a in found) == 284
     assert sum(int((~a.ignore).sum()) for a in found) == 185
     with zipfile.ZipFile(path) as archive:
         assert all(a.path in archive.namelist() for a in found)
         text = archive.read("wider_val_sample/bbx_gt.txt").decode()
-    for a, b in zip(found, ev.read_wider(written(tmp_path, text, "bbx_gt.txt")), strict=True):
+    for a, b in zip(found, read_wider(written(tmp_path, text, "bbx_gt.txt")), strict=True):
         assert a.path.endswith("/" + b.path)
         np.testing.assert_array_equal(a.boxes, b.boxes)
         np.testing.assert_array_equal(a.ignore, b.ignore)
@@ -852,9 +873,9 @@ def test_both_forms_of_the_sample_agree(test_data, tmp_path):
 def results():
     e, person = crowd()
     return {
-        "Pairs <of> people": ev.verification(*trial()),
-        "Strangers": ev.open_set(e, person, **SMALL, ask=0.1),
-        "Faces": ev.average_precision(*scene(0)),
+        "Pairs <of> people": metrics.verification(*trial()),
+        "Strangers": metrics.open_set(e, person, SMALL, ask=0.1),
+        "Faces": metrics.average_precision(*scene(0)),
     }
 
 
@@ -880,11 +901,11 @@ def test_page_of_extremes(tmp_path):
     same, fold = np.arange(80) % 2 == 0, np.arange(80) // 40
     e, person = crowd(dim=64, spread=0.01)
     extremes = {
-        "perfect": ev.verification(same * 1.0, same, fold),
-        "wrong": ev.verification(same * -1.0, same, fold),
-        "few": ev.verification(np.arange(8.0), same[:8], np.arange(8) % 2),
-        "nobody": ev.open_set(e, person, **{**SMALL, "enrolled": 1}, ask=0.001),
-        "one gallery": ev.open_set(e, person, **{**SMALL, "galleries": 1}, ask=0.1),
+        "perfect": metrics.verification(same * 1.0, same, fold),
+        "wrong": metrics.verification(same * -1.0, same, fold),
+        "few": metrics.verification(np.arange(8.0), same[:8], np.arange(8) % 2),
+        "nobody": metrics.open_set(e, person, replace(SMALL, enrolled=1), ask=0.001),
+        "one gallery": metrics.open_set(e, person, replace(SMALL, galleries=1), ask=0.1),
         "blind": one_photo([], [], [[0, 0, 9, 9]], [False]),
     }
     write_recognition(tmp_path / "page.html", extremes)
@@ -893,6 +914,6 @@ def test_page_of_extremes(tmp_path):
 
 def test_a_plot_is_drawn_from_its_curve(results):
     """Another result, another drawing; the same, the same but for matplotlib's own ids."""
-    other = ev.verification(*trial(seed=1))
+    other = metrics.verification(*trial(seed=1))
     for plot in (recognition.draw_roc, recognition.draw_det, recognition.draw_scores):
         assert len(plot(results["Pairs <of> people"])) != len(plot(other))

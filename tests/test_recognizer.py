@@ -42,11 +42,11 @@ from metaface.recognition import (
     Preprocessing,
     Recognizer,
     adaptation,
-    recognizer,
-    strangers,
+    published,
 )
-from metaface.recognition.matching import Embeddings
-from metaface.recognition.recognizer import default_detector
+from metaface.recognition.detectors import default_detector
+from metaface.recognition.matching import Embeddings, Prototypes
+from metaface.recognition.results import Identified
 
 
 def new(path=":memory:", *, embedder=None, keep_crops=None, search=Exact) -> Recognizer:
@@ -388,7 +388,7 @@ def test_what_identify_returns(tmp_path):
     pillow, array = Image.fromarray(portrait(1, 9)), portrait(1, 9)
     for one in (path, Path(path), array, pillow, torch.from_numpy(array).permute(2, 0, 1)):
         found = people.identify(one)
-        assert isinstance(found, recognizer.Identified) and len(found) == 1
+        assert isinstance(found, Identified) and len(found) == 1
         assert found[0].name == "person 1" and found[0] is found.faces[0]
         assert found.skipped is None
         assert found.path == (path if isinstance(one, (str, Path)) else None)
@@ -555,11 +555,11 @@ def test_nobody_forgotten_is_named_again(learner):
         force(people, learner)
     mine = people.gallery.enrolled()
     rows = mine.embeddings[mine.person == 2]
-    prototype = recognizer.Prototypes(
+    prototype = Prototypes(
         faces_of(rows), np.zeros(len(rows), int), Cohort(rows[:0], mine.person[:0])
     ).engine._vectors[0]
     assert people.identify(portrait(2, 9))[0].nearest == "person 2"
-    state = people._state
+    state = people._identifier._state
     assert learner or holds(people, prototype)
     engine = getattr(state.matcher, "engine", None)
     assert people.forget("person 2") == 4
@@ -587,7 +587,7 @@ def test_nobody_forgotten_is_named_again(learner):
 
 
 def faces_of(embeddings):
-    return recognizer.Embeddings(embeddings)
+    return Embeddings(embeddings)
 
 
 def force(people: Recognizer, learner: str, **options) -> None:
@@ -807,7 +807,7 @@ def test_unusable_strangers_are_left_out(caplog):
 def as_casia(monkeypatch, people):
     """Have the toy embedder go by a name whose false match rates are published."""
     monkeypatch.setattr(people.embedder, "name", "mobilefacenet_casia")
-    return partial(strangers.published_threshold, people.embedder)
+    return partial(published.published_threshold, people.embedder)
 
 
 def test_without_strangers_the_rate_is_unverified_and_cautious(monkeypatch):
@@ -822,7 +822,7 @@ def test_without_strangers_the_rate_is_unverified_and_cautious(monkeypatch):
     cosines[np.arange(len(own.person)), own.person] = -1
     assert found.threshold > cosines.max()  # above what they take each other for
     published = as_casia(monkeypatch, people)
-    people._state = None
+    people._identifier._state = None
     for fpir in (0.2, 0.01, 1e-4):
         assert people.calibrate(fpir=fpir).threshold >= published(6, fpir)
     assert published(6, 1e-4) > 0.5
@@ -876,7 +876,7 @@ def test_every_learner_adapts(name):
         assert found[0][0].score != pytest.approx(before[0].score, abs=1e-4)
     calibration = people.calibration()
     assert calibration.verified and calibration.tpir_photos == 15
-    known_now = people._known()
+    known_now = people._identifier.state()
     strange = Embeddings(known_now.cohort.embeddings, people.gallery.stranger_crops())
     best, _ = known_now.matcher(strange, known_now.cohort.person)
     assert (best >= calibration.threshold).mean() <= 0.05
@@ -989,7 +989,7 @@ def test_the_verdict_is_of_photographs_that_were_not_learnt(monkeypatch):
     people = lit(8, 4)
     made = []
 
-    class Spy(adaptation.Adapted):
+    class Spy(adaptation.LearnerMatcher):
         def __init__(self, held, person, **options):
             super().__init__(held, person, **options)
             self.held, self.answers = held, []
@@ -1001,7 +1001,7 @@ def test_the_verdict_is_of_photographs_that_were_not_learnt(monkeypatch):
             self.answers.append((probes, cohort_person, answer))
             return answer
 
-    monkeypatch.setattr(adaptation, "Adapted", Spy)
+    monkeypatch.setattr(adaptation, "LearnerMatcher", Spy)
     tried = people.adapt("anil", **LEARNT)
     enrolled = people.gallery.enrolled()
     owner = {row.tobytes(): p for row, p in zip(enrolled.embeddings, enrolled.person, strict=True)}
@@ -1073,7 +1073,7 @@ def test_a_gallery_too_large_to_adapt_to(monkeypatch, caplog):
         force(people, learner)
         assert people.identify(portrait(1, 9))[0].score != pytest.approx(plain[0].score)
         monkeypatch.setattr(adaptation, limit, 11)
-        people._state = None
+        people._identifier._state = None
         assert people.identify(portrait(1, 9)) == plain
         assert people.calibration().tpir == 1
         assert f"prototypes are used again: {learner}" in caplog.text
@@ -1230,8 +1230,8 @@ def test_lfw_from_a_few_photographs(models, test_data):
         found = people.identify([read(by_person[p][3]) for p in mine])
         unknown = people.identify([read(by_person[p][0]) for p in aside[120:]])
     assert calibration.verified and calibration.supported and not cautious.verified
-    published = strangers.published_threshold(people.embedder, 10, 0.01)
-    assert cautious.threshold >= published
+    least = published.published_threshold(people.embedder, 10, 0.01)
+    assert cautious.threshold >= least
 
     def centre(identified):
         return min(identified, key=lambda m: abs(m.box[0] + m.box[2] / 2 - 125))

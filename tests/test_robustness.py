@@ -234,7 +234,8 @@ def test_each_photograph_is_embedded_once_a_severity():
 
     faces = patterns(12, 5)
     learner = Prototypical(Counting())
-    run = _Measurement(learner, faces, 4, 1, 2, 400, 0, False, None)
+    sampler = mf.EpisodeSampler(faces, 4, 1, 2, stream="test")
+    run = _Measurement(learner, sampler, 400, both=False)
     assert count == len(np.unique(run.support)) <= 60
     count = 0
     run(faces.images)
@@ -242,25 +243,32 @@ def test_each_photograph_is_embedded_once_a_severity():
 
 
 def test_dials(learner):
-    given = {**FEW, "nuisances": ("yaw", "mask"), "people": 8, "photos": 3, "image_size": 16}
-    levels = ev.dial_robustness(learner, lambda made: made.images, **given)
+    rendered = ev.RenderedFaces(lambda made: made.images, people=8, photos=3, image_size=16)
+    levels = ev.dial_robustness(learner, rendered, nuisances=("yaw", "mask"), **FEW)
     assert len(levels) == 12 and levels[0].accuracies is levels[6].accuracies
     assert [x.strength for x in levels[1:6]] == list(synthetic.STEPS["yaw"])
-    turned = ev.dial_robustness(
-        learner, lambda made: made.images, **{**given, "nuisances": ("mask", "yaw")}
-    )
+    turned = ev.dial_robustness(learner, rendered, nuisances=("mask", "yaw"), **FEW)
     assert [x.accuracy for x in turned[6:]] == [x.accuracy for x in levels[:6]]
 
 
 def test_robustness_refuses(learner):
+    def images(made):
+        return made.images
+
     with pytest.raises(ValueError, match="no corruption 'yaw'"):
         ev.robustness(learner, patterns(8, 5), nuisances=("yaw",), **FEW)
     with pytest.raises(ValueError, match="no steps of a dial 'shade'"):
-        ev.dial_robustness(learner, lambda made: made.images, nuisances=("shade",), **FEW)
+        ev.dial_robustness(learner, ev.RenderedFaces(images), nuisances=("shade",), **FEW)
     with pytest.raises(ValueError, match="episodes=0"):
         ev.robustness(learner, patterns(8, 5), **{**FEW, "episodes": 0})
     with pytest.raises(ValueError, match="only 8 of 8"):
         ev.robustness(learner, patterns(8, 5), **{**FEW, "ways": 9})
+    with pytest.raises(TypeError, match=r"RenderedFaces\(prepare\) in place of prepare"):
+        ev.dial_robustness(learner, images, **FEW)
+    with pytest.raises(TypeError, match=r"no photos= any more: write .*RenderedFaces\(prepare, "):
+        ev.dial_robustness(learner, ev.RenderedFaces(images), photos=3, **FEW)
+    with pytest.raises(TypeError, match=r"robustness has no device= any more: write learner.to"):
+        ev.robustness(learner, patterns(8, 5), device="cpu", **FEW)
 
 
 def test_page(tmp_path, learner):

@@ -19,8 +19,16 @@ from metaface._text import folded
 from metaface.cli import main
 from metaface.data._sources import open_source
 from metaface.faces import choose
-from metaface.metrics.cohort import Cohort, unit
-from metaface.recognition import Gallery, GalleryError, Recognizer, alike, newcomers, strangers
+from metaface.metrics.cohort import Cohort, normalise
+from metaface.recognition import (
+    Gallery,
+    GalleryError,
+    Recognizer,
+    alike,
+    lookalikes,
+    newcomers,
+    published,
+)
 from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
 from metaface.recognition.embedders import loading
 
@@ -77,15 +85,15 @@ def naive_groups(embeddings, least, person=None):
 @pytest.mark.parametrize("count", [0, 1, 2, 90])
 def test_groups_by_walking(monkeypatch, least, count):
     monkeypatch.setattr(alike, "_AT_ONCE", 700)
-    vectors = unit(rng(count).normal(size=(count, 6)).astype(np.float32))
+    vectors = normalise(rng(count).normal(size=(count, 6)).astype(np.float32))
     person = rng(1).integers(0, 5, count)
-    assert alike.groups(vectors, least).tolist() == naive_groups(vectors, least)
-    within = alike.groups_within(vectors, person, least)
+    assert alike.group_alike(vectors, least).tolist() == naive_groups(vectors, least)
+    within = alike.group_alike_by_person(vectors, person, least)
     assert within.tolist() == naive_groups(vectors, least, person)
 
 
 def test_people_who_share_a_group_are_one():
-    found = alike.merged(np.array([3, 0, 3, 1, 2]), np.array([0, 1, 2, 1, 3]))
+    found = alike.merge_people(np.array([3, 0, 3, 1, 2]), np.array([0, 1, 2, 1, 3]))
     assert found.tolist() == [0, 1, 0, 1, 2]
 
 
@@ -284,7 +292,7 @@ def test_who_was_forgotten_meanwhile_can_be_enrolled_again(tmp_path, monkeypatch
         busy.append(refused.value.reason)
         return ()
 
-    monkeypatch.setattr(newcomers.Newcomers, "remarks", held)
+    monkeypatch.setattr(newcomers.Newcomers, "list_remarks", held)
     people.enroll("Cy", album(2))
     monkeypatch.undo()
     assert busy == ["gallery_busy"]
@@ -325,7 +333,7 @@ def test_many_photographs_of_one_stranger_drop_nobody_else(tmp_path, caplog):
     for one in range(300):
         same = np.full(150, one)
         noise = random.normal(0, 0.002, 150)
-        does, _ = strangers.look_enrolled(
+        does, _ = lookalikes.find_enrolled_lookalikes(
             np.concatenate([best, best[same] + noise]),
             np.concatenate([base, base[same]]),
             np.concatenate([np.arange(300), same]),
@@ -487,7 +495,7 @@ def flat(folder: Path, files) -> Path:
 
 
 def usable(people: Recognizer, files) -> list:
-    seen = people._seen(files, choose.the_one)
+    seen = people._embed(files, choose.the_one)
     return [file for file, one in zip(files, seen, strict=True) if isinstance(one, EmbeddedFaces)]
 
 
@@ -529,11 +537,14 @@ def saved(file: Path, kind: str) -> bytes:
 def test_copies_are_known_and_different_photographs_are_not(real, lfw, tmp_path):
     people = real()
     some = usable(people, [files[0] for files in lfw[0]])[:40]
-    same, near = alike.same_picture(people.embedder), alike.near_picture(people.embedder)
+    same, near = (
+        alike.same_picture_cosine(people.embedder),
+        alike.near_picture_cosine(people.embedder),
+    )
 
     def cosines(kind: str) -> np.ndarray:
         copies = [partial(saved, file, kind) for file in some]
-        pairs = zip(people._seen(some, None), people._seen(copies, None), strict=True)
+        pairs = zip(people._embed(some, None), people._embed(copies, None), strict=True)
         return np.array(
             [
                 float(a.embeddings[0] @ b.embeddings[0])
@@ -547,8 +558,8 @@ def test_copies_are_known_and_different_photographs_are_not(real, lfw, tmp_path)
     for kind in ("double", "half", "flip"):
         assert (cosines(kind) >= near).mean() >= 0.85
     for files in lfw[0]:
-        rows = np.stack([s.embeddings[0] for s in people._seen(usable(people, files), None)])
-        assert len(np.unique(alike.groups(rows, same))) == len(rows)
+        rows = np.stack([s.embeddings[0] for s in people._embed(usable(people, files), None)])
+        assert len(np.unique(alike.group_alike(rows, same))) == len(rows)
 
 
 @pytest.mark.slow
@@ -669,29 +680,31 @@ def test_new_people_look_like_nobody(real, lfw):
 
 def test_pairs_who_look_like_one_are_found_in_parts(monkeypatch):
     """As one product finds them, of an embedding whose false match rates are published."""
-    people = unit(rng(3).normal(size=(60, 6)).astype(np.float32))
+    people = normalise(rng(3).normal(size=(60, 6)).astype(np.float32))
     whole = squares()
     monkeypatch.setattr(whole, "name", "mobilefacenet_casia")
     none = Cohort(people[:0], np.arange(0))
-    want = strangers.look_like_one(people, none, whole)
+    want = lookalikes.find_people_enrolled_twice(people, none, whole)
     cosines = np.triu(people @ people.T, 1)
-    cut = strangers.published_threshold(whole, 60 * 59 // 2, 0.05)
+    cut = published.published_threshold(whole, 60 * 59 // 2, 0.05)
     assert sorted(pair[:2] for pair in want) == [tuple(p) for p in np.argwhere(cosines >= cut)]
     assert want and [pair[2] for pair in want] == sorted((p[2] for p in want), reverse=True)
-    monkeypatch.setattr(strangers, "_AT_ONCE", 200)
-    assert strangers.look_like_one(people, none, whole) == want
-    assert strangers.look_like_one(people, none, squares()) == []  # nobody has published any
+    monkeypatch.setattr(lookalikes, "_AT_ONCE", 200)
+    assert lookalikes.find_people_enrolled_twice(people, none, whole) == want
+    assert (
+        lookalikes.find_people_enrolled_twice(people, none, squares()) == []
+    )  # nobody has published any
 
 
 def test_the_usual_cosine_by_hand():
-    faces = unit(rng(5).normal(size=(30, 6)).astype(np.float32))
+    faces = normalise(rng(5).normal(size=(30, 6)).astype(np.float32))
     person = rng(6).integers(0, 9, 30)
     want = []
     for i in range(30):
         rest = (person == person[i]) & (np.arange(30) != i)
         if rest.any():
-            want.append(float(faces[i] @ unit(faces[rest].sum(0))))
-    assert strangers.usual_cosine(faces, person, 9) == pytest.approx(
+            want.append(float(faces[i] @ normalise(faces[rest].sum(0))))
+    assert lookalikes.usual_cosine(faces, person, 9) == pytest.approx(
         np.quantile(want, 1 / 6), abs=1e-5
     )
-    assert strangers.usual_cosine(faces[:3], np.arange(3), 3) == np.inf
+    assert lookalikes.usual_cosine(faces[:3], np.arange(3), 3) == np.inf

@@ -257,14 +257,14 @@ def test_recognisers_that_share_a_collection_are_never_wrong_by_each_other(
 
         everyone = [(i, f"{i}") for i in range(30)]
         assert all(named(each, i) == name for each in (one, two) for i, name in everyone)
-        old = two._known()
+        old = two._identifier.state()
         one.forget("3")
         whole()
         assert all(named(one, i) == name for i, name in everyone if i != 3)
         # a search that began before finds nobody wrong in what there is now
         for i, name in everyone:
-            (match,) = two._matches(next(two._seen([photo(i, 9)], None)))
-            probe = Embeddings(next(two._seen([photo(i, 9)], None)).embeddings)
+            (match,) = two._identifier.match(next(two._embed([photo(i, 9)], None)))
+            probe = Embeddings(next(two._embed([photo(i, 9)], None)).embeddings)
             found = old.names[old.matcher(probe)[1][0]]
             assert (match.name == found == name) if i != 3 else "3" not in (match.nearest, found)
         one.enroll("5", [photo(5, 7)])

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from helpers import squares
 
-from metaface import evaluation as ev
+from metaface import metrics
 from metaface.cli import main
-from metaface.data.attributes import column
+from metaface.data.attributes import column, read_attributes
 from metaface.experiments.protocols import AlignedFaces
-from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
+from metaface.metrics.group_names import bin_numbers, name_groups
+from metaface.metrics.groups import MOST, Errors, draw_pairs_within
 from metaface.report.groups import draw_group_rates, format_slices, write_slices
 
-BOTH = pytest.mark.parametrize("measure", [ev.slice_verification, ev.slice_identification])
-ASKED = {ev.slice_verification: {"fmr": 0.05}, ev.slice_identification: {"fpir": 0.1}}
+BOTH = pytest.mark.parametrize("measure", [metrics.verify_by_group, metrics.identify_by_group])
+ASKED = {metrics.verify_by_group: {"fmr": 0.05}, metrics.identify_by_group: {"fpir": 0.1}}
 
 
 def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
@@ -38,7 +39,7 @@ def crowd(people=60, photos=5, spread=0.5, bias=0.0, dim=16, seed=0):
 def test_verification_by_loops():
     e, person, group = crowd(20, 4)
     group[::9] = ""
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     assert (got.kind, got.asked, [g.name for g in got.groups]) == ("verification", 0.05, ["a", "b"])
     for found, name in ((got.overall, None), *((g, g.name) for g in got.groups)):
         rows = [i for i in range(len(person)) if name in (None, group[i])]
@@ -53,7 +54,7 @@ def test_verification_by_loops():
         assert [found.false_positive.trials, found.false_positive.errors] == counts[False]
         assert [found.false_negative.trials, found.false_negative.errors] == counts[True]
         exact, (rate, low, high) = found.false_negative.exact, found.false_negative.rate
-        assert exact == ev.clopper_pearson(counts[True][1], counts[True][0])
+        assert exact == metrics.clopper_pearson(counts[True][1], counts[True][0])
         assert low <= exact.low <= rate == exact.value <= exact.high <= high
     reached = got.overall.false_positive
     assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
@@ -62,7 +63,7 @@ def test_verification_by_loops():
 def test_identification_by_loops():
     e, person, group = crowd(30, 4, spread=0.8)
     group[::9] = ""
-    got = ev.slice_identification(e, person, group, shots=2, fpir=0.1, seed=3)
+    got = metrics.identify_by_group(e, person, group, shots=2, fpir=0.1, seed=3)
     random = np.random.default_rng(3)
     people = sorted(set(person.tolist()))
     first = {people[k] for n, k in enumerate(random.permutation(30)) if n % 2 == 0}
@@ -110,7 +111,7 @@ def test_a_few_alike_people_are_no_proof():
     e, person, group = crowd(40, 12, spread=0.2, dim=32)
     twins = [p for p in np.unique(person) if (p // 7) % 2][:2]
     e[person == twins[1]] = e[person == twins[0]]
-    got = ev.slice_verification(e, person, group, fmr=0.005)
+    got = metrics.verify_by_group(e, person, group, fmr=0.005)
     a, b = (g.false_positive for g in got.groups)
     assert b.exact.low > a.exact.high  # of these very people, it is true
     assert b.over_people.low < a.exact.high
@@ -124,7 +125,7 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
     twins = [p for p in np.unique(person) if (p // 7) % 2][: 2 if alike else 12]
     for twin in twins[1:]:
         e[person == twin] = e[person == twins[0]]
-    got = ev.slice_verification(e, person, group, fmr=0.005 if alike else 0.02)
+    got = metrics.verify_by_group(e, person, group, fmr=0.005 if alike else 0.02)
     assert got.differs("false_positive") == (not alike)
 
     write_slices(tmp_path / "report.html", [got])
@@ -141,10 +142,10 @@ def test_what_is_printed_and_written_is_the_interval_that_decides(alike, tmp_pat
 
 def test_intervals_over_people_of_matched_pairs_are_the_cluster_bootstraps():
     e, person, group = crowd(40, 5, spread=0.8)
-    got = ev.slice_verification(e, person, group, fmr=0.05).overall.false_negative
-    rows, same = draw_within(person)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05).overall.false_negative
+    rows, same = draw_pairs_within(person)
     scores = np.einsum("nd,nd->n", e[rows[:, 0]], e[rows[:, 1]], dtype=np.float64)
-    cut = ev.slice_verification(e, person, group, fmr=0.05).threshold
+    cut = metrics.verify_by_group(e, person, group, fmr=0.05).threshold
     missed = np.array(
         [((person[rows[:, 0]] == p) & same & (scores < cut)).sum() for p in np.unique(person)]
     )
@@ -160,14 +161,14 @@ def test_repeatable(measure):
     got = measure(e, person, group, seed=2, **ASKED[measure])
     assert got == measure(e, person, group, seed=2, **ASKED[measure])
     assert got.overall != measure(e, person, group, seed=4, **ASKED[measure]).overall or (
-        measure is ev.slice_verification
+        measure is metrics.verify_by_group
     )
 
 
 def test_groups_that_cannot_be_measured():
     e, person, group = crowd(30, 4)
     group[person == 0] = "lone"
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     lone = got.groups[-1]
     assert lone.name == "lone" and lone.people == 1 and lone.false_positive.trials == 0
     assert math.isnan(lone.false_positive.rate.value)
@@ -178,22 +179,22 @@ def test_groups_that_cannot_be_measured():
 
 def test_ratio_of_errorless_groups():
     e, person, group = crowd(40, 4, spread=0.01, dim=64)
-    got = ev.slice_verification(e, person, group, fmr=0.05)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
     assert math.isnan(got.ratio("false_negative"))
     e[person == 7] = np.eye(64, dtype=np.float32)[: (person == 7).sum()]
-    assert ev.slice_verification(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
+    assert metrics.verify_by_group(e, person, group, fmr=0.05).ratio("false_negative") == math.inf
 
 
 def test_draw_within():
     person = np.random.default_rng(0).permutation(np.repeat(np.arange(90), [1, 9] * 45))
-    rows, same = draw_within(person)
+    rows, same = draw_pairs_within(person)
     who = person[rows]
     np.testing.assert_array_equal(who[:, 0] == who[:, 1], same)
     assert np.bincount(who[same, 0], minlength=90).tolist() == [0, 10] * 45
     assert (~same).sum() == MOST
-    for each in (rows, draw_within(np.arange(500))[0]):
+    for each in (rows, draw_pairs_within(np.arange(500))[0]):
         assert len({tuple(sorted(r)) for r in each.tolist()}) == len(each)
-    many, alike = draw_within(np.arange(500) // 2)  # by drawing, not by listing
+    many, alike = draw_pairs_within(np.arange(500) // 2)  # by drawing, not by listing
     assert len(many) == MOST + 250 and alike.sum() == 250
     assert np.bincount(many[~alike].ravel(), minlength=500).min() > 40
 
@@ -212,7 +213,7 @@ def test_draw_within():
 def test_slices_refuse(measure, change, message):
     e, person, group = crowd()
     given = {"embeddings": e, "person": person, "group": group, "by": "kind", **change}
-    given.pop("fpir" if measure is ev.slice_verification else "fmr", None)
+    given.pop("fpir" if measure is metrics.verify_by_group else "fmr", None)
     with pytest.raises(ValueError, match=message):
         measure(**given)
 
@@ -220,9 +221,9 @@ def test_slices_refuse(measure, change, message):
 def test_identification_refuses():
     e, person, group = crowd(people=20, photos=2)
     with pytest.raises(ValueError, match="0 people have more than shots=2"):
-        ev.slice_identification(e, person, group, shots=2)
+        metrics.identify_by_group(e, person, group, shots=2)
     with pytest.raises(ValueError, match="shots=0"):
-        ev.slice_identification(e, person, group, shots=0)
+        metrics.identify_by_group(e, person, group, shots=0)
 
 
 # ---------------------------------------------------------------- attributes
@@ -230,21 +231,21 @@ def test_identification_refuses():
 
 def test_bins():
     values = np.r_[np.arange(30.0), np.nan]
-    got = binned(values)
+    got = bin_numbers(values)
     assert got[-1] == "" and got[0] == "1: 0 to 9.67" and got[29] == "3: 19.3 to 29"
     assert [int((got == n).sum()) for n in sorted(set(got) - {""})] == [10, 10, 10]
-    assert len(set(binned(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
+    assert len(set(bin_numbers(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
     for bins, numbers in ((1, [1, 2]), (3, [2, 2])):
         with pytest.raises(ValueError, match=f"bins={bins} of "):
-            binned(np.array(numbers, float), bins)
+            bin_numbers(np.array(numbers, float), bins)
 
 
 def test_as_groups():
-    assert as_groups("cap", np.array([True, False])).tolist() == ["cap", "not cap"]
-    assert as_groups("n", np.array([1.0, 2, math.nan])).tolist() == ["1", "2", ""]
-    assert as_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
-    assert as_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
-    numbers = as_groups("n", [str(i) for i in range(24)] + [""], 2)
+    assert name_groups("cap", np.array([True, False])).tolist() == ["cap", "not cap"]
+    assert name_groups("n", np.array([1.0, 2, math.nan])).tolist() == ["1", "2", ""]
+    assert name_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
+    assert name_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
+    numbers = name_groups("n", [str(i) for i in range(24)] + [""], 2)
     assert set(numbers) == {"1: 0 to 11.5", "2: 11.5 to 23", ""} and numbers[-1] == ""
 
 
@@ -259,7 +260,7 @@ def written(tmp_path, text):
 
 @pytest.mark.parametrize("text", [CSV, "\ufeff" + CSV, CSV.replace("\n", "\r\n")])
 def test_read_attributes(tmp_path, text):
-    key, found = ev.read_attributes(written(tmp_path, text))
+    key, found = read_attributes(written(tmp_path, text))
     assert key == "person" and list(found) == ["Ana", "Bo", "Cy"]
     assert found["Bo"] == {"sex": "m", "age": ""}
     assert column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
@@ -267,7 +268,7 @@ def test_read_attributes(tmp_path, text):
 
 def test_read_attributes_of_photographs(tmp_path):
     text = "path,person,light\nAna/1.jpg,Ana,hard\nAna/2.jpg,Ana\n"
-    key, found = ev.read_attributes(written(tmp_path, text))
+    key, found = read_attributes(written(tmp_path, text))
     assert key == "path" and found["Ana/1.jpg"] == {"person": "Ana", "light": "hard"}
     assert found["Ana/2.jpg"]["light"] == ""
 
@@ -287,11 +288,11 @@ def test_read_attributes_of_photographs(tmp_path):
 )
 def test_read_attributes_refuses(tmp_path, text, message):
     with pytest.raises(ValueError, match=f"attributes.csv.*{message}"):
-        ev.read_attributes(written(tmp_path, text))
+        read_attributes(written(tmp_path, text))
 
 
 def test_columns_refuse(tmp_path):
-    _, found = ev.read_attributes(written(tmp_path, CSV))
+    _, found = read_attributes(written(tmp_path, CSV))
     with pytest.raises(ValueError, match="no column 'beard': there are sex, age"):
         column(found, "beard", ["Ana"])
     with pytest.raises(ValueError, match="no attributes of Di, Ed, Flo and 1 more: of 5 names"):
@@ -310,7 +311,7 @@ def test_page(tmp_path):
         assert page.count(f"<td>{rate}, ") == 3
     value = found[0].groups[1].false_negative.rate.value
     assert f"<td>{100 * value:.2f}</td>" in page
-    other = ev.slice_verification(*crowd(seed=9), fmr=0.05)
+    other = metrics.verify_by_group(*crowd(seed=9), fmr=0.05)
     assert len(draw_group_rates(found[0], "false_negative")) != len(
         draw_group_rates(other, "false_positive")
     )

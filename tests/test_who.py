@@ -31,7 +31,7 @@ from metaface.faces.photos import in_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
 from metaface.options import BenchmarkSettings, CrossDomainSettings
-from metaface.recognition.strangers import opened
+from metaface.recognition.strangers import open_strangers
 
 NAMES = ["Zoë", "José", "Ana", "Bo", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo"]
 SMALL = {"image_size": 16, "shots": (1,), "queries": 1}
@@ -710,11 +710,11 @@ def test_flat_strangers_are_strangers_beside_what_systems_keep(tmp_path, caplog)
         picture(n).save(flat / f"{n}.png")
     album(flat / "@eaDir", ["0.png"], first=5000)
     (flat / "empty").mkdir()
-    with opened(flat) as (photos, people):
+    with open_strangers(flat) as (photos, people):
         assert len(list(photos)) == 5 and len(set(people)) == 5
     assert not caplog.text
     album(flat / "more", ["x"], photos=2, first=6000)
-    with opened(flat) as (_, people):
+    with open_strangers(flat) as (_, people):
         assert len(people) == 2
     assert (
         "6 skipped, 2 pictures used" in caplog.text and "beside the identity folders" in caplog.text

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from metaface.metrics.cohort import prototypes
+from metaface.metrics.cohort import compute_prototypes
 from metaface.recognition import Gallery, Recognizer
 from metaface.recognition.embedded_faces import EmbeddedFaces
 from metaface.recognition.gallery.search import Exact
@@ -53,7 +53,7 @@ def embedding(person: int, shot: int) -> np.ndarray:
 class Told(Recognizer):
     """Reads photographs of :func:`photo`."""
 
-    def _seen(self, photos: Any, pick: Any) -> Iterator[EmbeddedFaces]:
+    def _embed(self, photos: Any, pick: Any) -> Iterator[EmbeddedFaces]:
         for one in photos:
             low, high, rest = one.reshape(3).tolist()
             vector = embedding(low + 256 * high + 256**2 * (rest // 16), rest % 16)[None]
@@ -105,7 +105,9 @@ def wrong(lines: list[dict[str, Any]], people: int) -> list[str]:
         if line["what"] == "forget":
             there[line["name"]][1] = line["ended"]
     shots = [[embedding(i, shot) for shot in range(SHOTS)] for i in range(people)]
-    means = prototypes(np.reshape(shots, (-1, D)), np.repeat(np.arange(people), SHOTS), people)
+    means = compute_prototypes(
+        np.reshape(shots, (-1, D)), np.repeat(np.arange(people), SHOTS), people
+    )
     found = []
     for line in lines:
         if line["what"] not in ("identify", "own"):

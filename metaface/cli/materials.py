@@ -196,13 +196,13 @@ def models(
     from metaface.recognition.embedders import importing
 
     if action == "list":
-        for row in files.available(models):
+        for row in files.list_models(models):
             where = row.path or f"metaface models fetch {row.name}"
             print(f"{row.name:20} {row.kind:9} {row.size / 1e6:5.1f} MB  {row.state:9} {where}")
             print(f"{'':20} licence: {row.licence}")
     elif action == "fetch":
         for name in names or [n for n in files.MODELS if n != "yunet_dynamic"]:
-            entry = files.model(name)
+            entry = files.get_model(name)
             print(f"{name}: {entry.url}\nlicence: {entry.licence}")
             print(files.fetch(name, models, progress=not quiet))
     elif action == "import":
@@ -218,7 +218,7 @@ def _check(names: Sequence[str], folder: str | None) -> None:
     from metaface.recognition import models
     from metaface.recognition.embedders import known, loading
 
-    rows = models.available(folder)
+    rows = models.list_models(folder)
     for name in names:
         if name not in [row.name for row in rows]:
             raise ValueError(
@@ -238,5 +238,5 @@ def _check(names: Sequence[str], folder: str | None) -> None:
             print(f"{row.name}: {row.path}, {answer}")
     if all(row.state == "missing" for row in chosen):
         raise models.ModelMissing(
-            f"none of them is in {models.folder(folder)}: see metaface models list"
+            f"none of them is in {models.models_folder(folder)}: see metaface models list"
         )

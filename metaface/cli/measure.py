@@ -79,9 +79,9 @@ def _unsure(o: ModelOptions) -> Detector:
     from metaface.experiments.protocols import MIN_SCORE
     from metaface.faces.detect import Detector, YuNet
     from metaface.recognition import models
+    from metaface.recognition.detectors import load_detector
     from metaface.recognition.embedders import loading
     from metaface.recognition.embedders.shared import JointFace
-    from metaface.recognition.recognizer import load_detector
 
     if o.detector != "yunet":
         return load_detector(o.detector, o.models)
@@ -109,7 +109,7 @@ def _few_shot(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note
 
 
 def _verification(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
-    from metaface import evaluation
+    from metaface import metrics
     from metaface.experiments.protocols import find_pairs, score_against_cohort
 
     if o.pairs:
@@ -117,32 +117,26 @@ def _verification(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, 
         if missing:
             print(f"{missing} pairs of {o.pairs} left out: their photographs are not in {o.data}")
     else:
-        pairs = evaluation.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
+        pairs = metrics.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
     for title, scores in (
         ("verification, cosine", pairs.scores(people.embeddings)),
         ("verification, against strangers of the other folds", score_against_cohort(pairs, people)),
     ):
-        note(title, evaluation.verification(scores, pairs.same, pairs.fold))
+        note(title, metrics.verification(scores, pairs.same, pairs.fold))
 
 
 def _open_set(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
-    from metaface import evaluation
+    from metaface import metrics
 
+    design = metrics.OpenSetDesign(
+        o.enrolled, o.enrolled_photos, o.stranger_count, o.cohort, o.galleries, o.seed
+    )
     for title, scorer in (
-        ("open set, plain prototypes", evaluation.prototypes),
-        ("open set, held against strangers", evaluation.cohort),
+        ("open set, plain prototypes", metrics.prototype_scorer),
+        ("open set, held against strangers", metrics.cohort_scorer),
     ):
-        found = evaluation.open_set(
-            people.embeddings,
-            people.person,
-            enrolled=o.enrolled,
-            shots=o.enrolled_photos,
-            strangers=o.stranger_count,
-            cohort=o.cohort,
-            galleries=o.galleries,
-            ask=o.fpir,
-            seed=o.seed,
-            scorer=scorer,
+        found = metrics.open_set(
+            people.embeddings, people.person, design, ask=o.fpir, scorer=scorer
         )
         note(title, found)
         for at in found.at:
@@ -182,7 +176,7 @@ def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
             "realised_dir": result.realised_dir._asdict(),
             "rank1": result.rank1._asdict(),
             "dir_at_fpir": [{"fpir": p.fpir, "dir": p.dir._asdict()} for p in result.at],
-            "galleries": result.galleries,
+            "galleries": result.design.galleries,
         }
     return {
         "ap": result.ap._asdict(),

@@ -185,7 +185,7 @@ def _tell(
 
     from metaface._json import dumps
     from metaface._progress import track
-    from metaface.recognition.draw import check_free, drawn, save
+    from metaface.recognition.draw import check_free, draw_matches, save
 
     photos = _photos(given)
     alone = len(photos) == 1 and not Path(given[0]).is_dir()
@@ -212,7 +212,7 @@ def _tell(
         if form == "text":
             tqdm.write(_line(one))
         if out and one.skipped is None:
-            save(drawn(photo, one), out if alone else out / _drawn_name(photo, names))
+            save(draw_matches(photo, one), out if alone else out / _drawn_name(photo, names))
     calibration = people.calibration() if people.people() else None
     if form == "json":
         print(
@@ -341,8 +341,9 @@ def _recognizer(
 
 def load_models(options: ModelOptions) -> tuple[Detector, Embedder]:
     """The detector and the embedder that the options name."""
+    from metaface.recognition.detectors import detector_for, load_detector
     from metaface.recognition.embedders import loading
-    from metaface.recognition.recognizer import DEFAULT, detector_for, load_detector
+    from metaface.recognition.recognizer import DEFAULT
 
     embedder = loading.load(options.weights or DEFAULT, options.models)
     if options.detector != "yunet":

@@ -171,10 +171,7 @@ def _by_dials(checkpoint: str | None, o: RobustnessOptions, chosen: dict[str, An
 
     return degradation.dial_robustness(
         learner.to(choose_device(o.device)),
-        prepare,
-        people=o.people,
-        photos=o.photos,
-        image_size=size,
+        degradation.RenderedFaces(prepare, o.people, o.photos, size),
         **chosen,
     )
 
@@ -197,20 +194,20 @@ def slices(
             aligned. Without it, recognition is measured.
     """
     from metaface._json import write_json
-    from metaface.metrics.groups import Slices, slice_identification, slice_verification
+    from metaface.metrics.groups import GroupComparison, identify_by_group, verify_by_group
     from metaface.report import format_slices, write_slices
 
     people = load_people(checkpoint, options)
     print(people.faces.describe())
     groups = {by: _groups(options, people, by) for by in options.by}
     embeddings = people.embeddings()
-    found: list[Slices] = []
+    found: list[GroupComparison] = []
     for by, group in groups.items():
         given: dict[str, Any] = {"by": by, "seed": options.seed}
         person = people.faces.person
-        found.append(slice_verification(embeddings, person, group, fmr=options.fmr, **given))
+        found.append(verify_by_group(embeddings, person, group, fmr=options.fmr, **given))
         found.append(
-            slice_identification(
+            identify_by_group(
                 embeddings, person, group, shots=options.enrolled_photos, fpir=options.fpir, **given
             )
         )
@@ -240,7 +237,7 @@ def slices(
 
 def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
     from metaface.data.attributes import column, read_attributes
-    from metaface.metrics.groups import as_groups
+    from metaface.metrics.group_names import name_groups
 
     faces = people.faces
     if o.attributes is None:
@@ -250,7 +247,7 @@ def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
                 f"{faces.name} knows nothing of {by!r}"
                 + (f": it has {', '.join(known)}" if known else ": give --attributes FILE.csv")
             )
-        return as_groups(by, faces.truth[by][faces.rows], o.bins)
+        return name_groups(by, faces.truth[by][faces.rows], o.bins)
     key, attributes = read_attributes(o.attributes)
     names: Sequence[str]
     if key == "person":
@@ -263,6 +260,6 @@ def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
     else:
         names = people.paths
     try:
-        return as_groups(by, column(attributes, by, names), o.bins)
+        return name_groups(by, column(attributes, by, names), o.bins)
     except ValueError as error:
         raise ValueError(f"{o.attributes}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from metaface._progress import track
+from metaface.arguments import check_given_counts, refuse_moved
 from metaface.data import IMAGE_SIZE, FaceSet
 from metaface.episodes.sampler import EpisodeSampler, pictures
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from metaface.evaluation.episodic import BATCH_PIXELS, embedded
+from metaface.evaluation.episodic import BATCH_PIXELS, device_of, embed
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import ci95
 from metaface.synthetic import STEPS, Renders, render_steps
@@ -79,6 +80,25 @@ class Level:
         }
 
 
+@dataclass(frozen=True)
+class RenderedFaces:
+    """Procedural faces to render, and how a learner is given them.
+
+    Attributes:
+        prepare: from renders to the photographs the learner takes, uint8 ``[n, H, W, C]``:
+            ``lambda renders: renders.images``, or what aligns them.
+        people: how many people; nobody of them is in a set that :func:`metaface.data.load` gives.
+        photos: photographs of each.
+        image_size: side of a render, pixels.
+    """
+
+    prepare: Callable[[Renders], np.ndarray]
+    people: int = 100
+    photos: int = 10
+    image_size: int = IMAGE_SIZE
+
+
+@refuse_moved(device="learner.to(device) before the call")
 def robustness(
     learner: MetaLearner,
     faces: FaceSet,
@@ -90,13 +110,12 @@ def robustness(
     episodes: int = 500,
     seed: int = 0,
     both: bool = False,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[Level]:
     """Accuracy on ``faces`` corrupted more and more, by one nuisance at a time.
 
     The query photographs are corrupted; the support photographs stay clean, as those of a gallery
-    are. All severities of all nuisances meet the same episodes (those of
+    are. All severities of all nuisances use the same episodes (those of
     :func:`metaface.evaluate` with equal arguments), so their differences are paired. Where the
     embedding does not adapt, each corrupted photograph is embedded once.
 
@@ -105,7 +124,6 @@ def robustness(
         nuisances: of :data:`metaface.evaluation.corruptions.CORRUPTIONS`.
         ways, shots, queries, episodes, seed: of the tasks.
         both: corrupt the support photographs, too.
-        device: None: where the learner is.
         progress: show a progress bar.
 
     Returns:
@@ -118,134 +136,146 @@ def robustness(
         if name not in CORRUPTIONS:
             raise ValueError(f"no corruption {name!r}: choose of {', '.join(CORRUPTIONS)}")
     faces = FaceSet.from_arrays(faces.images, faces.person, people=faces.people, name=faces.name)
-    run = _Measurement(learner, faces, ways, shots, queries, episodes, seed, both, device)
-    clean = run(faces.images)
-    found = []
-    with track(
-        total=len(nuisances) * SEVERITIES,
-        desc="robustness",
-        unit="severity",
-        show=progress,
-        leave=False,
-    ) as bar:
+    sampler = _test_sampler(learner, faces, ways, shots, queries, seed)
+    measure = _Measurement(learner, sampler, episodes, both)
+
+    def corruptions() -> Iterator[_Series]:
         for name in nuisances:
             _, strengths, unit = CORRUPTIONS[name]
-            found.append(Level(name, 0, math.nan, unit, clean, clean))
-            for severity, strength in enumerate(strengths, 1):
-                worse = faces.images.copy()
-                worse[run.shown] = corrupt(
-                    worse[run.shown], name, severity, seed=seed, keys=run.shown
-                )
-                found.append(Level(name, severity, strength, unit, run(worse), clean))
-                bar.update()
-    return found
+            images = (worsen(name, severity) for severity in range(1, SEVERITIES + 1))
+            yield name, unit, zip(strengths, images, strict=True)
+
+    def worsen(name: str, severity: int) -> np.ndarray:
+        worse = faces.images.copy()
+        rows = measure.shown
+        worse[rows] = corrupt(worse[rows], name, severity, seed=seed, keys=rows)
+        return worse
+
+    return _measure_levels(measure, faces.images, corruptions(), len(nuisances), progress)
 
 
+@refuse_moved(
+    device="learner.to(device) before the call",
+    prepare="dial_robustness(learner, RenderedFaces(prepare))",
+    people="dial_robustness(learner, RenderedFaces(prepare, people=...))",
+    photos="dial_robustness(learner, RenderedFaces(prepare, photos=...))",
+    image_size="dial_robustness(learner, RenderedFaces(prepare, image_size=...))",
+)
 def dial_robustness(
     learner: MetaLearner,
-    prepare: Callable[[Renders], np.ndarray],
+    rendered: RenderedFaces,
     *,
     nuisances: Sequence[str] = tuple(STEPS),
-    people: int = 100,
-    photos: int = 10,
-    image_size: int = IMAGE_SIZE,
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,
     episodes: int = 500,
     seed: int = 0,
     both: bool = False,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[Level]:
-    """The same on procedural faces, one dial of the renderer turned up at a time.
+    """:func:`robustness` on procedural faces, one dial of the renderer turned up at a time.
 
-    Photograph i of a step differs from photograph i of another by that dial alone. Nobody of them
-    is in a set that :func:`metaface.data.load` gives.
+    Photograph i at one step of a dial differs from photograph i at another by that dial alone.
 
     Args:
-        prepare: from renders to the photographs the learner takes, uint8 ``[n, H, W, C]``:
-            ``lambda r: r.images``, or what aligns them.
+        rendered: what is rendered.
         nuisances: of :data:`metaface.synthetic.STEPS`.
-        people, photos, image_size: what is rendered.
 
     Raises:
+        TypeError: ``rendered`` is a function: it goes into :class:`RenderedFaces`.
         ValueError: an unknown dial, or too few people or photographs.
     """
+    if callable(rendered):
+        raise TypeError("dial_robustness takes RenderedFaces(prepare) in place of prepare")
     for name in nuisances:
         if name not in STEPS:
             raise ValueError(f"no steps of a dial {name!r}: choose of {', '.join(STEPS)}")
-    ids = np.arange(UNSEEN, UNSEEN + people)
-    found: list[Level] = []
-    run: _Measurement | None = None
-    clean = np.empty(0)
-    with track(
-        total=len(nuisances) * SEVERITIES,
-        desc="robustness",
-        unit="severity",
-        show=progress,
-        leave=False,
-    ) as bar:
+    ids = np.arange(UNSEEN, UNSEEN + rendered.people)
+
+    def render(name: str, first: int) -> Iterator[Renders]:
+        return render_steps(name, ids, rendered.photos, rendered.image_size, seed, first=first)
+
+    def dials() -> Iterator[_Series]:
         for name in nuisances:
-            steps = render_steps(name, ids, photos, image_size, seed, first=0 if not found else 1)
-            if run is None:
-                first = next(steps)
-                faces = FaceSet.from_arrays(
-                    prepare(first), first.person - UNSEEN, name="procedural faces"
-                )
-                run = _Measurement(
-                    learner, faces, ways, shots, queries, episodes, seed, both, device
-                )
-                clean = run(faces.images)
-            found.append(Level(name, 0, math.nan, "dial", clean, clean))
-            for severity, (setting, made) in enumerate(zip(STEPS[name], steps, strict=True), 1):
-                found.append(Level(name, severity, setting, "dial", run(prepare(made)), clean))
+            images = map(rendered.prepare, render(name, 1))
+            yield name, "dial", zip(STEPS[name], images, strict=True)
+
+    clean = next(render(next(iter(STEPS)), 0))  # step 0 of every dial is the same
+    faces = FaceSet.from_arrays(
+        rendered.prepare(clean), clean.person - UNSEEN, name="procedural faces"
+    )
+    sampler = _test_sampler(learner, faces, ways, shots, queries, seed)
+    measure = _Measurement(learner, sampler, episodes, both)
+    return _measure_levels(measure, faces.images, dials(), len(nuisances), progress)
+
+
+_Series = tuple[str, str, Iterable[tuple[float, np.ndarray]]]
+"""a nuisance, the unit of its strength, and the strength and photographs of severities 1 to 5"""
+
+
+def _measure_levels(
+    measure: _Measurement,
+    images: np.ndarray,
+    worsened: Iterable[_Series],
+    count: int,
+    progress: bool,
+) -> list[Level]:
+    """The levels of ``count`` nuisances, each from severity 0 (the clean ``images``)."""
+    clean = measure(images)
+    levels = []
+    with track(
+        total=count * SEVERITIES, desc="robustness", unit="severity", show=progress, leave=False
+    ) as bar:
+        for name, unit, steps in worsened:
+            levels.append(Level(name, 0, math.nan, unit, clean, clean))
+            for severity, (strength, worse) in enumerate(steps, 1):
+                levels.append(Level(name, severity, strength, unit, measure(worse), clean))
                 bar.update()
-    return found
+    return levels
+
+
+def _test_sampler(
+    learner: MetaLearner, faces: FaceSet, ways: int, shots: int, queries: int, seed: int
+) -> EpisodeSampler:
+    """The episodes of :func:`metaface.evaluate`."""
+    device = device_of(learner)
+    return EpisodeSampler(faces, ways, shots, queries, seed=seed, stream="test", device=device)
 
 
 class _Measurement:
-    """Accuracies of fixed episodes ``[episodes]``, whatever their queries' photographs became.
+    """Accuracies of fixed episodes, float64 ``[episodes]``, on given photographs.
+
+    Args:
+        sampler: of a :class:`FaceSet` that is no view.
+        both: whether the support photographs are the given ones, too, and not the clean ones.
 
     Attributes:
         shown: int64 ``[n]``, the rows that a query (or, where ``both``, a support) shows.
     """
 
     def __init__(
-        self,
-        learner: MetaLearner,
-        faces: FaceSet,
-        ways: int,
-        shots: int,
-        queries: int,
-        episodes: int,
-        seed: int,
-        both: bool,
-        device: str | torch.device | None,
+        self, learner: MetaLearner, sampler: EpisodeSampler, episodes: int, both: bool
     ) -> None:
-        if episodes < 1:
-            raise ValueError(f"episodes={episodes}: must be at least 1")
-        if device is None:
-            device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-        self.learner, self.both, self.episodes = learner, both, episodes
-        self.device = torch.device(device)
-        self.sampler = EpisodeSampler(
-            faces, ways, shots, queries, seed=seed, stream="test", device=device
-        )
-        people, self.support, self.query = self.sampler.rows(np.arange(episodes))
+        check_given_counts(1, episodes=episodes)
+        self.learner, self.sampler, self.episodes, self.both = learner, sampler, episodes, both
+        people, self.support, self.query = sampler.rows(np.arange(episodes))
         self.ways = people.shape[1]
         changed = torch.cat([self.query, self.support], 1) if both else self.query
-        self.shown = np.unique(changed.numpy())
-        self.place = torch.zeros(len(faces), dtype=torch.long)
-        self.place[torch.from_numpy(self.shown)] = torch.arange(len(self.shown))
+        self.shown, self.place = self._index(changed)
         self.once = isinstance(learner, FeatureLearner)
         with torch.no_grad(), learner.predicting():
             self.once = self.once and learner.sees_single_images
             if self.once and not both:
-                given = np.unique(self.support.numpy())
-                self.known = torch.zeros(len(faces), dtype=torch.long)
-                self.known[torch.from_numpy(given)] = torch.arange(len(given))
-                self.features = self._embedded(faces.images[given])
+                given, self.known = self._index(self.support)
+                self.features = self._embed(sampler.faces.images[given])
+
+    def _index(self, rows: Tensor) -> tuple[np.ndarray, Tensor]:
+        """The different ones of ``rows``, and the place of each row of the set among them."""
+        different = np.unique(rows.numpy())
+        place = torch.zeros(len(self.sampler.faces), dtype=torch.long)
+        place[torch.from_numpy(different)] = torch.arange(len(different))
+        return different, place
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -257,7 +287,7 @@ class _Measurement:
     def _from_features(self, images: np.ndarray) -> Iterable[Tensor]:
         learner = self.learner
         assert isinstance(learner, FeatureLearner)
-        hard = self._embedded(images[self.shown])
+        hard = self._embed(images[self.shown])
         for support, query in zip(self.support.split(512), self.query.split(512), strict=True):
             y, truth = self.sampler.labels(support, self.ways)
             given = hard[self.place[support]] if self.both else self.features[self.known[support]]
@@ -270,21 +300,21 @@ class _Measurement:
         batch = max(1, BATCH_PIXELS // (tasks * math.prod(images.shape[1:3])))
         for start in range(0, self.episodes, batch):
             made = self.sampler.tasks(np.arange(start, min(start + batch, self.episodes)))
-            made = replace(made, query=self._gathered(hard, made.query_rows))
+            made = replace(made, query=self._gather(hard, made.query_rows))
             if self.both:
-                made = replace(made, support=self._gathered(hard, made.support_rows))
+                made = replace(made, support=self._gather(hard, made.support_rows))
             yield _right(self.learner.logits(made), made.query_y)
 
-    def _gathered(self, hard: Tensor, rows: Tensor) -> Tensor:
+    def _gather(self, hard: Tensor, rows: Tensor) -> Tensor:
         return self._pictures(hard[self.place[rows.flatten()]]).unflatten(0, rows.shape)
 
     def _pictures(self, some: Tensor) -> Tensor:
         """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``."""
-        return pictures(some.to(self.device))
+        return pictures(some.to(device_of(self.learner)))
 
-    def _embedded(self, images: np.ndarray) -> Tensor:
+    def _embed(self, images: np.ndarray) -> Tensor:
         stored = torch.from_numpy(np.ascontiguousarray(images))
-        return embedded(
+        return embed(
             self.learner, lambda rows: self._pictures(stored[rows]), torch.arange(len(stored))
         )
 

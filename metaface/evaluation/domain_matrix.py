@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from metaface import nets
+from metaface.arguments import refuse_moved
 from metaface.data import FaceSet
 from metaface.data.domain_split import SIDES, queries_there, sides
 from metaface.episodes.sampler import pictures
-from metaface.evaluation.episodic import embedded, evaluate
+from metaface.evaluation.episodic import device_of, embed, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
-from metaface.metrics.intervals import interval
+from metaface.metrics.intervals import ci95_over_seeds
 from metaface.metrics.one_to_one import verification
 from metaface.metrics.pairs import draw_pairs
 
@@ -23,6 +24,7 @@ MATCHED, MISMATCHED = 2500, 10_000  # pairs, at most half of those there are
 GALLERIES = 10
 
 
+@refuse_moved(device="learner.to(device) before the call")
 def cross_domain(
     learners: Mapping[str, Mapping[str, MetaLearner | Callable[[], MetaLearner]]],
     tests: Mapping[str, FaceSet],
@@ -32,7 +34,6 @@ def cross_domain(
     queries: int = 5,
     episodes: int = 1000,
     seed: int = 0,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Test every learner in every domain.
@@ -44,11 +45,11 @@ def cross_domain(
             when it is its turn.
         tests: people that no learner was trained on, by the name of their domain; of two sides
             or not, see ``metaface.data.domain_split.paired_domains``.
-        ways, shots, queries, episodes, seed, device, progress: as of ``evaluate``; every
+        ways, shots, queries, episodes, seed, progress: as of ``evaluate``; every
             combination of ways and shots.
 
     Returns:
-        Rows as :func:`rows` makes them.
+        Rows as :func:`make_rows` makes them.
 
     Raises:
         ValueError: too few people with enough photographs in a domain.
@@ -57,7 +58,7 @@ def cross_domain(
     for train, named in learners.items():
         for name, given in named.items():
             learner = given if isinstance(given, MetaLearner) else given()
-            found = {
+            results = {
                 domain: measure(
                     learner,
                     faces,
@@ -66,14 +67,13 @@ def cross_domain(
                     queries=queries,
                     episodes=episodes,
                     seed=seed,
-                    device=device,
                     progress=progress,
                 )
                 for domain, faces in tests.items()
             }
-            measured.append({"train": train, "learner": name, "seed": seed, "tests": found})
+            measured.append({"train": train, "learner": name, "seed": seed, "tests": results})
             measured[-1]["trainable_parameters"] = nets.count_trainable(learner)
-    return list(rows(measured))
+    return list(make_rows(measured))
 
 
 def measure(
@@ -85,7 +85,6 @@ def measure(
     queries: int = 5,
     episodes: int = 1000,
     seed: int = 0,
-    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """One learner in one domain.
@@ -112,28 +111,27 @@ def measure(
                 queries=queries,
                 episodes=episodes,
                 seed=seed,
-                device=device,
+                domains=SIDES if sides(faces) else None,
                 progress=progress,
-                **sides(faces),
             )
             accuracies = [round(float(a), 6) for a in result.accuracies]
             tested.append({"ways": n, "shots": k, "queries": queries, "norm": result.norm})
             tested[-1] |= {"transductive": result.transductive, "accuracies": accuracies}
-    found: dict[str, Any] = {"episodes": tested, "rank1": None, "tar_at_far": None}
+    measured: dict[str, Any] = {"episodes": tested, "rank1": None, "tar_at_far": None}
     if isinstance(learner, FeatureLearner) and learner.sees_single_images:
-        features = unit_features(learner, faces)
+        features = embed_faceset(learner, faces)
         known = faces.domain == faces.domains.index(SIDES[0]) if sides(faces) else None
-        found["rank1"] = rank1(features, faces.person, known, seed=seed)
-        found["tar_at_far"] = tar_at_far(features, faces.person, known, seed=seed)
-    return found | {"seconds": time.perf_counter() - began}
+        measured["rank1"] = rank1(features, faces.person, known, seed=seed)
+        measured["tar_at_far"] = tar_at_far(features, faces.person, known, seed=seed)
+    return measured | {"seconds": time.perf_counter() - began}
 
 
 @torch.no_grad()
-def unit_features(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
+def embed_faceset(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
     """Embeddings of all photographs of ``faces``: float32 ``[M, D]``, unit length."""
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    device = device_of(learner)
     with learner.predicting():
-        features = embedded(
+        features = embed(
             learner,
             lambda rows: pictures(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
             torch.from_numpy(faces.rows),
@@ -230,7 +228,7 @@ def _tar(scores: np.ndarray, same: np.ndarray) -> dict[str, float]:
     return {f"{p.far:.2g}": p.tar.value for p in verification(scores, same, halves).at}
 
 
-def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def make_rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """One row for each train domain, learner, test domain, way and shot.
 
     Args:
@@ -251,10 +249,10 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         units.setdefault((unit["train"], unit["learner"]), []).append(unit)
     for (train, learner), group in units.items():
         for test in group[0]["tests"]:
-            found = [unit["tests"][test] for unit in group]
+            results = [unit["tests"][test] for unit in group]
             inside = [u["tests"][test] for u in units.get((test, learner), [])]
-            for index, task in enumerate(found[0]["episodes"]):
-                values = _accuracies(found, index)
+            for index, task in enumerate(results[0]["episodes"]):
+                values = _accuracies(results, index)
                 row = {
                     "train": train,
                     "test": test,
@@ -265,27 +263,27 @@ def rows(measured: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
                     "episodes": values.shape[1],
                     "seeds": len(group),
                     "accuracy": float(values.mean()),
-                    "ci95": interval(values),
-                    "rank1": _mean([f["rank1"] for f in found]),
-                    "tar_at_far": _means([f["tar_at_far"] for f in found]),
+                    "ci95": ci95_over_seeds(values),
+                    "rank1": _mean([f["rank1"] for f in results]),
+                    "tar_at_far": _means([f["tar_at_far"] for f in results]),
                     "drop": None,
                     "drop_ci95": None,
                 }
                 if inside:
                     lost = _accuracies(inside, index) - values
-                    row |= {"drop": float(lost.mean()), "drop_ci95": interval(lost)}
+                    row |= {"drop": float(lost.mean()), "drop_ci95": ci95_over_seeds(lost)}
                 yield row | {
                     "seconds": float(np.mean([u.get("train_seconds", 0.0) for u in group])),
-                    "test_seconds": float(np.mean([f["seconds"] for f in found])),
+                    "test_seconds": float(np.mean([f["seconds"] for f in results])),
                     "trainable_parameters": group[0]["trainable_parameters"],
                     "norm": task["norm"],
                     "transductive": task["transductive"],
                 }
 
 
-def _accuracies(found: Sequence[Mapping[str, Any]], index: int) -> np.ndarray:
+def _accuracies(results: Sequence[Mapping[str, Any]], index: int) -> np.ndarray:
     """float64 ``[seeds, episodes]``."""
-    return np.array([f["episodes"][index]["accuracies"] for f in found])
+    return np.array([f["episodes"][index]["accuracies"] for f in results])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metaface._progress import track
-from metaface.arguments import check_given_counts, checked_device
+from metaface.arguments import check_given_counts, refuse_moved
 from metaface.data import FaceSet
 from metaface.episodes.sampler import BLOCK, EpisodeSampler
 from metaface.learners import FeatureLearner, MetaLearner
@@ -80,6 +81,11 @@ class Result:
         return f"{self.accuracy:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
 
 
+@refuse_moved(
+    device="learner.to(device) before the call",
+    support_domain="domains=(support_domain, query_domain)",
+    query_domain="domains=(support_domain, query_domain)",
+)
 @torch.no_grad()
 def evaluate(
     learner: MetaLearner,
@@ -91,12 +97,12 @@ def evaluate(
     episodes: int = 1000,
     seed: int = 0,
     stream: str = "test",
-    support_domain: str | None = None,
-    query_domain: str | None = None,
-    device: str | torch.device | None = None,
+    domains: tuple[str | None, str | None] | None = None,
     progress: bool = True,
 ) -> Result:
     """Accuracy of ``learner`` over tasks of ``faces``; the learner is left as it was.
+
+    It runs on the device that holds the learner's parameters and buffers.
 
     Where a photograph has an embedding that no task changes (a :class:`FeatureLearner` without
     batch statistics), every photograph is embedded once, whatever the number of tasks.
@@ -108,8 +114,8 @@ def evaluate(
         ways, shots, queries: of the tasks.
         episodes: how many tasks.
         seed, stream: name the tasks.
-        support_domain, query_domain: as in ``EpisodeSampler``.
-        device: None: where the learner is.
+        domains: the domains of the support and of the query photographs, as
+            ``support_domain`` and ``query_domain`` of ``EpisodeSampler``.
         progress: show a progress bar.
 
     Raises:
@@ -117,15 +123,13 @@ def evaluate(
     """
     if not isinstance(learner, MetaLearner):
         raise ValueError(
-            f"evaluate takes a learner and then a FaceSet, got {_kind(learner)} first: put a "
+            f"evaluate takes a learner and then a FaceSet, got {_describe(learner)} first: put a "
             "network into a learner, such as metaface.learners.Prototypical(network)"
         )
     check_given_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
     if (weight := not_finite(learner)) is not None:
         raise ValueError(f"{weight} of the learner holds infinite numbers or NaN: train it again")
-    if device is None:
-        device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    device = checked_device(device)
+    support_domain, query_domain = domains or (None, None)
     sampler = EpisodeSampler(
         faces,
         ways,
@@ -133,47 +137,11 @@ def evaluate(
         queries,
         seed=seed,
         stream=stream,
-        device=device,
+        device=device_of(learner),
         support_domain=support_domain,
         query_domain=query_domain,
     )
-    pixels = faces.image_shape[1] * faces.image_shape[2] * ways * (shots + queries)
-    batch = max(1, BATCH_PIXELS // pixels)
-    counts = np.zeros((episodes, ways, ways), dtype=np.int64)
-    shown = np.zeros((episodes, ways), dtype=np.int64)  # the person behind each label
-    seconds, undecided = 0.0, 0
-    with (
-        learner.predicting(),
-        track(
-            total=episodes,
-            desc=f"{ways}-way {shots}-shot",
-            unit="task",
-            show=progress,
-            leave=False,
-        ) as bar,
-    ):
-        answers: _Answers
-        if isinstance(learner, FeatureLearner) and learner.sees_single_images:
-            answers, batch = _FromFeatures(learner, sampler), BLOCK
-        else:
-            answers = _FromPhotographs(learner, sampler)
-        for start in range(0, episodes, batch):
-            stop = min(start + batch, episodes)
-            people, truth, scores, spent = answers(np.arange(start, stop))
-            seconds += spent
-            predicted = check_scores(learner, scores).argmax(-1)
-            undecided += int((scores.amax(-1) == scores.amin(-1)).sum())
-            counts[start:stop] = _confusion(truth, predicted, ways)
-            shown[start:stop] = people.numpy()
-            bar.update(stop - start)
-    if undecided:
-        log.warning(
-            "%s gives %d of %d queries the same score for everybody, which counts as the first "
-            "person: its features do not differ, or are too large",
-            type(learner).__name__,
-            undecided,
-            counts.sum(),
-        )
+    people, counts, seconds = _answer(learner, sampler, episodes, progress)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):
         precision = np.nan_to_num(hits / counts.sum(1))
@@ -190,11 +158,63 @@ def evaluate(
         adapt_ms=1000 * seconds / episodes,
         norm=learner.norm,
         transductive=learner.transductive,
-        confusions=_hardest(shown, counts, queries, faces.people),
+        confusions=_list_confusions(people, counts, queries, faces.people),
     )
 
 
-def embedded(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+def device_of(learner: MetaLearner) -> torch.device:
+    """Where the parameters and buffers of ``learner`` are; the CPU where it has none."""
+    tensors = chain(learner.parameters(), learner.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def _answer(
+    learner: MetaLearner, sampler: EpisodeSampler, episodes: int, progress: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The person behind each label, int64 ``[E, N]``; how many queries of label i were taken for
+    label j, int64 ``[E, N, N]``; and the seconds it took."""
+    ways, shots = sampler.ways[0], sampler.shots[0]
+    people = np.zeros((episodes, ways), dtype=np.int64)
+    counts = np.zeros((episodes, ways, ways), dtype=np.int64)
+    seconds, undecided = 0.0, 0
+    with (
+        learner.predicting(),
+        track(
+            total=episodes,
+            desc=f"{ways}-way {shots}-shot",
+            unit="task",
+            show=progress,
+            leave=False,
+        ) as bar,
+    ):
+        answers: _FromPhotographs | _FromFeatures
+        if isinstance(learner, FeatureLearner) and learner.sees_single_images:
+            answers, batch = _FromFeatures(learner, sampler), BLOCK
+        else:
+            answers = _FromPhotographs(learner, sampler)
+            height, width = sampler.faces.image_shape[1:]
+            batch = max(1, BATCH_PIXELS // (height * width * ways * (shots + sampler.queries)))
+        for start in range(0, episodes, batch):
+            stop = min(start + batch, episodes)
+            drawn, truth, scores, spent = answers(np.arange(start, stop))
+            seconds += spent
+            predicted = check_scores(learner, scores).argmax(-1)
+            undecided += int((scores.amax(-1) == scores.amin(-1)).sum())
+            counts[start:stop] = _count_confusions(truth, predicted, ways)
+            people[start:stop] = drawn.numpy()
+            bar.update(stop - start)
+    if undecided:
+        log.warning(
+            "%s gives %d of %d queries the same score for everybody, which counts as the first "
+            "person: its features do not differ, or are too large",
+            type(learner).__name__,
+            undecided,
+            counts.sum(),
+        )
+    return people, counts, seconds
+
+
+def embed(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Features ``[n, D]`` of the photographs of rows ``[n]``, a few at a time.
 
     Args:
@@ -206,7 +226,7 @@ def embedded(learner: MetaLearner, images: Callable[[Tensor], Tensor], rows: Ten
     return torch.cat([learner.embed(theta, images(part)[None])[0] for part in rows.split(size)])
 
 
-def _kind(what: object) -> str:
+def _describe(what: object) -> str:
     return f"the class {what.__name__}" if isinstance(what, type) else f"a {type(what).__name__}"
 
 
@@ -224,13 +244,13 @@ class _FromPhotographs:
 
 
 class _FromFeatures:
-    """The same, every photograph embedded once beforehand."""
+    """As :class:`_FromPhotographs`, every photograph embedded once beforehand."""
 
     def __init__(self, learner: FeatureLearner, sampler: EpisodeSampler) -> None:
         self.learner, self.sampler = learner, sampler
         rows = torch.from_numpy(np.unique(sampler.faces.all_rows))
         began = time.perf_counter()
-        features = embedded(learner, sampler.images, rows)
+        features = embed(learner, sampler.images, rows)
         self.seconds = _since(began, features) / len(rows)
         self.place = torch.zeros(len(sampler.faces.store), dtype=torch.long)
         self.place[rows] = torch.arange(len(rows))
@@ -250,16 +270,13 @@ class _FromFeatures:
         return self.features.index_select(0, places).unflatten(0, rows.shape)
 
 
-_Answers = _FromPhotographs | _FromFeatures
-
-
 def _since(began: float, result: Tensor) -> float:
     if result.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
-def _confusion(truth: Tensor, predicted: Tensor, ways: int) -> np.ndarray:
+def _count_confusions(truth: Tensor, predicted: Tensor, ways: int) -> np.ndarray:
     """int64 ``[B, N, N]``: queries of label i taken for label j."""
     task = torch.arange(len(truth), device=truth.device)[:, None]
     index = (task * ways + truth) * ways + predicted
@@ -267,7 +284,7 @@ def _confusion(truth: Tensor, predicted: Tensor, ways: int) -> np.ndarray:
     return counts.view(len(truth), ways, ways).cpu().numpy()
 
 
-def _hardest(
+def _list_confusions(
     people: np.ndarray, counts: np.ndarray, queries: int, names: Sequence[str], most: int = 10
 ) -> list[Confusion]:
     """The pairs confused most often, from people ``[E, N]`` and confusions ``[E, N, N]``."""
@@ -277,8 +294,8 @@ def _hardest(
     confused = np.bincount(inverse, counts[task, i, j], len(pairs)).astype(int)
     together = people[:, :, None] * size + people[:, None, :]
     place = np.searchsorted(pairs, together).clip(max=max(0, len(pairs) - 1))
-    found = pairs[place] == together if len(pairs) else np.zeros_like(together, dtype=bool)
-    met = queries * np.bincount(place[found], minlength=len(pairs))
+    confusable = pairs[place] == together if len(pairs) else np.zeros_like(together, dtype=bool)
+    met = queries * np.bincount(place[confusable], minlength=len(pairs))
     order = np.argsort(-confused / (met + 10), kind="stable")[:most]
     return [
         Confusion(names[pairs[k] // size], names[pairs[k] % size], int(confused[k]), int(met[k]))

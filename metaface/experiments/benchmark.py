@@ -30,7 +30,7 @@ from metaface.experiments.photo_rows import show_confused, show_task
 from metaface.experiments.runner import Experiment, Measure
 from metaface.learners import MetaLearner, Prototypical
 from metaface.learners.spec import ModelSpec
-from metaface.metrics.intervals import interval
+from metaface.metrics.intervals import ci95_over_seeds
 from metaface.options import BenchmarkSettings
 from metaface.training import seen_people
 
@@ -204,7 +204,6 @@ class _Benchmark(Experiment):
                     queries=self.settings.queries,
                     episodes=self.settings.episodes,
                     seed=self.settings.seed,
-                    device=self.device,
                     progress=self.progress,
                 )
                 log.info("%s, %d-way %d-shot: %s", unit, ways, shots, result)
@@ -299,7 +298,7 @@ def _rows(units: Sequence[dict[str, Any]], settings: BenchmarkSettings) -> Itera
                 "episodes": values.shape[1],
                 "seeds": len(group),
                 "accuracy": float(values.mean()),
-                "ci95": interval(values),
+                "ci95": ci95_over_seeds(values),
                 "precision": mean("precision"),
                 "recall": mean("recall"),
                 "f1": mean("f1"),
@@ -334,5 +333,5 @@ def _differences(
                 "ways": test["ways"],
                 "shots": test["shots"],
                 "difference": float(paired.mean()),
-                "ci95": interval(paired),
+                "ci95": ci95_over_seeds(paired),
             }

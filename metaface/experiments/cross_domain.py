@@ -26,7 +26,7 @@ from metaface.data.domain_split import (
 )
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
-from metaface.evaluation.domain_matrix import measure, rows
+from metaface.evaluation.domain_matrix import make_rows, measure
 from metaface.experiments.job import check_settings, define, leave_out_seen, train_learner
 from metaface.experiments.photo_rows import show_domain
 from metaface.experiments.runner import Experiment, Measure
@@ -196,7 +196,6 @@ class _DomainMatrix(Experiment):
                 queries=self.settings.queries,
                 episodes=self.settings.episodes,
                 seed=self.settings.seed,
-                device=self.device,
                 progress=self.progress,
             )
             log.info("%s tested in %s", folder.name, domain)
@@ -215,7 +214,7 @@ class _DomainMatrix(Experiment):
                 name: {part: getattr(parts, part).describe() for part in ("train", "val", "test")}
                 for name, parts in self.domains.items()
             },
-            "rows": list(rows(measured)),
+            "rows": list(make_rows(measured)),
         }
 
     def write_page(self, results: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ from metaface.experiments.joint_scenes import (
 from metaface.experiments.joint_speed import compare_speed
 from metaface.experiments.runner import Experiment, Measure, finished
 from metaface.experiments.staged import Staged, crop_faces
-from metaface.metrics.intervals import ci95, interval
+from metaface.metrics.intervals import ci95, ci95_over_seeds
 from metaface.multitask import identification
 from metaface.multitask.augmentation import augment
 from metaface.multitask.metrics import measure
@@ -436,7 +436,7 @@ def _with_interval(name: str, units: Sequence[Any], of: Callable[[Any, str], Any
     where there are such."""
     if name in ("one_shot", "one_shot_given"):
         values = np.array([of(unit, name) for unit in units])
-        return [float(values.mean()), interval(values)]
+        return [float(values.mean()), ci95_over_seeds(values)]
     each = np.array([of(unit, "metrics")[name] for unit in units])
     return [float(each.mean()), ci95(each)]
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface import evaluation
+from metaface import evaluation, metrics
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.data import FaceSet, Skipped
 from metaface.data._content import Distinct
 from metaface.data._skipped import TWICE, report_skipped
 from metaface.data._sources import open_source
+from metaface.data.wider import read_wider
 from metaface.faces import choose
 from metaface.faces.alignment import shrunk
 from metaface.faces.detect import Detector
@@ -165,7 +166,7 @@ def find_pairs(people: AlignedFaces, listed: str | Path) -> tuple[Pairs, int]:
         ValueError: a photograph is there in several formats, none of them the list's; or no pair
             is there.
     """
-    files, pairs = evaluation.read_pairs(listed)
+    files, pairs = metrics.read_pairs(listed)
     place = {"/".join(Path(path).parts[-2:]): row for row, path in enumerate(people.paths)}
     formats: dict[str, list[str]] = {}
     for name in place:
@@ -211,14 +212,14 @@ def measure_detection(
     """Average precision on photographs with the boxes of their faces, as WIDER FACE has them.
 
     Args:
-        source: a folder or zip; see :func:`metaface.evaluation.read_wider`.
+        source: a folder or zip; see :func:`metaface.read_wider`.
         detector: one that reports unsure boxes, too.
     """
-    annotated = evaluation.read_wider(source)
+    annotated = read_wider(source)
     bar = track(annotated, desc="detecting", unit="photo", show=progress)
     with open_photos(given_path(source, "the photographs")) as read_file:
         detections = [detector(read(partial(read_file, photo.path))) for photo in bar]
-    return evaluation.average_precision(
+    return metrics.average_precision(
         [(faces.boxes, faces.scores) for faces in detections],
         [photo.boxes for photo in annotated],
         [photo.ignore for photo in annotated],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metaface.data import FaceSet
-from metaface.evaluation.domain_matrix import unit_features
+from metaface.evaluation.domain_matrix import embed_faceset
 from metaface.faces.alignment import align
 from metaface.faces.exposure import exposed
 from metaface.learners import MetaLearner
@@ -40,7 +40,7 @@ class People:
                 "the checkpoint's norm is 'batch': its embeddings depend on what they are "
                 "computed with; train with --norm group or frozen"
             )
-        return unit_features(self.learner, self.faces)
+        return embed_faceset(self.learner, self.faces)
 
 
 def upright(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""How similar a face is to enrolled people, beyond how similar it is to anybody."""
+"""Scores of faces with people: prototypes, and normalisation by a cohort of strangers."""
 
 from __future__ import annotations
 
 import numpy as np
 
-NEAREST = 50  # strangers that a face is held against
+NEAREST = 50  # strangers of the cohort whose mean cosine is the baseline of a face
 
 
-def prototypes(embeddings: np.ndarray, person: np.ndarray, people: int) -> np.ndarray:
+def compute_prototypes(embeddings: np.ndarray, person: np.ndarray, people: int) -> np.ndarray:
     """One unit vector a person: the direction of the mean of their embeddings.
 
     This is what a cosine :class:`metaface.learners.Prototypical` adapts.
@@ -21,33 +21,33 @@ def prototypes(embeddings: np.ndarray, person: np.ndarray, people: int) -> np.nd
     """
     order = np.argsort(person, kind="stable")
     starts = np.searchsorted(person[order], np.arange(people))
-    return unit(np.add.reduceat(embeddings[order], starts, axis=0))
+    return normalise(np.add.reduceat(embeddings[order], starts, axis=0))
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def normalise(vectors: np.ndarray) -> np.ndarray:
     """Each vector ``[..., D]`` at length 1; a vector of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-def within(cosines: np.ndarray) -> np.ndarray:
-    """Cosines in -1..1, which rounding leaves by a little; -inf, nobody was found, stays."""
+def clip_cosines(cosines: np.ndarray) -> np.ndarray:
+    """Cosines clipped to -1..1, against rounding; -inf (nobody was compared) stays."""
     return np.where(np.isfinite(cosines), np.clip(cosines, -1, 1), cosines)
 
 
 class Cohort:
-    """Strangers: what a probe resembles anyway.
+    """Photographs of strangers, by which scores are normalised.
 
-    A score is a cosine less :meth:`baseline`, the mean cosine of the probe with the ``NEAREST``
-    strangers most similar to it, so that faces that resemble everybody (blurred, dark, in profile)
-    need more to be taken for somebody. This is the adaptive score normalisation of speaker
-    recognition (Matejka et al. 2017), its probe half without division: it leaves the order of the
-    people as it was, so any search engine can rank them.
+    A score is a cosine minus :meth:`baseline`, the mean cosine of the probe with the ``NEAREST``
+    strangers most similar to it. Faces that resemble everybody (blurred, dark, in profile) then
+    need a higher cosine to be named. This is the adaptive score normalisation of speaker
+    recognition (Matejka et al. 2017), its probe half without division: the order of the people
+    stays as it was, so any search engine can rank them.
 
     Args:
-        embeddings: float32 ``[n, D]``, unit length. Fewer than ``NEAREST`` say little of what a
-            face resembles anyway: scores are plain cosines then.
-        person: int64 ``[n]``: who is who, in any numbers.
+        embeddings: float32 ``[n, D]``, unit length. With fewer than ``NEAREST`` there is no
+            normalisation: scores are plain cosines.
+        person: int64 ``[n]``: whose photograph each is, in any numbers.
     """
 
     def __init__(self, embeddings: np.ndarray, person: np.ndarray) -> None:
@@ -57,15 +57,15 @@ class Cohort:
         return len(self.embeddings)
 
     def baseline(self, probes: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
-        """What the cosines of ``probes`` ``[q, D]`` are held against: float32 ``[q]``.
+        """The mean cosine of ``probes`` ``[q, D]`` with their nearest strangers: float32 ``[q]``.
 
         Args:
-            person: int64 ``[q]``, where the probes are of the cohort themselves: who they are.
-                Their own photographs are left out, as a stranger to the cohort has none there.
+            person: int64 ``[q]``, where the probes are photographs of the cohort: whose they are.
+                Photographs of the same person are then left out.
         """
         if len(self) < NEAREST:
             return np.zeros(len(probes), np.float32)
-        found = np.empty(len(probes), np.float32)
+        means = np.empty(len(probes), np.float32)
         rows = max(1, 2**24 // len(self))  # 64 MB of cosines at once
         for start in range(0, len(probes), rows):
             part = slice(start, start + rows)
@@ -75,5 +75,5 @@ class Cohort:
             first = len(self) - NEAREST
             top = np.partition(cosines, first, axis=1)[:, first:]
             others = np.isfinite(top)
-            found[part] = np.where(others, top, 0).sum(1) / np.maximum(others.sum(1), 1)
-        return found
+            means[part] = np.where(others, top, 0).sum(1) / np.maximum(others.sum(1), 1)
+        return means

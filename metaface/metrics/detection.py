@@ -1,4 +1,4 @@
-"""Detection: are the faces of a photograph found, and nothing else?"""
+"""Average precision of face detection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from metaface.faces.detections import overlaps
-from metaface.metrics.intervals import Estimate, bootstrap
+from metaface.metrics.intervals import Estimate, bootstrap, divide
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,11 @@ def average_precision(
     Raises:
         ValueError: lists or arrays that do not fit together, a score that is not a number, no
             face that counts.
+
+    Example::
+
+        box = np.array([[10.0, 10, 40, 40]])
+        print(average_precision([(box, np.array([0.9]))], [box], [np.array([False])]).ap.value)
     """
     if not len(detected) == len(truth) == len(ignore):
         raise ValueError(
@@ -97,12 +102,12 @@ def average_precision(
     order = np.argsort(-by, kind="stable")
     where, by, hits = where[order], by[order], hits[order]
     last = np.flatnonzero(np.append(np.diff(by) != 0, True)[: len(by)])  # of equal scores
-    found = hits.cumsum()[last]
+    correct = hits.cumsum()[last]
     return Detection(
         ap=bootstrap(_area(where, by, hits, faces), len(truth)),
         threshold=by[last],
-        precision=found / (last + 1),
-        recall=found / faces.sum(),
+        precision=correct / (last + 1),
+        recall=correct / faces.sum(),
         iou=iou,
         photographs=len(truth),
         faces=int(faces.sum()),
@@ -135,11 +140,10 @@ def _area(
 
     def area(weights: np.ndarray) -> np.ndarray:
         more, kept = right @ weights.T, (every @ weights.T).cumsum(0)
-        found, total = more.cumsum(0), weights @ faces
-        precision = np.divide(found, kept, out=np.zeros_like(found), where=kept > 0)
+        correct, total = more.cumsum(0), weights @ faces
+        precision = np.divide(correct, kept, out=np.zeros_like(correct), where=kept > 0)
         highest = np.maximum.accumulate(precision[::-1])[::-1]
-        under = (more * highest).sum(0)
-        return np.divide(under, total, out=np.full_like(under, np.nan), where=total > 0)
+        return divide((more * highest).sum(0), total)
 
     return area
 
@@ -153,11 +157,11 @@ def _match(
     kept, right = [], []
     for row in np.argsort(-scores, kind="stable"):
         able = np.where(free, overlap[row], 0)
-        found = bool(able.max(initial=0) >= iou)
-        if found:
+        correct = bool(able.max(initial=0) >= iou)
+        if correct:
             free[able.argmax()] = False
         elif overlap[row, skip].max(initial=0) >= iou:
             continue
         kept.append(row)
-        right.append(found)
+        right.append(correct)
     return np.array(kept, dtype=np.int64), np.array(right, dtype=np.float64)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from metaface.arguments import between_0_and_1, check_given_counts
-from metaface.metrics.cohort import prototypes
-from metaface.metrics.intervals import Estimate, bootstrap, clopper_pearson
+from metaface.metrics.cohort import compute_prototypes
+from metaface.metrics.intervals import Estimate, bootstrap, clopper_pearson, divide
 from metaface.metrics.one_to_one import FALSE_MATCHES
-from metaface.metrics.pairs import cosines
+from metaface.metrics.pairs import pair_cosines
 
 EACH = 10  # matched pairs of a person at most, so that nobody makes up a group
 MOST = 20_000  # mismatched pairs of a group at most
@@ -81,7 +80,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Slices:
+class GroupComparison:
     """A measurement split by an attribute.
 
     Attributes:
@@ -117,7 +116,7 @@ class Slices:
     def rows(self) -> list[dict[str, Any]]:
         """What goes to ``results.json``; everybody first, whose ``group`` is None. ``low`` and
         ``high``, and ``interval``, are of :attr:`Errors.rate`."""
-        found = []
+        rows = []
         for i, group in enumerate((self.overall, *self.groups)):
             row: dict[str, Any] = {"kind": self.kind, "by": self.by, "people": group.people}
             row["group"] = group.name if i else None
@@ -130,14 +129,14 @@ class Slices:
                     "interval": errors.rate[1:] if errors.trials else None,
                     "clopper_pearson": errors.exact[1:] if errors.trials else None,
                 }
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def _measured(self, which: Rate) -> list[Errors]:
         return [e for g in self.groups if (e := g.errors(which)).trials]
 
 
-def slice_verification(
+def verify_by_group(
     embeddings: np.ndarray,
     person: np.ndarray,
     group: np.ndarray,
@@ -145,7 +144,7 @@ def slice_verification(
     by: str = "group",
     fmr: float = 0.01,
     seed: int = 0,
-) -> Slices:
+) -> GroupComparison:
     """FMR and FNMR of every group, at the threshold where everybody's pairs have ``fmr``.
 
     Pairs are within a group: two people of one kind are harder to tell apart than any two, so
@@ -165,15 +164,15 @@ def slice_verification(
             few pairs for ``fmr``.
     """
     fmr = between_0_and_1(fmr=fmr)
-    person, group = _checked(embeddings, person, group, by)
-    everyone = np.arange(len(person))
-    rows, same = draw_within(person, seed)
-    threshold = _threshold(cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
+    person, group = _check(embeddings, person, group, by)
+    rows, same = draw_pairs_within(person, seed)
+    threshold = _threshold(pair_cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
 
-    def counted(name: str, mine: np.ndarray) -> Group:
-        rows, same = draw_within(person[mine], seed)
+    def count(name: str, members: np.ndarray) -> Group:
+        mine = np.flatnonzero(members)
+        rows, same = draw_pairs_within(person[mine], seed)
         rows = mine[rows]
-        passed = cosines(embeddings, rows) >= threshold
+        passed = pair_cosines(embeddings, rows) >= threshold
         who = person[rows]
         return Group(
             name,
@@ -182,13 +181,10 @@ def slice_verification(
             _errors(~passed[same], who[same, :1]),
         )
 
-    groups = [
-        counted(str(name), np.flatnonzero(group == name)) for name in np.unique(group[group != ""])
-    ]
-    return Slices("verification", by, fmr, threshold, counted("everybody", everyone), tuple(groups))
+    return _compare("verification", by, fmr, threshold, group, count)
 
 
-def slice_identification(
+def identify_by_group(
     embeddings: np.ndarray,
     person: np.ndarray,
     group: np.ndarray,
@@ -197,7 +193,7 @@ def slice_identification(
     shots: int = 1,
     fpir: float = 0.01,
     seed: int = 0,
-) -> Slices:
+) -> GroupComparison:
     """FPIR and FNIR of every group, at the threshold where everybody has ``fpir``.
 
     Half of the people are enrolled by ``shots`` photographs, the others are strangers; then the
@@ -207,17 +203,17 @@ def slice_identification(
     score is below the threshold).
 
     Args:
-        embeddings, person, group, by: as for :func:`slice_verification`.
+        embeddings, person, group, by: as for :func:`verify_by_group`.
         shots: photographs that enrol a person; people with no more are strangers alone.
         fpir: 0..1.
         seed: names the halves and the photographs.
 
     Raises:
-        ValueError: as for :func:`slice_verification`; nobody with more than ``shots``.
+        ValueError: as for :func:`verify_by_group`; nobody with more than ``shots``.
     """
     fpir = between_0_and_1(fpir=fpir)
     check_given_counts(1, shots=shots)
-    person, group = _checked(embeddings, person, group, by)
+    person, group = _check(embeddings, person, group, by)
     random = np.random.default_rng(seed)
     people, who = np.unique(person, return_inverse=True)
     half = np.empty(len(people), bool)
@@ -227,7 +223,7 @@ def slice_identification(
         mine = np.flatnonzero(who == p)
         place[mine] = random.permutation(len(mine))
     enough = np.bincount(who) > shots
-    best, right, stranger, rows = [], [], [], []
+    best, named, impostor, photograph = [], [], [], []
     for side in (True, False):
         enrolled = np.flatnonzero((half == side) & enough)
         if not len(enrolled):
@@ -240,33 +236,46 @@ def slice_identification(
         number[enrolled] = np.arange(len(enrolled))
         known = number[who] >= 0
         gallery = known & (place < shots)
-        means = prototypes(embeddings[gallery], number[who[gallery]], len(enrolled))
+        means = compute_prototypes(embeddings[gallery], number[who[gallery]], len(enrolled))
         probes = np.flatnonzero((known & (place >= shots)) | (half[who] != side))
         scores = embeddings[probes] @ means.T
         best.append(scores.max(1))
-        right.append(scores.argmax(1) == number[who[probes]])
-        stranger.append(number[who[probes]] < 0)
-        rows.append(probes)
-    score, named, strange, row = (np.concatenate(p) for p in (best, right, stranger, rows))
-    threshold = _threshold(score[strange], fpir, "searches of strangers")
+        named.append(scores.argmax(1) == number[who[probes]])
+        impostor.append(number[who[probes]] < 0)
+        photograph.append(probes)
+    score, right, other, row = map(np.concatenate, (best, named, impostor, photograph))
+    threshold = _threshold(score[other], fpir, "searches of strangers")
     passed = score.astype(np.float64) >= threshold
+    searched = person[row][:, None]
 
-    def counted(name: str, photographs: np.ndarray) -> Group:
-        mine = photographs[row]
-        who = person[row][:, None]
+    def count(name: str, members: np.ndarray) -> Group:
+        mine = members[row]
         return Group(
             name,
-            len(np.unique(person[photographs])),
-            _errors(passed[mine & strange], who[mine & strange]),
-            _errors(~(passed & named)[mine & ~strange], who[mine & ~strange]),
+            len(np.unique(person[members])),
+            _errors(passed[mine & other], searched[mine & other]),
+            _errors(~(passed & right)[mine & ~other], searched[mine & ~other]),
         )
 
-    groups = tuple(counted(str(name), group == name) for name in np.unique(group[group != ""]))
-    everybody = counted("everybody", np.ones(len(person), bool))
-    return Slices("identification", by, fpir, threshold, everybody, groups)
+    return _compare("identification", by, fpir, threshold, group, count)
 
 
-def draw_within(person: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _compare(
+    kind: Literal["verification", "identification"],
+    by: str,
+    asked: float,
+    threshold: float,
+    group: np.ndarray,
+    count: Callable[[str, np.ndarray], Group],
+) -> GroupComparison:
+    """The errors that ``count`` finds for a name and its photographs, bool ``[n]``."""
+    everybody = count("everybody", np.ones(len(group), bool))
+    names = np.unique(group[group != ""])
+    groups = tuple(count(str(name), group == name) for name in names)
+    return GroupComparison(kind, by, asked, threshold, everybody, groups)
+
+
+def draw_pairs_within(person: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of photographs: at most ``EACH`` matched ones a person, ``MOST`` mismatched ones.
 
     Args:
@@ -300,93 +309,7 @@ def draw_within(person: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return pairs, np.arange(len(pairs)) < len(pairs) - len(mismatched)
 
 
-def binned(values: np.ndarray, bins: int = 3) -> np.ndarray:
-    """Numbers as groups of about equal size, named by their range: text ``[n]``.
-
-    Args:
-        values: float ``[n]``; nan: "".
-        bins: at least 2.
-
-    Raises:
-        ValueError: fewer than two bins, numbers that make no two, or infinite ones.
-    """
-    check_given_counts(1, bins=bins)
-    values = np.asarray(values, np.float64)
-    _refuse_infinite("values", values)
-    known = ~np.isnan(values)
-    if bins < 2 or len(np.unique(values[known])) < 2:
-        raise ValueError(
-            f"bins={bins} of {len(np.unique(values[known]))} different numbers: need two of each"
-        )
-    edges = np.unique(np.quantile(values[known], np.linspace(0, 1, bins + 1)))
-    number = np.searchsorted(edges[1:-1], values, side="right")
-    ranges = enumerate(pairwise(_shown(edges)), 1)
-    names = np.array([f"{k}: {low} to {high}" for k, (low, high) in ranges])
-    return np.where(known, names[number], "")
-
-
-def as_groups(name: str, values: Sequence[Any] | np.ndarray, bins: int = 3) -> np.ndarray:
-    """An attribute's values as names of groups, text ``[n]``.
-
-    Args:
-        name: of the attribute: true is ``name``, false ``not name``.
-        values: bool, numbers (more than 10 different ones are :func:`binned`) or text, where ""
-            is unknown, and so is nan among numbers.
-
-    Raises:
-        ValueError: infinite numbers; or as :func:`binned`.
-    """
-    array = np.asarray(values)
-    if array.dtype == bool:
-        return np.where(array, name, f"not {name}")
-    if array.dtype.kind in "US":
-        try:
-            numbers = np.array([float(v) if v else math.nan for v in array.tolist()])
-        except ValueError:
-            return array
-        if not np.isfinite(numbers).any():  # words such as Nan
-            return array
-    else:
-        numbers = array.astype(np.float64)
-    _refuse_infinite(name, numbers)
-    known, number = np.unique(numbers[~np.isnan(numbers)], return_inverse=True)
-    if len(known) > 10:
-        return binned(numbers, bins)
-    if array.dtype.kind in "US":
-        return np.where(np.isnan(numbers), "", array)
-    found = np.full(len(numbers), "", dtype=object)
-    found[~np.isnan(numbers)] = np.array(_shown(known), dtype=object)[number]
-    return found.astype(str)
-
-
-def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
-    infinite = np.flatnonzero(np.isinf(numbers))
-    if len(infinite):
-        raise ValueError(
-            f"{name}: {len(infinite)} of {len(numbers)} values are infinite (the first is number "
-            f"{infinite[0]}, counted from 0): leave empty, or nan, what is not known"
-        )
-
-
-def _shown(numbers: np.ndarray) -> list[str]:
-    """Different numbers as different texts that people read, no longer than they must be: of
-    three digits or more, and never rounded beyond the point."""
-    texts: list[str] = []
-    for digits in range(3, 18):
-        texts = [_written(number, digits) for number in numbers.tolist()]
-        if len(set(texts)) == len(texts):
-            break
-    return texts
-
-
-def _written(number: float, digits: int) -> str:
-    if number and not 1e-4 <= abs(number) < 1e15:
-        return f"{number:.{digits}g}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(number)))) if number else 0
-    return str(np.format_float_positional(round(number, decimals), trim="-"))
-
-
-def _checked(
+def _check(
     embeddings: np.ndarray, person: np.ndarray, group: np.ndarray, by: str
 ) -> tuple[np.ndarray, np.ndarray]:
     person, group = np.asarray(person), np.asarray(group).astype(str)
@@ -406,10 +329,10 @@ def _checked(
 def _threshold(impostor: np.ndarray, asked: float, what: str) -> float:
     """Halfway between the scores that may just pass (``score >= t``) and may just not."""
     if len(impostor) * asked < FALSE_MATCHES:
-        least = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
+        smallest = FALSE_MATCHES / len(impostor) if len(impostor) else math.inf
         raise ValueError(
             f"a rate of {asked:g} is not measured on {len(impostor)} {what}: with fewer than "
-            f"{FALSE_MATCHES} errors it is a guess; ask for {least:.2g} or more (below 1)"
+            f"{FALSE_MATCHES} errors it is a guess; ask for {smallest:.2g} or more (below 1)"
         )
     allowed = math.floor(asked * len(impostor) + 1e-9)
     ordered = np.sort(impostor.astype(np.float64))[::-1]
@@ -430,7 +353,6 @@ def _errors(wrong: np.ndarray, who: np.ndarray) -> Errors:
         drawn = weights[:, who[:, 0]]
         if who.shape[1] == 2:
             drawn = drawn * weights[:, who[:, 1]]
-        total = drawn.sum(1)
-        return np.divide(drawn @ wrong, total, out=np.full(len(total), np.nan), where=total > 0)
+        return divide(drawn @ wrong, drawn.sum(1))
 
     return Errors(len(wrong), int(wrong.sum()), bootstrap(pooled, len(people), draws=DRAWS))

@@ -36,6 +36,10 @@ def clopper_pearson(hits: int, trials: int, level: float = 0.95) -> Estimate:
 
     Raises:
         ValueError: a count out of range.
+
+    Example::
+
+        print(clopper_pearson(98, 100))  # 0.980 [0.930, 0.998]
     """
     if not 0 <= hits <= trials or trials < 1:
         raise ValueError(f"{hits} hits of {trials} trials: need 0 <= hits <= trials, trials >= 1")
@@ -79,7 +83,7 @@ def bootstrap(
         return Estimate(value, np.nan, np.nan)
     random = np.random.default_rng(seed)
     even = np.full(clusters, 1 / clusters)
-    found = np.concatenate(
+    values = np.concatenate(
         [
             statistic(
                 random.multinomial(clusters, even, min(BLOCK, draws - start)).astype(np.float64)
@@ -87,24 +91,29 @@ def bootstrap(
             for start in range(0, draws, BLOCK)
         ]
     )
-    found = found[~np.isnan(found)]
-    if not len(found):
+    values = values[~np.isnan(values)]
+    if not len(values):
         return Estimate(value, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high))
 
 
-def share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
-    """Pooled share of ``hits`` in ``trials``, counts ``[clusters]``, by :func:`bootstrap`."""
+def estimate_share(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
+    """Pooled share of ``hits`` in ``trials``, counts ``[clusters]``, by :func:`bootstrap`.
 
-    def pooled(weights: np.ndarray) -> np.ndarray:
-        total = weights @ trials
-        return np.divide(weights @ hits, total, out=np.full(len(total), np.nan), where=total > 0)
+    Example::
 
-    return bootstrap(pooled, len(trials), seed=seed)
+        print(estimate_share(np.array([9, 7, 10]), np.array([10, 10, 10])))  # three people
+    """
+    return bootstrap(lambda w: divide(w @ hits, w @ trials), len(trials), seed=seed)
 
 
-def over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
+def divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, float64 ``[B]``; nan where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def estimate_share_over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
     """Pooled share of ``hits`` in ``trials`` over people *and* training seeds, both random.
 
     Seeds and people are drawn at once, each with replacement, and a cell counts as often as its
@@ -128,8 +137,7 @@ def over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 0) -> Estimate:
             drawn = random.multinomial(seeds, np.full(seeds, 1 / seeds), len(weights))
             of_seeds = drawn.astype(np.float64)
         total = np.einsum("bs,sp,bp->b", of_seeds, trials, weights)
-        right = np.einsum("bs,sp,bp->b", of_seeds, hits, weights)
-        return np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)
+        return divide(np.einsum("bs,sp,bp->b", of_seeds, hits, weights), total)
 
     return bootstrap(pooled, int(there.sum()), seed=seed)
 
@@ -142,7 +150,7 @@ def ci95(values: np.ndarray) -> float:
     return float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def interval(values: np.ndarray) -> float:
+def ci95_over_seeds(values: np.ndarray) -> float:
     """Half-width of the 95% interval of the mean of ``[seeds, episodes]``.
 
     Two sources, added in squares: episodes (of the seeds' mean) and, with more than one seed,

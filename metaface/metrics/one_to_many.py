@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metaface.arguments import between_0_and_1, check_given_counts
-from metaface.metrics.cohort import Cohort
-from metaface.metrics.cohort import prototypes as mean_prototypes
-from metaface.metrics.intervals import Estimate, share
+from metaface.arguments import between_0_and_1, check_given_counts, refuse_moved
+from metaface.metrics.cohort import Cohort, compute_prototypes
+from metaface.metrics.intervals import Estimate, estimate_share
 from metaface.metrics.thresholds import calibrate
 
 FALSE_POSITIVES = 10  # over all galleries: a rate that allows fewer is not measured, but guessed
@@ -24,6 +23,40 @@ Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Scores]
 """Gallery ``[G, D]``, labels int64 ``[G]`` in 0..N - 1; cohort ``[c, D]`` and whose ``[c]``."""
 Calibrate = Callable[[np.ndarray, np.ndarray, float], float]
 """Best scores of the cohort's photographs, float64 ``[c]``, whose ``[c]``, FPIR: a threshold."""
+
+
+@dataclass(frozen=True)
+class OpenSetDesign:
+    """What the random galleries of :func:`open_set` are made of.
+
+    Attributes:
+        enrolled: people in a gallery, from those with more than ``shots`` photographs.
+        shots: photographs of each that are enrolled; the others are probes.
+        strangers: people who are not enrolled, all of whose photographs are probes.
+        cohort: people on all of whose photographs the threshold is calibrated.
+        galleries: how many; gallery i depends on the seed and i alone.
+        seed: names the galleries.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+
+    enrolled: int = 50
+    shots: int = 3
+    strangers: int = 500
+    cohort: int = 600
+    galleries: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_given_counts(
+            1,
+            enrolled=self.enrolled,
+            shots=self.shots,
+            strangers=self.strangers,
+            cohort=self.cohort,
+            galleries=self.galleries,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,10 +94,12 @@ class OpenSet:
         rank1: of enrolled people's photographs, without any threshold (closed set).
         curve_fpir, curve_dir: float64 ``[k]``, ascending; thresholds as in ``at``.
         thresholds: float64 ``[galleries]``, the calibrated ones.
-        genuine: float64 ``[p]``, scores of enrolled people's photographs with themselves.
-        impostor: float64 ``[p]``, the best of each with another person; -inf if there is none.
-        stranger: float64 ``[s]``, the best of each stranger's photograph. All galleries' together.
-        enrolled, shots, strangers, cohort: of each gallery.
+        genuine_scores: float64 ``[p]``, of enrolled people's photographs with their own person;
+            of all galleries together, as are the next two.
+        other_scores: float64 ``[p]``, the best of each with another enrolled person; -inf if
+            there is none.
+        impostor_scores: float64 ``[s]``, the best of each stranger's photograph.
+        design: of the galleries.
     """
 
     at: tuple[DirAtFpir, ...]
@@ -76,235 +111,215 @@ class OpenSet:
     curve_fpir: np.ndarray
     curve_dir: np.ndarray
     thresholds: np.ndarray
-    genuine: np.ndarray
-    impostor: np.ndarray
-    stranger: np.ndarray
-    enrolled: int
-    shots: int
-    strangers: int
-    cohort: int
-
-    @property
-    def galleries(self) -> int:
-        return len(self.thresholds)
+    genuine_scores: np.ndarray
+    other_scores: np.ndarray
+    impostor_scores: np.ndarray
+    design: OpenSetDesign
 
     def __str__(self) -> str:
         return f"DIR {self.realised_dir} at FPIR {self.realised_fpir} ({self.asked:g} asked)"
 
 
-def prototypes(
+def prototype_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
     """A :data:`Scorer`: cosine with the mean of each person's embeddings; no use of a cohort."""
-    means = mean_prototypes(gallery, labels, int(labels.max()) + 1)
+    means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     return lambda probes, whose: probes @ means.T
 
 
-def cohort(
+def cohort_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
     """A :data:`Scorer`: the recogniser's own; see :class:`metaface.metrics.cohort.Cohort`."""
-    means = mean_prototypes(gallery, labels, int(labels.max()) + 1)
+    means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     strangers = Cohort(cohort, cohort_person)
     return lambda probes, whose: probes @ means.T - strangers.baseline(probes, whose)[:, None]
 
 
-def _threshold(best: np.ndarray, person: np.ndarray, fpir: float) -> float:
+def _calibrated_threshold(best: np.ndarray, person: np.ndarray, fpir: float) -> float:
     return calibrate(best, person, fpir).threshold
 
 
+_DESIGN = {n: f"open_set(..., OpenSetDesign({n}=...))" for n in vars(OpenSetDesign())}
+
+
+@refuse_moved(**_DESIGN)
 def open_set(
     embeddings: np.ndarray,
     person: np.ndarray,
+    design: OpenSetDesign | None = None,
     *,
-    enrolled: int = 50,
-    shots: int = 3,
-    strangers: int = 500,
-    cohort: int = 600,
-    galleries: int = 20,
     fpirs: tuple[float, ...] = (0.001, 0.01, 0.1),
     ask: float = 0.01,
-    seed: int = 0,
-    scorer: Scorer = prototypes,
-    calibrate: Calibrate = _threshold,
+    scorer: Scorer = prototype_scorer,
+    calibrate: Calibrate = _calibrated_threshold,
 ) -> OpenSet:
     """Identify enrolled people and strangers in random galleries.
 
-    In each gallery three groups of people are drawn, with nobody in two: those enrolled, with
-    ``shots`` photographs of each, whose other photographs are probes; strangers, all of whose
-    photographs are probes; and the cohort, all of whose photographs the threshold is calibrated
-    on. Gallery i depends on the seed and i alone.
+    In each gallery three groups of people are drawn, with nobody in two: those enrolled, the
+    strangers and the cohort; see :class:`OpenSetDesign`, whose defaults are taken if it is None.
 
     Args:
         embeddings: float32 ``[n, D]``, unit length.
         person: int ``[n]``, who is on each photograph.
-        enrolled: people in a gallery, from those with more than ``shots`` photographs.
-        shots: photographs of each that are enrolled.
-        strangers, cohort: people.
-        galleries: how many.
         fpirs: rates at which DIR is reported; those below ``OpenSet.smallest_fpir`` are left out.
         ask: the FPIR to calibrate for.
-        seed: names the galleries.
-        scorer: makes the scores of one gallery: :func:`prototypes`, :func:`cohort` or another.
+        scorer: makes the scores of one gallery: :func:`prototype_scorer`, :func:`cohort_scorer`
+            or another.
         calibrate: makes the threshold of one gallery; who scores this or more is named. Default:
             as :func:`metaface.metrics.thresholds.calibrate` does.
 
     Raises:
         ValueError: a setting out of range, too few people (what there is, what was asked), or
             scores of the wrong shape or that are not numbers.
+
+    Example::
+
+        result = open_set(embeddings, person, OpenSetDesign(enrolled=20, galleries=5), ask=0.05)
+        print(result.realised_dir, result.realised_fpir)
     """
-    check_given_counts(
-        1, enrolled=enrolled, shots=shots, strangers=strangers, cohort=cohort, galleries=galleries
-    )
+    design = design or OpenSetDesign()
     fpirs = tuple(between_0_and_1(fpirs=rate) for rate in fpirs)
     ask = between_0_and_1(ask=ask)
-    embeddings = np.asarray(embeddings, np.float32)
+    embeddings, person = np.asarray(embeddings, np.float32), np.asarray(person)
     if embeddings.ndim != 2 or len(embeddings) != len(person):
         raise ValueError(
             f"embeddings {embeddings.shape} of {len(person)} labels: need [n, D] and [n]"
         )
-    person = np.asarray(person)
+    people, able = _check_people(person, design)
+    galleries = []
+    for i in range(design.galleries):
+        random = np.random.default_rng([design.seed, i])
+        enrolled = random.choice(able, design.enrolled, replace=False)
+        others = random.permutation(np.setdiff1d(people, enrolled))
+        support, probes, labels = _draw_photographs(person, enrolled, design.shots, random)
+        strangers = np.flatnonzero(np.isin(person, others[: design.strangers]))
+        cohort = np.flatnonzero(np.isin(person, others[design.strangers :][: design.cohort]))
+        scores = _CheckedScores(
+            scorer(
+                embeddings[support],
+                np.repeat(np.arange(design.enrolled), design.shots),
+                embeddings[cohort],
+                person[cohort],
+            ),
+            embeddings,
+            design.enrolled,
+        )
+        mated = scores(probes)
+        own = np.arange(len(mated)), labels
+        genuine = mated[own]
+        mated[own] = -np.inf
+        threshold = calibrate(scores(cohort, person[cohort]).max(1), person[cohort], ask)
+        impostor = scores(strangers).max(1)
+        galleries.append(_Gallery(genuine, mated.max(1), impostor, float(threshold)))
+    return _pool(galleries, fpirs, ask, design)
+
+
+def _check_people(person: np.ndarray, design: OpenSetDesign) -> tuple[np.ndarray, np.ndarray]:
+    """All people, and those who can be enrolled."""
     people, photos = np.unique(person, return_counts=True)
-    able = people[photos > shots]
-    needed = enrolled + strangers + cohort
-    if len(people) < needed or len(able) < enrolled:
+    able = people[photos > design.shots]
+    needed = design.enrolled + design.strangers + design.cohort
+    if len(people) < needed or len(able) < design.enrolled:
         raise ValueError(
-            f"{len(people)} people, {len(able)} of them with more than {shots} photographs, but "
-            f"enrolled={enrolled}, strangers={strangers} and cohort={cohort} need {needed} people, "
-            f"{enrolled} of them with more than shots={shots} (the most that anybody has is "
-            f"{photos.max(initial=0)}): ask for fewer, or add people"
+            f"{len(people)} people, {len(able)} of them with more than {design.shots} photographs, "
+            f"but enrolled={design.enrolled}, strangers={design.strangers} and "
+            f"cohort={design.cohort} need {needed} people, {design.enrolled} of them with more "
+            f"than shots={design.shots} (the most that anybody has is {photos.max(initial=0)}): "
+            "ask for fewer, or add people"
         )
-    found = []
-    for i in range(galleries):
-        random = np.random.default_rng([seed, i])
-        mine = random.choice(able, enrolled, replace=False)
-        others = random.permutation(np.setdiff1d(people, mine))
-        found.append(
-            _gallery(
-                embeddings,
-                person,
-                mine,
-                others[:strangers],
-                others[strangers:][:cohort],
-                shots=shots,
-                ask=ask,
-                scorer=scorer,
-                calibrate=calibrate,
-                random=random,
+    return people, able
+
+
+def _draw_photographs(
+    person: np.ndarray, enrolled: np.ndarray, shots: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of ``shots`` photographs of each person, of their others, and the others' labels."""
+    support, probes, labels = [], [], []
+    for label, p in enumerate(enrolled):
+        rows = random.permutation(np.flatnonzero(person == p))
+        support.append(rows[:shots])
+        probes.append(rows[shots:])
+        labels.append(np.full(len(rows) - shots, label))
+    return np.concatenate(support), np.concatenate(probes), np.concatenate(labels)
+
+
+@dataclass(frozen=True)
+class _CheckedScores:
+    """Scores of rows of ``embeddings`` ``[q, people]``, float64, of the right shape, no nan."""
+
+    scores: Scores
+    embeddings: np.ndarray
+    people: int
+
+    def __call__(self, rows: np.ndarray, whose: np.ndarray | None = None) -> np.ndarray:
+        given = np.array(self.scores(self.embeddings[rows], whose), dtype=np.float64)
+        if given.shape != (len(rows), self.people) or np.isnan(given).any():
+            raise ValueError(
+                f"the scorer gave {given.shape} for {len(rows)} probes of {self.people} people, "
+                f"{int(np.isnan(given).sum())} of them not a number: need [probes, people]"
             )
-        )
-    return _result(found, fpirs, ask, enrolled, shots, strangers, cohort)
+        return given
 
 
 @dataclass(frozen=True)
 class _Gallery:
+    """The scores of one gallery; see :class:`OpenSet`."""
+
     genuine: np.ndarray
+    other: np.ndarray
     impostor: np.ndarray
-    stranger: np.ndarray
     threshold: float
 
     @property
     def right(self) -> np.ndarray:
         """Scores of the photographs whose best name is the right one."""
-        return self.genuine[self.genuine > self.impostor]
+        return self.genuine[self.genuine > self.other]
 
     def cut(self, fpir: float) -> float:
-        """The least threshold that at most this share of the strangers reaches."""
-        allowed = math.floor(fpir * len(self.stranger) + 1e-9)
-        if allowed >= len(self.stranger):
+        """The lowest threshold that at most this share of the strangers reaches."""
+        allowed = math.floor(fpir * len(self.impostor) + 1e-9)
+        if allowed >= len(self.impostor):
             return -math.inf
-        first = np.partition(self.stranger, -1 - allowed)[-1 - allowed]  # the best kept out
+        first = np.partition(self.impostor, -1 - allowed)[-1 - allowed]  # the best kept out
         return float(np.nextafter(first, np.inf))
 
 
-def _gallery(
-    embeddings: np.ndarray,
-    person: np.ndarray,
-    mine: np.ndarray,
-    strangers: np.ndarray,
-    cohort: np.ndarray,
-    *,
-    shots: int,
-    ask: float,
-    scorer: Scorer,
-    calibrate: Calibrate,
-    random: np.random.Generator,
-) -> _Gallery:
-    support, probes, labels = [], [], []
-    for label, p in enumerate(mine):
-        rows = random.permutation(np.flatnonzero(person == p))
-        support.append(rows[:shots])
-        probes.append(rows[shots:])
-        labels.append(np.full(len(rows) - shots, label))
-    others = np.flatnonzero(np.isin(person, strangers))
-    aside = np.flatnonzero(np.isin(person, cohort))
-    scores = scorer(
-        embeddings[np.concatenate(support)],
-        np.repeat(np.arange(len(mine)), shots),
-        embeddings[aside],
-        person[aside],
-    )
-
-    def scored(rows: np.ndarray, whose: np.ndarray | None = None) -> np.ndarray:
-        given = np.array(scores(embeddings[rows], whose), dtype=np.float64)
-        if given.shape != (len(rows), len(mine)) or np.isnan(given).any():
-            raise ValueError(
-                f"the scorer gave {given.shape} for {len(rows)} probes of {len(mine)} people, "
-                f"{int(np.isnan(given).sum())} of them not a number: need [probes, people]"
-            )
-        return given
-
-    mated = scored(np.concatenate(probes))
-    own = np.arange(len(mated)), np.concatenate(labels)
-    genuine = mated[own]
-    mated[own] = -np.inf
-    threshold = float(calibrate(scored(aside, person[aside]).max(1), person[aside], ask))
-    return _Gallery(genuine, mated.max(1), scored(others).max(1), threshold)
-
-
-def _result(
-    found: list[_Gallery],
-    fpirs: tuple[float, ...],
-    ask: float,
-    enrolled: int,
-    shots: int,
-    strangers: int,
-    cohort: int,
+def _pool(
+    galleries: list[_Gallery], fpirs: tuple[float, ...], ask: float, design: OpenSetDesign
 ) -> OpenSet:
-    mated = np.array([len(g.genuine) for g in found])
-    unmated = np.array([len(g.stranger) for g in found])
+    mated = np.array([len(g.genuine) for g in galleries])
+    unmated = np.array([len(g.impostor) for g in galleries])
 
-    def at(cuts: list[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Named rightly, and strangers named, in each gallery."""
-        pairs = list(zip(found, cuts, strict=True))
+    def count_named(cuts: list[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Enrolled people named rightly, and strangers named, in each gallery."""
+        pairs = list(zip(galleries, cuts, strict=True))
         right = np.array([(g.right >= c).sum() for g, c in pairs])
-        return right, np.array([(g.stranger >= c).sum() for g, c in pairs])
+        return right, np.array([(g.impostor >= c).sum() for g, c in pairs])
 
     smallest = float(max(FALSE_POSITIVES / unmated.sum(), 1 / unmated.min()))
-    listed = []
+    points = []
     for fpir in fpirs:
         if fpir >= smallest:
-            right, wrong = at([g.cut(fpir) for g in found])
+            right, wrong = count_named([g.cut(fpir) for g in galleries])
             reached = float(wrong.sum() / unmated.sum())
-            listed.append(DirAtFpir(fpir, reached, share(right, mated)))
+            points.append(DirAtFpir(fpir, reached, estimate_share(right, mated)))
     grid = np.geomspace(min(smallest, 1), 1, CURVE_POINTS)
-    curve = [at([g.cut(fpir) for g in found]) for fpir in grid]
-    right, wrong = at([g.threshold for g in found])
+    curve = [count_named([g.cut(fpir) for g in galleries]) for fpir in grid]
+    right, wrong = count_named([g.threshold for g in galleries])
     return OpenSet(
-        at=tuple(listed),
+        at=tuple(points),
         smallest_fpir=smallest,
         asked=ask,
-        realised_fpir=share(wrong, unmated),
-        realised_dir=share(right, mated),
-        rank1=share(np.array([len(g.right) for g in found]), mated),
+        realised_fpir=estimate_share(wrong, unmated),
+        realised_dir=estimate_share(right, mated),
+        rank1=estimate_share(np.array([len(g.right) for g in galleries]), mated),
         curve_fpir=np.array([w.sum() / unmated.sum() for _, w in curve]),
         curve_dir=np.array([r.sum() / mated.sum() for r, _ in curve]),
-        thresholds=np.array([g.threshold for g in found]),
-        genuine=np.concatenate([g.genuine for g in found]),
-        impostor=np.concatenate([g.impostor for g in found]),
-        stranger=np.concatenate([g.stranger for g in found]),
-        enrolled=enrolled,
-        shots=shots,
-        strangers=strangers,
-        cohort=cohort,
+        thresholds=np.array([g.threshold for g in galleries]),
+        genuine_scores=np.concatenate([g.genuine for g in galleries]),
+        other_scores=np.concatenate([g.other for g in galleries]),
+        impostor_scores=np.concatenate([g.impostor for g in galleries]),
+        design=design,
     )

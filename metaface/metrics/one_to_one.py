@@ -84,7 +84,7 @@ class Verification:
 
 
 def verification(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Verification:
-    """Judge the scores of pairs.
+    """Accuracy and error rates of the scores of pairs.
 
     Accuracy is LFW's (Huang et al. 2007, view 2): each fold's pairs are decided at the threshold
     that is best on the other folds (of equally good ones the middle one, halfway between two
@@ -98,6 +98,11 @@ def verification(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
     Raises:
         ValueError: shapes that differ, a score that is not a number, no matched or no mismatched
             pair, one fold.
+
+    Example::
+
+        pairs = draw_pairs(person, matched=300, mismatched=300)
+        print(verification(pairs.scores(embeddings), pairs.same, pairs.fold))
     """
     scores, same, fold = np.asarray(scores, np.float64), np.asarray(same, bool), np.asarray(fold)
     if not scores.shape == same.shape == fold.shape == (scores.size,):

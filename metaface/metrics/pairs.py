@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from metaface._text import given_path
-from metaface.metrics.cohort import within
+from metaface.metrics.cohort import clip_cosines
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,15 @@ class Pairs:
 
     def scores(self, embeddings: np.ndarray) -> np.ndarray:
         """Cosine of every pair, float64 ``[n]``, from unit embeddings ``[photographs, D]``."""
-        return cosines(embeddings, self.rows)
+        return pair_cosines(embeddings, self.rows)
 
 
-def cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def pair_cosines(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Cosine of pairs ``[n, 2]`` of rows, float64 ``[n]``, from unit embeddings."""
     left, right = rows.T
-    return within(np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64))
+    return clip_cosines(
+        np.einsum("nd,nd->n", embeddings[left], embeddings[right], dtype=np.float64)
+    )
 
 
 def read_pairs(path: str | Path) -> tuple[tuple[str, ...], Pairs]:

@@ -1,4 +1,4 @@
-"""Where "unknown" begins: the threshold for a rate of false alarms."""
+"""The score from which a face is named, for a rate of false positives."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Calibration:
         elif self.strangers:
             text += (
                 f"unverified, from {different}: too few strangers for {100 * self.fpir:g}%, which "
-                f"needs {needed(self.fpir)}; all of them are below it"
+                f"needs {count_needed_strangers(self.fpir)}; all of them are below it"
             )
         elif self.lookalikes:
             text += (
@@ -112,12 +112,12 @@ class Calibration:
         return text
 
 
-def needed(fpir: float) -> int:
+def count_needed_strangers(fpir: float) -> int:
     """How many different strangers the rate ``fpir`` needs."""
     return math.ceil(1 / fpir - 1 - 1e-6)
 
 
-def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibration:
+def calibrate(impostor_scores: np.ndarray, person: np.ndarray, fpir: float) -> Calibration:
     """The threshold that strangers pass at the rate ``fpir``.
 
     Where k of n strangers pass, a new one does with a probability that is Beta(k + 1, n - k)
@@ -128,7 +128,7 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
     (conformal risk control, Angelopoulos et al. 2024), and the interval is an approximation.
 
     Args:
-        maxima: float ``[n]``, the best score of every photograph of a stranger.
+        impostor_scores: float ``[n]``, the best score of every photograph of a stranger.
         person: int64 ``[n]``: who the stranger is, in any numbers.
         fpir: 0 < fpir < 1.
 
@@ -136,18 +136,19 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         ValueError: a rate out of range, or no stranger.
     """
     fpir = between_0_and_1(fpir=fpir)
-    if not len(maxima):
+    if not len(impostor_scores):
         raise ValueError("no strangers to calibrate with")
-    maxima = np.asarray(maxima, np.float64)  # the threshold is: rounded, it might let a tie pass
+    # float64, as the threshold is: in float32 a score equal to it might pass
+    impostor_scores = np.asarray(impostor_scores, np.float64)
     _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
     people = len(photos)
     share = 1 / photos[who]  # of a person
-    order = np.argsort(-maxima, kind="stable")
+    order = np.argsort(-impostor_scores, kind="stable")
     room = fpir * (people + 1) - 1 + 1e-9
     # the best photograph that must not pass
     first = int(np.searchsorted(np.cumsum(share[order]), room, side="right"))
-    threshold = float(np.nextafter(float(maxima[order[first]]), np.inf))
-    count = float(share[maxima >= threshold].sum()) + 1
+    threshold = float(np.nextafter(float(impostor_scores[order[first]]), np.inf))
+    count = float(share[impostor_scores >= threshold].sum()) + 1
     return Calibration(
         threshold=threshold,
         fpir=fpir,
@@ -155,31 +156,31 @@ def calibrate(maxima: np.ndarray, person: np.ndarray, fpir: float) -> Calibratio
         low=float(betaincinv(count, people + 1 - count, 0.025)),
         high=float(betaincinv(count, people + 1 - count, 0.975)),
         strangers=people,
-        stranger_photos=len(maxima),
+        stranger_photos=len(impostor_scores),
         verified=room >= 0,
         supported=room >= 0,
     )
 
 
-def with_genuine(
-    calibration: Calibration, scores: np.ndarray, named: np.ndarray, strangers: np.ndarray
+def add_genuine_scores(
+    calibration: Calibration, scores: np.ndarray, named: np.ndarray, impostor_scores: np.ndarray
 ) -> Calibration:
-    """``calibration`` with what the gallery's own photographs say.
+    """``calibration`` with the TPIR and the probability that enrolled photographs give.
 
     Args:
         scores: float ``[n]``: best scores of enrolled photographs, left out one by one.
-        named: bool ``[n]``: whether their own person's.
-        strangers: float ``[s]``: best scores of strangers of the user's own.
+        named: bool ``[n]``: whether that score is with their own person.
+        impostor_scores: float ``[s]``: best scores of the user's own strangers.
     """
     if not len(scores):
         return calibration
-    scores, strangers = np.asarray(scores, np.float64), np.asarray(strangers, np.float64)
+    scores, impostor_scores = (np.asarray(s, np.float64) for s in (scores, impostor_scores))
     hits, n = int((named & (scores >= calibration.threshold)).sum()), len(scores)
     tpir = clopper_pearson(hits, n)
     slope, offset = None, None
-    if min(named.sum(), len(strangers)) >= 10:
-        found = _logistic(scores[named], np.concatenate([strangers, scores[~named]]))
-        slope, offset = found if found[0] > 0 else (None, None)
+    if min(named.sum(), len(impostor_scores)) >= 10:
+        line = _fit_logistic(scores[named], np.concatenate([impostor_scores, scores[~named]]))
+        slope, offset = line if line[0] > 0 else (None, None)
     return replace(
         calibration,
         tpir=tpir.value,
@@ -191,7 +192,7 @@ def with_genuine(
     )
 
 
-def _logistic(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
+def _fit_logistic(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
     """Slope and offset of a logistic curve, both classes of equal weight, by Newton's method.
 
     With Platt's smoothed targets, so that classes that do not overlap have a finite slope.
@@ -202,14 +203,14 @@ def _logistic(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
     weight = np.repeat([0.5 / sides[0], 0.5 / sides[1]], sides)
     centre, spread = x.mean(), x.std() or 1.0
     design = np.stack([(x - centre) / spread, np.ones_like(x)], 1)
-    found = np.zeros(2)
+    line = np.zeros(2)
     for _ in range(100):
-        p = expit(design @ found)
+        p = expit(design @ line)
         slope = design.T @ (weight * (p - target))
         curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, slope)
-        found -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        line -= step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
         if np.abs(step).max() < 1e-9:
             break
-    a = found[0] / spread
-    return float(a), float(found[1] - a * centre)
+    a = line[0] / spread
+    return float(a), float(line[1] - a * centre)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metaface.metrics.one_to_many import open_set
+from metaface.metrics.one_to_many import OpenSetDesign, open_set
 from metaface.metrics.one_to_one import verification
 from metaface.metrics.pairs import Pairs, draw_pairs
 from metaface.multitask.batch import Batch
@@ -102,18 +102,8 @@ def measure_open_set(embeddings: np.ndarray, person: np.ndarray, seed: int = 0) 
     }
     people = len(np.unique(person))
     enrolled, strangers, cohort = (max(1, int(share * people)) for share in _GROUPS)
-    result = open_set(
-        embeddings,
-        person,
-        enrolled=enrolled,
-        shots=1,
-        strangers=strangers,
-        cohort=cohort,
-        galleries=_GALLERIES,
-        fpirs=_FPIRS,
-        ask=0.1,
-        seed=seed,
-    )
+    design = OpenSetDesign(enrolled, 1, strangers, cohort, _GALLERIES, seed)
+    result = open_set(embeddings, person, design, fpirs=_FPIRS, ask=0.1)
     return figures | {f"dir@{at.fpir:g}": at.dir.value for at in result.at}
 
 

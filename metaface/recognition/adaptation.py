@@ -1,4 +1,4 @@
-"""A meta-learner in place of prototypes, kept only where it does not hurt."""
+"""A meta-learner in place of prototypes, kept only where it names no fewer people."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from metaface import learners
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.cohort import Cohort
-from metaface.recognition.alike import groups_within
-from metaface.recognition.embedders.loading import Embedder, Network
-from metaface.recognition.matching import Embeddings, Make, Prototypes, left_out
+from metaface.recognition.alike import group_alike_by_person
+from metaface.recognition.embedders import Embedder, Network
+from metaface.recognition.matching import Embeddings, MakeMatcher, Prototypes, score_left_out
 
-_FEWEST = 10  # photographs of people with two or more that a verdict needs
+_FEWEST = 10  # photographs of people with two or more that a judgement needs
 _BATCH = 64  # crops classified at once
 _MOST_CROPS = 128  # learnt at once: MAML keeps 50 MB of each, of a MobileFaceNet
 _MOST_LOGITS = 2**26  # photographs times people: a head takes 20 bytes of each
@@ -61,11 +61,11 @@ class Adaptation:
         )
 
 
-class Adapted:
-    """A learner's classifier of the enrolled people; the score is its logit, a similarity.
+class LearnerMatcher:
+    """A learner, adapted to the enrolled people; the score is its logit, a similarity.
 
-    A learner of heads alone (:class:`FeatureLearner`) adapts to the embeddings, any other to the
-    crops.
+    A :class:`FeatureLearner`, which adapts its head alone, takes the embeddings; any other learner
+    takes the crops.
     """
 
     def __init__(
@@ -93,15 +93,17 @@ class Adapted:
                 logits = torch.cat(
                     [self.classifier(part) for part in self._pictures(probes).split(_BATCH)]
                 )
-        score, found = logits.max(1)
-        return score.numpy(), found.numpy()
+        score, person = logits.max(1)
+        return score.numpy(), person.numpy()
 
     def _pictures(self, faces: Embeddings) -> torch.Tensor:
-        assert faces.crops is not None  # `maker` has seen to it
+        assert faces.crops is not None  # as `prepare_adaptation` has checked
         return self.embedder.preprocessing(faces.crops)
 
 
-def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -> tuple[Make, bool]:
+def prepare_adaptation(
+    name: str, options: dict[str, Any], embedder: Embedder, crops: bool
+) -> tuple[MakeMatcher, bool]:
     """What adapts the learner ``name`` to enrolled faces, and whether it needs their crops.
 
     Args:
@@ -126,10 +128,10 @@ def maker(name: str, options: dict[str, Any], embedder: Embedder, crops: bool) -
             "not keep: enrol into a new one with keep_crops=True (--keep-crops), or choose a "
             "learner of heads alone, such as anil"
         )
-    return partial(Adapted, learner=learner, embedder=embedder), needed
+    return partial(LearnerMatcher, learner=learner, embedder=embedder), needed
 
 
-def too_large(name: str, photographs: Mapping[str, int], crops: bool) -> str | None:
+def explain_too_large(name: str, photographs: Mapping[str, int], crops: bool) -> str | None:
     """Why a gallery is too large for a learner, if it is: memory is taken for all of it at once.
 
     Args:
@@ -147,16 +149,16 @@ def too_large(name: str, photographs: Mapping[str, int], crops: bool) -> str | N
     return None
 
 
-def judged(
+def judge(
     name: str,
     options: dict[str, Any],
-    make: Make,
+    make: MakeMatcher,
     enrolled: tuple[Embeddings, np.ndarray],
     strangers: tuple[Embeddings, np.ndarray],
     fpir: float,
     near: float,
 ) -> Adaptation:
-    """Whether what ``make`` makes names fewer photographs than prototypes do.
+    """Compare the matchers of ``make`` with prototypes, by the photographs they name.
 
     Args:
         enrolled: faces and whose they are.
@@ -166,17 +168,17 @@ def judged(
             left out together.
     """
     judged_on = "enrolled"
-    picture = groups_within(enrolled[0].embeddings, enrolled[1], near)
+    picture = group_alike_by_person(enrolled[0].embeddings, enrolled[1], near)
     counts = np.bincount(enrolled[1][np.unique(picture, return_index=True)[1]])
     if counts[counts > 1].sum() < _FEWEST:
-        judged_on, (enrolled, strangers) = "strangers", _among(*strangers, near)
+        judged_on, (enrolled, strangers) = "strangers", _split_strangers(*strangers, near)
         picture = np.arange(len(enrolled[0]))
         if not len(enrolled[0]):
             return Adaptation(name, options, False, None, None, 0, "nothing")
     cohort = Cohort(strangers[0].embeddings, strangers[1])
     shares = []
     for each in (make, lambda faces, person: Prototypes(faces, person, cohort)):
-        score, own = left_out(each, *enrolled, picture)
+        score, own = score_left_out(each, *enrolled, picture)
         alarms, _ = each(*enrolled)(strangers[0], strangers[1])
         shares.append(float((own & (score > np.quantile(alarms, 1 - fpir))).mean()))
     return Adaptation(
@@ -184,12 +186,14 @@ def judged(
     )
 
 
-def _among(
+def _split_strangers(
     faces: Embeddings, person: np.ndarray, near: float
 ) -> tuple[tuple[Embeddings, np.ndarray], tuple[Embeddings, np.ndarray]]:
-    """A gallery among strangers, two photographs a person, of half of those who have them; of
-    pictures that are nearly one, the first."""
-    _, different = np.unique(groups_within(faces.embeddings, person, near), return_index=True)
+    """A gallery of half of the strangers with two photographs, two each, and the other strangers;
+    of pictures that are nearly one, the first."""
+    _, different = np.unique(
+        group_alike_by_person(faces.embeddings, person, near), return_index=True
+    )
     faces, person = faces[different], person[different]
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
     several = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))

@@ -15,22 +15,22 @@ _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
 _MARK = "metaface identify --draw"
 
 
-def drawn(photo: Photo, found: Identified) -> Image.Image:
+def draw_matches(photo: Photo, identified: Identified) -> Image.Image:
     """The upright photograph with a box around each face, green with the name and the score or,
     of unknown people, red. A very large one is reduced (see ``metaface.faces.photos.read``).
 
-    A name that no font here can draw is drawn as ``#`` and the place of the face in ``found``,
-    from 1; a warning says so.
+    A name that no font here can draw is drawn as ``#`` and the number of the face in
+    ``identified``, from 1; a warning says so.
 
     Args:
         photo: what was identified.
-        found: what it gave.
+        identified: what the recogniser answered.
     """
     pixels, times = reduced(photo)
     picture = Image.fromarray(pixels)
     line = max(2, round(max(picture.size) / 400))
     pen = ImageDraw.Draw(picture)
-    for place, match in enumerate(found.faces, 1):
+    for place, match in enumerate(identified.faces, 1):
         left, top, width, height = (value / times for value in match.box)
         colour = _UNKNOWN if match.name is None else _KNOWN
         pen.rectangle((left, top, left + width, top + height), outline=colour, width=line)

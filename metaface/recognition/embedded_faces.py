@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -15,13 +15,14 @@ from metaface.faces.choose import Pick, crops_of
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Photo, Unusable, reduced
 from metaface.recognition.embedders import Embedder
+from metaface.recognition.results import Chosen
 
 _CHUNK = 32  # photographs at once
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedFaces:
-    """Faces, as those who recognise them need them.
+    """The chosen faces of a photograph.
 
     Attributes:
         boxes: float32 ``[n, 4]``: left, top, width, height in pixels of the upright photograph.
@@ -35,6 +36,15 @@ class EmbeddedFaces:
     embeddings: np.ndarray
     left: int = 0
 
+    def box(self, face: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of a face, to a tenth of a pixel."""
+        left, top, width, height = (round(float(v), 1) for v in self.boxes[face])
+        return left, top, width, height
+
+    def describe_choice(self, path: str) -> Chosen:
+        """Which face of the photograph at ``path`` was chosen, the first here."""
+        return Chosen(path, self.box(0), self.left)
+
 
 def embed_faces(
     photos: Iterable[Photo], pick: Pick, detector: Detector, embedder: Embedder
@@ -47,32 +57,31 @@ def embed_faces(
     one: object = embedder
     joint = detector is one
 
-    def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int] | Unusable:
+    def find(photo: Photo) -> EmbeddedFaces | Unusable:
         try:
             picture, times = reduced(photo)
-            found = detector(picture)
-            faces = pick(picture, found)
-            boxes, left = faces.boxes * np.float32(times), len(found) - len(faces)
+            detections = detector(picture)
+            faces = pick(picture, detections)
+            boxes, left = faces.boxes * np.float32(times), len(detections) - len(faces)
             if joint:
-                return boxes, align(picture, faces.landmarks), faces.embeddings, left
-            return boxes, crops_of(picture, faces, detector), None, left
+                assert faces.embeddings is not None
+                crops = align(picture, faces.landmarks)
+                return EmbeddedFaces(boxes, crops, faces.embeddings, left)
+            return EmbeddedFaces(boxes, crops_of(picture, faces, detector), np.empty(0), left)
         except Unusable as why:
             return why
 
     photos = iter(photos)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         while chunk := list(islice(photos, _CHUNK)):
-            looked = [look(chunk[0])] if len(chunk) == 1 else list(pool.map(look, chunk))
-            crops = [pair[1] for pair in looked if not isinstance(pair, Unusable)]
-            features = embedder(np.concatenate(crops)) if crops and not joint else np.empty(0)
-            start = 0
-            for pair in looked:
-                if isinstance(pair, Unusable):
-                    yield pair
-                else:
-                    boxes, aligned, own, left = pair
-                    stop = start + len(aligned)
-                    yield EmbeddedFaces(
-                        boxes, aligned, features[start:stop] if own is None else own, left
-                    )
-                    start = stop
+            results = [find(chunk[0])] if len(chunk) == 1 else list(pool.map(find, chunk))
+            usable = [faces for faces in results if isinstance(faces, EmbeddedFaces)]
+            if usable and not joint:
+                features = embedder(np.concatenate([faces.crops for faces in usable]))
+                ends = np.cumsum([len(faces.crops) for faces in usable])
+                parts = iter(np.split(features, ends[:-1]))
+                results = [
+                    faces if isinstance(faces, Unusable) else replace(faces, embeddings=next(parts))
+                    for faces in results
+                ]
+            yield from results

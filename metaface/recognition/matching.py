@@ -1,4 +1,4 @@
-"""Telling the enrolled people apart: whom a face resembles most, and how much."""
+"""Matchers: whom of the enrolled people a face resembles most, and how much."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from metaface.metrics.cohort import Cohort, prototypes, within
+from metaface.metrics.cohort import Cohort, clip_cosines, compute_prototypes
 from metaface.recognition.gallery.search import Exact, Search
 
-FOLDS = 5  # photographs of a person that are left out, one by one
+FOLDS = 5  # photographs of a person that are left out at most, one by one
 _MOST = 2000  # photographs left out at once
 _SAME = 1e-3  # by how much an engine's cosine may differ from ours of the same vector
 
@@ -50,22 +50,22 @@ class Matcher(Protocol):
         ...
 
 
-Make = Callable[[Embeddings, np.ndarray], Matcher]
+MakeMatcher = Callable[[Embeddings, np.ndarray], Matcher]
 """from faces and whose they are, int64 ``[n]`` in 0..N-1, everyone present, to a matcher"""
 
 
 class Prototypes:
     """A person is the mean of their embeddings; see :class:`Cohort` for the score.
 
-    It never changes, while its engine may: another process may fill it, or forget someone in it.
-    So what the engine finds counts only where it is a person of these N, with their own vector;
-    else all N are compared.
+    The prototypes never change, while the engine may: another process may add or remove people.
+    So an answer of the engine counts only where it is one of these N people, with their own
+    vector; else all N are compared.
 
     Args:
         cohort: strangers.
-        engine: what finds the nearest; None: exact search. The N people are entered.
-        ids: int64 ``[N]``, what the engine calls them, each for ever this vector's, as the id of
-            a person's latest face is; None: 0..N-1.
+        engine: finds the nearest; the N people are added to it. None: exact search.
+        ids: int64 ``[N]``, their ids in the engine. An id must never be used for another vector;
+            the id of a person's latest face is such a one. None: 0..N-1.
     """
 
     def __init__(
@@ -81,33 +81,33 @@ class Prototypes:
         self.ids = np.arange(count) if ids is None else ids
         self._order = np.argsort(self.ids)
         self._sorted = self.ids[self._order]
-        self._vectors = prototypes(faces.embeddings, person, count)
+        self._vectors = compute_prototypes(faces.embeddings, person, count)
         self.engine = Exact(faces.embeddings.shape[1]) if engine is None else engine
         self.engine.add(self.ids, self._vectors)
 
     def __call__(
         self, probes: Embeddings, cohort_person: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        cosines, found = self._nearest(probes.embeddings, 1)
-        best = within(cosines[:, 0])
-        return best - self.cohort.baseline(probes.embeddings, cohort_person), found[:, 0]
+        cosines, people = self._search(probes.embeddings, 1)
+        best = clip_cosines(cosines[:, 0])
+        return best - self.cohort.baseline(probes.embeddings, cohort_person), people[:, 0]
 
     def others(self, faces: Embeddings, person: np.ndarray) -> np.ndarray:
         """The best score of each enrolled face with another person, float32 ``[n]`` (or none)."""
         if len(self.ids) < 2:
             return np.empty(0, np.float32)
-        cosines, found = self._nearest(faces.embeddings, 2)
-        first = found[:, 0] == person
+        cosines, people = self._search(faces.embeddings, 2)
+        first = people[:, 0] == person
         best = np.where(first, cosines[:, 1], cosines[:, 0])
-        return within(best) - self.cohort.baseline(faces.embeddings)
+        return clip_cosines(best) - self.cohort.baseline(faces.embeddings)
 
-    def _nearest(self, probes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search(self, probes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Cosines, float32 ``[q, k]``, descending, and people, int64 ``[q, k]`` in 0..N-1."""
-        cosines, found = self.engine.search(probes, k)
-        at = np.searchsorted(self._sorted, found).clip(max=len(self.ids) - 1)
+        cosines, ids = self.engine.search(probes, k)
+        at = np.searchsorted(self._sorted, ids).clip(max=len(self.ids) - 1)
         people = self._order[at]
         own = np.einsum("qd,qkd->qk", probes, self._vectors[people])
-        sure = (self._sorted[at] == found) & (np.abs(cosines - own) < _SAME)
+        sure = (self._sorted[at] == ids) & (np.abs(cosines - own) < _SAME)
         if not sure.all():
             stale = np.flatnonzero(~sure.all(1))
             exact = Exact(probes.shape[1])
@@ -116,17 +116,16 @@ class Prototypes:
         return cosines, people
 
 
-def left_out(
-    make: Make, faces: Embeddings, person: np.ndarray, picture: np.ndarray | None = None
+def score_left_out(
+    make: MakeMatcher, faces: Embeddings, person: np.ndarray, picture: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs of people with two or more, left out and looked for.
+    """Leave photographs of people with two or more out, and search for them among the rest.
 
     At most ``FOLDS`` of each person, one after the other; those of different people together.
 
     Args:
         picture: int ``[m]``: photographs of a person with one number are nearly one picture. They
-            are left out together, and the first of them is looked for: it would be found by the
-            others whatever it shows. None: all are different.
+            are left out together, and the first of them is searched for. None: all are different.
 
     Returns:
         The best score, float32 ``[n]``, and whether it was their own person's, bool ``[n]``.
@@ -148,7 +147,7 @@ def left_out(
         matcher = make(faces[rest], person[rest])
         rows = first[out]
         rows = np.random.default_rng(fold).permutation(rows)[:_MOST]
-        score, found = matcher(faces[rows])
+        score, named = matcher(faces[rows])
         scores.append(score)
-        hits.append(found == person[rows])
+        hits.append(named == person[rows])
     return np.concatenate(scores), np.concatenate(hits)

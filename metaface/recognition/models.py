@@ -155,7 +155,7 @@ class Row:
     path: Path | None
 
 
-def folder(given: str | Path | None = None) -> Path:
+def models_folder(given: str | Path | None = None) -> Path:
     """Where model files lie: ``given``, else METAFACE_MODELS, else ~/.cache/metaface/models."""
     if given is not None:
         return given_path(given, "the models").expanduser().absolute()
@@ -163,7 +163,7 @@ def folder(given: str | Path | None = None) -> Path:
     return Path(chosen).expanduser().absolute()
 
 
-def model(name: str) -> Model:
+def get_model(name: str) -> Model:
     """The registry's entry.
 
     Raises:
@@ -179,7 +179,7 @@ def find(name: str, given: str | Path | None = None) -> Path:
 
     Args:
         name: one of ``MODELS``.
-        given: the folder to look in; see :func:`folder`.
+        given: the folder to look in; see :func:`models_folder`.
 
     Returns:
         The safetensors file imported from the published one, where there is one, checked by its
@@ -190,7 +190,7 @@ def find(name: str, given: str | Path | None = None) -> Path:
         ModelDamaged: it is there, of another size or sha256.
         ValueError: an unknown name.
     """
-    entry, root = model(name), folder(given)
+    entry, root = get_model(name), models_folder(given)
     damage: ModelDamaged | None = None
     for file in entry.all_files:
         if (root / file).is_file():
@@ -219,16 +219,16 @@ def check(entry: Model, path: Path) -> None:
             state, _ = read_weights(path)
         except ValueError as error:
             raise _damaged(entry, str(error)) from error
-        found = weights_digest(entry.architecture, state)
-        if found != entry.weights:
-            raise _damaged(entry, f"{path} has tensors of digest {found}, not {entry.weights}")
+        digest = weights_digest(entry.architecture, state)
+        if digest != entry.weights:
+            raise _damaged(entry, f"{path} has tensors of digest {digest}, not {entry.weights}")
         return
     size = path.stat().st_size
     if size != entry.size:
         raise _damaged(entry, f"{path} has {size} bytes, not {entry.size}")
-    found = sha256_of(path)
-    if found != entry.sha256:
-        raise _damaged(entry, f"{path} has sha256 {found}, not {entry.sha256}")
+    sha256 = sha256_of(path)
+    if sha256 != entry.sha256:
+        raise _damaged(entry, f"{path} has sha256 {sha256}, not {entry.sha256}")
 
 
 def _damaged(entry: Model, what: str) -> ModelDamaged:
@@ -247,13 +247,13 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def available(given: str | Path | None = None) -> list[Row]:
+def list_models(given: str | Path | None = None) -> list[Row]:
     """Every registered model and whether it is there, then what else was imported.
 
     Args:
-        given: the folder to look in; see :func:`folder`.
+        given: the folder to look in; see :func:`models_folder`.
     """
-    root = folder(given)
+    root = models_folder(given)
     rows = [_row(entry, root) for entry in MODELS.values()]
     known = {file for entry in MODELS.values() for file in entry.all_files}
     for path in sorted(root.glob("*.safetensors")) + sorted(root.glob("*.onnx")):
@@ -284,7 +284,7 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
 
     Args:
         name: one of ``MODELS``.
-        given: the folder to put it in; see :func:`folder`.
+        given: the folder to put it in; see :func:`models_folder`.
         progress: show a progress bar.
 
     Returns:
@@ -297,7 +297,7 @@ def fetch(name: str, given: str | Path | None = None, progress: bool = False) ->
         OSError: the folder cannot be written, or is full.
         ValueError: an unknown name.
     """
-    entry, root = model(name), folder(given)
+    entry, root = get_model(name), models_folder(given)
     try:
         return find(name, root)
     except (ModelMissing, ModelDamaged):  # a damaged one is replaced

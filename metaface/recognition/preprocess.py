@@ -65,7 +65,7 @@ class Preprocessing:
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """The least and the greatest number that a network can be given."""
+        """The smallest and the greatest number that a network can be given."""
         return -self.mean / self.std, (255 - self.mean) / self.std
 
     def to_json(self) -> str:
@@ -87,11 +87,11 @@ class Preprocessing:
         if not isinstance(values, dict) or set(values) - set(names):
             raise ValueError(f"preprocessing {values!r}: give a JSON object of {', '.join(names)}")
         for name, value in values.items():
-            values[name] = _checked(name, value)
+            values[name] = _check(name, value)
         return cls(**values)
 
 
-def _checked(name: str, value: Any) -> Any:
+def _check(name: str, value: Any) -> Any:
     """The value as the dataclass holds it, so that equal preprocessing has equal JSON."""
     if name == "mirror" and isinstance(value, bool):
         return value

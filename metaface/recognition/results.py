@@ -33,13 +33,13 @@ class Match:
 
 @dataclass(frozen=True)
 class Identified(Sequence[Match]):
-    """A photograph and its faces, the surest first; a sequence of :class:`Match`.
+    """A photograph and its faces, the most certain first; a sequence of :class:`Match`.
 
     Attributes:
         path: of the photograph; None: it was no file.
-        faces: those that were looked at.
+        faces: those that were searched for.
         skipped: why there are none, one of ``metaface.recognition.REASONS``; None: there are.
-        detail: the same for people.
+        detail: the same as a sentence.
     """
 
     path: str | None
@@ -85,9 +85,9 @@ class Enrolment:
         used: how many photographs were enrolled.
         skipped: those that could not be: path and reason.
         repeated: how many were skipped because the same picture is enrolled already.
-        remarks: what speaks against them, such as "looks like Ana (0.71)"; see
+        remarks: why they may be wrong, such as "looks like Ana (0.71)"; see
             :class:`metaface.recognition.newcomers.Newcomers`.
-        several: of those enrolled, the ones that show other faces, too.
+        several: those of the enrolled photographs that show other faces, too.
     """
 
     name: str

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from metaface._text import printable
-from metaface.metrics.groups import RATES, Rate, Slices
+from metaface.metrics.groups import RATES, GroupComparison, Rate
 from metaface.report.plots import BLUE, GREY, chart, plain, svg
 from metaface.report.recognition import Section, format_rate, write_sections
 
@@ -21,12 +21,12 @@ _NAMES: dict[tuple[str, Rate], str] = {
 }
 
 
-def write_slices(path: str | Path, results: Sequence[Slices]) -> None:
+def write_slices(path: str | Path, results: Sequence[GroupComparison]) -> None:
     """Write a page of error rates by group, a section each."""
     write_sections(path, [_describe(slices) for slices in results])
 
 
-def format_slices(slices: Slices) -> str:
+def format_slices(slices: GroupComparison) -> str:
     """The groups and their rates as lines of text."""
     names = _names(slices)
     groups = (slices.overall, *slices.groups)
@@ -46,7 +46,7 @@ def format_slices(slices: Slices) -> str:
     return "\n".join(lines)
 
 
-def draw_group_rates(slices: Slices, which: Rate) -> Markup:
+def draw_group_rates(slices: GroupComparison, which: Rate) -> Markup:
     """One error rate: a dot a group, the interval that decides (thin), and Clopper-Pearson's
     (thick); the line is everybody's."""
     figure, axes = chart(f"{_names(slices)[which]} at the shared threshold, %", "")
@@ -66,11 +66,11 @@ def draw_group_rates(slices: Slices, which: Rate) -> Markup:
     return svg(figure)
 
 
-def _names(slices: Slices) -> dict[Rate, str]:
+def _names(slices: GroupComparison) -> dict[Rate, str]:
     return {which: _NAMES[slices.kind, which] for which in RATES}
 
 
-def _describe(slices: Slices) -> Section:
+def _describe(slices: GroupComparison) -> Section:
     names = _names(slices)
     ratios = "; ".join(
         f"{name}: {slices.ratio(which):.2f} times"

@@ -115,9 +115,9 @@ def draw_scores(result: Verification | OpenSet) -> Markup:
         }
     else:
         kinds = {
-            "enrolled, with themselves": result.genuine,
-            "enrolled, best other person": result.impostor,
-            "strangers, best person": result.stranger,
+            "enrolled, with themselves": result.genuine_scores,
+            "enrolled, best other person": result.other_scores,
+            "strangers, best person": result.impostor_scores,
         }
     figure, axes = chart("score", "density")
     finite = {name: scores[np.isfinite(scores)] for name, scores in kinds.items()}
@@ -216,10 +216,11 @@ def _describe_verification(title: str, result: Verification) -> Section:
 
 
 def _describe_open_set(title: str, result: OpenSet) -> Section:
+    design = result.design
     about = (
-        f"{result.galleries} random galleries of {result.enrolled} people with {result.shots} "
-        f"photographs; as probes the rest of theirs and {result.strangers} strangers' "
-        f"photographs, thresholds calibrated on {result.cohort} other people. Intervals draw "
+        f"{design.galleries} random galleries of {design.enrolled} people with {design.shots} "
+        f"photographs; as probes the rest of theirs and {design.strangers} strangers' "
+        f"photographs, thresholds calibrated on {design.cohort} other people. Intervals draw "
         "galleries; the grey band is where their thresholds lie."
     )
     rows = [

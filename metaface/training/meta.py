@@ -212,11 +212,13 @@ def _prepared(
         training.validate = lambda: evaluate(
             learner,
             val,
-            **val_tasks,
+            ways=val_tasks["ways"],
+            shots=val_tasks["shots"],
+            queries=val_tasks["queries"],
+            domains=(task.support_domain, task.query_domain),
             episodes=validation.episodes,
             seed=run.seed,
             stream="validation",
-            device=device,
             progress=False,
         )
         training.on_row = validation.on_row

@@ -167,8 +167,8 @@ def interpolate_learner(
             episodes=_TASKS,
             seed=seed,
             stream="blend",
+            domains=(domains.get("support_domain"), domains.get("query_domain")),
             progress=False,
-            **domains,
         )
         return result.accuracy
 

@@ -41,30 +41,30 @@ def inspect(data: bytes) -> OnnxFile:
     Raises:
         ValueError: empty, truncated or no protocol buffer, or with a key that readers differ on.
     """
-    found = OnnxFile()
+    contents = OnnxFile()
     if not data:
         raise ValueError("the file is empty")
     with memoryview(data) as view:
-        _walk(view, "model", found, 0)
-    if not found.operators:
+        _walk(view, "model", contents, 0)
+    if not contents.operators:
         raise ValueError("there is no ONNX graph in it")
-    return found
+    return contents
 
 
-def _walk(data: memoryview, message: str, found: OnnxFile, depth: int) -> None:
+def _walk(data: memoryview, message: str, contents: OnnxFile, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError(f"messages lie more than {_DEEPEST} deep in each other")
     for number, value in _fields(data):
         if isinstance(value, int):
-            found.external |= (message, number) == ("tensor", _DATA_LOCATION) and value != 0
+            contents.external |= (message, number) == ("tensor", _DATA_LOCATION) and value != 0
             continue
         with value:
             if (message, number) == ("tensor", _EXTERNAL_DATA):
-                found.external = True
+                contents.external = True
             elif (message, number) == ("node", _OPERATOR):
-                found.operators.append(bytes(value).decode("utf-8", "replace"))
+                contents.operators.append(bytes(value).decode("utf-8", "replace"))
             elif number in _INSIDE[message]:
-                _walk(value, _INSIDE[message][number], found, depth + 1)
+                _walk(value, _INSIDE[message][number], contents, depth + 1)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

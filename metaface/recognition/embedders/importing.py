@@ -13,8 +13,8 @@ from metaface._text import given_path
 from metaface.nets.weights import read_weights, save_weights
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.known import check_known_answer
-from metaface.recognition.embedders.loading import Network, Onnx, described
-from metaface.recognition.models import MODELS, check, folder, sha256_of
+from metaface.recognition.embedders.loading import Network, Onnx, describe_weights
+from metaface.recognition.models import MODELS, check, models_folder, sha256_of
 from metaface.recognition.preprocess import Preprocessing
 
 log = logging.getLogger("metaface.recognition")
@@ -36,7 +36,7 @@ def import_weights(
 
     Args:
         path: the file; no code in it is run.
-        given: the folder; see :func:`metaface.recognition.models.folder`.
+        given: the folder; see :func:`metaface.recognition.models.models_folder`.
         preprocessing: what the weights were trained with; None: the registry's, or what fits
             the size and kind of the network (see ``for_pictures`` and ``insightface``).
 
@@ -50,7 +50,7 @@ def import_weights(
         ImportError: an ONNX file without onnxruntime.
         OSError: the folder cannot be written, or is full.
     """
-    path, root = given_path(path, "the weights"), folder(given)
+    path, root = given_path(path, "the weights"), models_folder(given)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a file of weights")
     for entry in MODELS.values():
@@ -64,12 +64,12 @@ def import_weights(
 
 def _mobilefacenet(path: Path, root: Path, preprocessing: Preprocessing | None) -> Path:
     state, notes = read_weights(path)
-    net, found = described(path, state, notes)
+    net, described = describe_weights(path, state, notes)
     about = Description(
-        found.architecture,
-        preprocessing or found.preprocessing,
-        found.origin_sha256 or sha256_of(path),
-        found.licence,
+        described.architecture,
+        preprocessing or described.preprocessing,
+        described.origin_sha256 or sha256_of(path),
+        described.licence,
     )
     embedder = Network(net, about.preprocessing, name=path.stem, architecture=about.architecture)
     registered = [e for e in MODELS.values() if e.weights and e.weights == embedder.weights]

@@ -10,7 +10,7 @@ from metaface.recognition.embedders.loading import Embedder
 from metaface.recognition.models import MODELS
 from metaface.synthetic import Dials, render
 
-LEAST = 0.9999  # cosine; rounding the stored answer to 16 bits costs less than 1e-6
+MIN_COSINE = 0.9999  # cosine; rounding the stored answer to 16 bits costs less than 1e-6
 # from the side and lit from the side, so that mirroring shows; nothing that a library draws (JPEG)
 _DIALS = Dials(
     yaw=(18.0, 22.0),
@@ -62,10 +62,10 @@ def check_known_answer(embedder: Embedder) -> float | None:
     want = np.frombuffer(base64.b64decode(entry.known), "<f2").astype(np.float32)
     got = embedder(known_face())[0]
     cosine = float(got @ want / np.linalg.norm(want)) if got.shape == want.shape else 0.0
-    if not cosine >= LEAST:
+    if not cosine >= MIN_COSINE:
         raise KnownAnswerError(
             f"{embedder.name} gives an embedding of the known face whose cosine with the published "
-            f"one is {cosine}, below {LEAST}: the weights or the preprocessing are not what "
+            f"one is {cosine}, below {MIN_COSINE}: the weights or the preprocessing are not what "
             f"was published. Get the file again (`metaface models fetch {embedder.name}`)"
         )
     return cosine

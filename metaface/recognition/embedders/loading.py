@@ -15,7 +15,15 @@ from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
 from metaface.recognition.embedders.onnx import Onnx
-from metaface.recognition.models import MODELS, ModelMissing, find, folder, model, sha256_of
+from metaface.recognition.embedders.shared import JointFace
+from metaface.recognition.models import (
+    MODELS,
+    ModelMissing,
+    find,
+    get_model,
+    models_folder,
+    sha256_of,
+)
 from metaface.recognition.preprocess import Preprocessing, for_pictures
 
 __all__ = ["CropEmbedder", "Embedder", "Network", "Onnx", "Preprocessing", "load"]
@@ -38,7 +46,7 @@ def load(
             ``torchvision:<model>`` or ``timm:<model>``; or what a package has registered in
             ``metaface.embedders``, or ``package.module:Class``, called without arguments or, for
             ``name:TEXT``, with that text.
-        given: the folder of models; see :func:`metaface.recognition.models.folder`.
+        given: the folder of models; see :func:`metaface.recognition.models.models_folder`.
         weights: the path of a state dict, needed by and only for torchvision and timm networks.
 
     Raises:
@@ -56,12 +64,10 @@ def load(
             "its own"
         )
     if text in MODELS:
-        if model(text).kind != "embedder":
-            raise ValueError(
-                f"{text} is a {model(text).kind}: choose an embedder, such as mobilefacenet_casia"
-            )
+        if (kind := get_model(text).kind) != "embedder":
+            raise ValueError(f"{text} is a {kind}: choose an embedder, such as mobilefacenet_casia")
         return _file(find(text, given))
-    root = folder(given)
+    root = models_folder(given)
     paths = (Path(source), root / f"{text}.safetensors", root / f"{text}.onnx")
     if make := _extensions.find("embedders", text, *paths):
         return _checked(text, make())
@@ -97,10 +103,8 @@ def _file(path: Path) -> CropEmbedder:
         return _trained(path)
     state, notes = read_weights(path)
     if notes.get("format", "").startswith("metaface multitask"):
-        from metaface.recognition.embedders.shared import JointFace  # which needs this package
-
         return cast(CropEmbedder, JointFace.load(path))
-    net, description = described(path, state, notes)
+    net, description = describe_weights(path, state, notes)
     digest = weights_digest(description.architecture, state)
     named = [entry.name for entry in MODELS.values() if entry.weights == digest]
     return Network(
@@ -111,7 +115,7 @@ def _file(path: Path) -> CropEmbedder:
     )
 
 
-def described(
+def describe_weights(
     path: Path, state: dict[str, Tensor], notes: dict[str, str]
 ) -> tuple[nn.Module, Description]:
     """The network that tensors make, and what is known of them.

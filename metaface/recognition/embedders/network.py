@@ -73,5 +73,5 @@ class Network(CropEmbedder):
     @torch.inference_mode()
     def features(self, pictures: Tensor) -> Tensor:
         pictures = pictures.to(self.device, memory_format=torch.channels_last)
-        found: Tensor = self._net(pictures)
-        return found.float().cpu()
+        features: Tensor = self._net(pictures)
+        return features.float().cpu()

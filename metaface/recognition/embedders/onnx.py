@@ -115,8 +115,8 @@ def _input(path: Path, inputs: list[Any]) -> tuple[str, int, int, int | None]:
     """Name, height, width and, where it is fixed, the batch size of the one input."""
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or shape[1] not in (1, 3) or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-        raise ValueError(f"{path} must take one float input [n, 3, H, W], and takes {found}")
+        given = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+        raise ValueError(f"{path} must take one float input [n, 3, H, W], and takes {given}")
     sides = [side if isinstance(side, int) and side > 0 else CROP for side in shape[2:]]
     fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
     return inputs[0].name, sides[0], sides[1], fixed

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, nms
 
+from metaface.arguments import refuse_moved
 from metaface.faces.detect import LONGEST
 from metaface.faces.detections import Detections
 from metaface.multitask.batch import to_tensor
@@ -25,7 +26,7 @@ _LARGEST = (
     120.0  # pixels: longer side of a face, as it is searched, that a larger size is asked for
 )
 _OVERLAP = 0.45  # IoU from which two boxes are one face
-_SCORE = 0.6  # what the least score becomes: YuNet's least, on whose scale enrolment has its limit
+_SCORE = 0.6  # what the smallest score becomes: YuNet's, on whose scale enrolment has its limit
 _NEEDS = ("detection", "alignment", "recognition")
 
 
@@ -40,8 +41,8 @@ class JointFace:
     Args:
         model: put into evaluation mode.
         name: what it is called.
-        least: the smallest score of the heat map that counts as a face, 0..1 and below 1. Scores
-            of ``Detections`` are on YuNet's scale: this becomes 0.6, and 1 stays 1.
+        min_score: the smallest score of the heat map that counts as a face, 0..1 and below 1.
+            Scores of ``Detections`` are on YuNet's scale: this becomes 0.6, and 1 stays 1.
 
     Attributes:
         name, digest, dim: see ``metaface.recognition.Embedder``; the digest is of the whole
@@ -51,12 +52,13 @@ class JointFace:
         ValueError: a network without one of the three heads.
     """
 
-    def __init__(self, model: MultiTask, name: str = "joint", least: float = 0.3) -> None:
+    @refuse_moved(least="min_score=")
+    def __init__(self, model: MultiTask, name: str = "joint", min_score: float = 0.3) -> None:
         if missing := [head for head in _NEEDS if head not in model.heads]:
             raise ValueError(
                 f"{name} has no {' and no '.join(missing)} head: train one with {', '.join(_NEEDS)}"
             )
-        self.model, self.name, self.least = model.eval(), name, least
+        self.model, self.name, self.min_score = model.eval(), name, min_score
         architecture = json.dumps(model.spec, sort_keys=True)
         self._crops = Network(
             model.embedding(), Preprocessing(), name=name, architecture=architecture
@@ -68,14 +70,15 @@ class JointFace:
         self.digest = whole.hexdigest()
 
     @classmethod
-    def load(cls, path: str | Path, name: str | None = None, least: float = 0.3) -> JointFace:
+    @refuse_moved(least="min_score=")
+    def load(cls, path: str | Path, name: str | None = None, min_score: float = 0.3) -> JointFace:
         """From the file of ``MultiTask.save``, called as the file unless ``name`` is given.
 
         Raises:
             FileNotFoundError: no such file.
             ValueError: a file that is no such network, or has not the three heads.
         """
-        return cls(MultiTask.load(path), name or Path(path).stem, least)
+        return cls(MultiTask.load(path), name or Path(path).stem, min_score)
 
     def __call__(self, given: np.ndarray) -> Any:
         """The :class:`Detections` of a uint8 RGB picture ``[H, W, 3]``, with embeddings; or the
@@ -97,7 +100,7 @@ class JointFace:
             torch.cat(kind) for kind in zip(*parts, strict=True)
         )
         kept = nms(box_convert(boxes, "xywh", "xyxy"), scores, _OVERLAP)
-        scores = 1 - (1 - scores) * ((1 - _SCORE) / (1 - self.least))
+        scores = 1 - (1 - scores) * ((1 - _SCORE) / (1 - self.min_score))
         return Detections(*(t[kept].cpu().numpy() for t in (boxes, landmarks, scores, embeddings)))
 
     def _at(self, picture: np.ndarray, scale: float, last: bool) -> tuple[Tensor, ...]:
@@ -107,12 +110,12 @@ class JointFace:
         if size != (width, height):
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         device = next(self.model.parameters()).device
-        found = self.model.predict(to_tensor(picture[None], device), self.least)
-        kept = found.boxes[:, 2:].amax(1) <= (np.inf if last else _LARGEST)
-        times = found.boxes.new_tensor([width / size[0], height / size[1]])
+        prediction = self.model.predict(to_tensor(picture[None], device), self.min_score)
+        kept = prediction.boxes[:, 2:].amax(1) <= (np.inf if last else _LARGEST)
+        times = prediction.boxes.new_tensor([width / size[0], height / size[1]])
         return (
-            (found.boxes * times.repeat(2))[kept],
-            (found.landmarks * times)[kept],
-            found.scores[kept],
-            found.heads["recognition"][kept],
+            (prediction.boxes * times.repeat(2))[kept],
+            (prediction.landmarks * times)[kept],
+            prediction.scores[kept],
+            prediction.heads["recognition"][kept],
         )

@@ -114,17 +114,17 @@ def write(db: sqlite3.Connection, sums: dict[str, int]) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SUMS, text))
 
 
-def check(sums: dict[str, int] | None, table: str, found: int) -> None:
-    """Compare what a table was found to hold with what was written.
+def check(sums: dict[str, int] | None, table: str, actual: int) -> None:
+    """Compare what a table holds with what was written.
 
     Raises:
         Damaged: they differ.
     """
-    if sums is not None and sums[table] != found:
+    if sums is not None and sums[table] != actual:
         raise Damaged(f"its {_WORDS[table]} do not fit their checksum")
 
 
-def ascending(ids: np.ndarray) -> None:
+def check_ascending(ids: np.ndarray) -> None:
     """Check the order of ids, which a damaged tree may have mixed up.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from metaface.recognition.gallery._gate import Gate
-from metaface.recognition.gallery._vectors import checked, checked_queries, nothing
+from metaface.recognition.gallery._vectors import check_queries, check_vectors, no_matches
 
 _SCORES = 1 << 24  # scores held at a time: 64 MB
 
@@ -36,7 +36,7 @@ class Exact:
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
-        ids, vectors = checked(ids, vectors, self._vectors.shape[1])
+        ids, vectors = check_vectors(ids, vectors, self._vectors.shape[1])
         with self._gate.changing():
             new = [i for i in ids.tolist() if i not in self._rows]
             self._reserve(len(self) + len(new))
@@ -59,13 +59,13 @@ class Exact:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of equal scores the smaller id comes first."""
-        queries = checked_queries(queries, self._vectors.shape[1], k)
+        queries = check_queries(queries, self._vectors.shape[1], k)
         with self._gate.searching():
             return self._nearest(queries, k)
 
     def _nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         n = len(self)
-        scores, ids = nothing(len(queries), k)
+        scores, ids = no_matches(len(queries), k)
         if n == 0:
             return scores, ids
         step = max(1, _SCORES // n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from metaface.recognition.gallery._gate import Gate
-from metaface.recognition.gallery._vectors import checked, checked_queries
+from metaface.recognition.gallery._vectors import check_queries, check_vectors
 
 _FEW = 10_000  # vectors, below which there is one cell
 
@@ -53,7 +53,7 @@ class Faiss:
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
-        ids, vectors = checked(ids, vectors, self._dim)
+        ids, vectors = check_vectors(ids, vectors, self._dim)
         with self._gate.changing():
             self._remove(ids)
             self._known.update(ids.tolist())
@@ -85,7 +85,7 @@ class Faiss:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of the k nearest, some may be missed."""
-        queries = checked_queries(queries, self._dim, k)
+        queries = check_queries(queries, self._dim, k)
         with self._gate.searching():
             scores, ids = self._index.search(queries, k)
         scores[ids < 0] = -np.inf

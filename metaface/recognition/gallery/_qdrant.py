@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from metaface.recognition.gallery._gate import Gate
-from metaface.recognition.gallery._vectors import checked, checked_queries, nothing
+from metaface.recognition.gallery._vectors import check_queries, check_vectors, no_matches
 
 _BATCH = 1000  # points of a request
 _gates: WeakKeyDictionary[Any, Gate] = WeakKeyDictionary()  # of clients that are no server's
@@ -70,25 +70,25 @@ class Qdrant:
                 if not self._client.collection_exists(self._name):
                     raise
         there = self._client.get_collection(self._name).config.params.vectors
-        found = (getattr(there, "size", None), getattr(there, "distance", None))
-        if found != (self._dim, distance):
+        kind = (getattr(there, "size", None), getattr(there, "distance", None))
+        if kind != (self._dim, distance):
             raise ValueError(
-                f"Qdrant's collection {self._name!r} holds {found[0]} values a vector, compared "
-                f"by {found[1]}, not {self._dim} by {distance}: give another collection"
+                f"Qdrant's collection {self._name!r} holds {kind[0]} values a vector, compared "
+                f"by {kind[1]}, not {self._dim} by {distance}: give another collection"
             )
 
     def ids(self) -> np.ndarray:
         """See :meth:`.search.Search.ids`."""
-        found: list[int] = []
+        ids: list[int] = []
         with self._searching():
             offset = None
             while True:
                 points, offset = self._client.scroll(
                     self._name, limit=_BATCH, offset=offset, with_payload=False, with_vectors=False
                 )
-                found += [point.id for point in points]
+                ids += [point.id for point in points]
                 if offset is None:
-                    return np.array(found, np.int64)
+                    return np.array(ids, np.int64)
 
     def __len__(self) -> int:
         with self._searching():
@@ -96,7 +96,7 @@ class Qdrant:
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """See :meth:`.search.Search.add`."""
-        ids, vectors = checked(ids, vectors, self._dim)
+        ids, vectors = check_vectors(ids, vectors, self._dim)
         with self._changing():
             self._upsert(ids, vectors)
 
@@ -130,8 +130,8 @@ class Qdrant:
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`.search.Search.search`; of the k nearest, a server may miss some."""
-        queries = checked_queries(queries, self._dim, k)
-        scores, ids = nothing(len(queries), k)
+        queries = check_queries(queries, self._dim, k)
+        scores, ids = no_matches(len(queries), k)
         for at in range(0, len(queries), 100):
             asked = [
                 self._models.QueryRequest(query=query.tolist(), limit=k)

@@ -226,8 +226,8 @@ class Store:
         """
         with self._lock, _named(self.path):
             self._follow()
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'unclean'").fetchone()
-            if found is None:
+            marks = self._db.execute("SELECT value FROM meta WHERE key = 'unclean'").fetchone()
+            if marks is None:
                 return
             if not self.memory and os.stat(self.path).st_size > _IN_MEMORY:
                 self._db.execute("PRAGMA temp_store = FILE")
@@ -239,7 +239,7 @@ class Store:
                 if not self.memory:
                     _zero(self._journal)
                 # unless another process deleted something in the meantime
-                self._db.execute("DELETE FROM meta WHERE key = 'unclean' AND value = ?", found)
+                self._db.execute("DELETE FROM meta WHERE key = 'unclean' AND value = ?", marks)
 
     def copy_into(self, path: str | Path, target: Store | None) -> None:
         """Copy every page to ``target``, or to a new file at ``path``; all of it or nothing."""
@@ -282,8 +282,8 @@ class Store:
 
 def _identity(path: str) -> tuple[int, int]:
     """Which file lies at ``path``, beyond its name; no other has the same while it is open."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _finish(db: _Connection, journal: str | None) -> None:
@@ -495,8 +495,8 @@ def _temporary(folder: str) -> Iterator[str]:
 def _sweep(folder: str) -> None:
     """Remove what killed processes left in ``folder``."""
     left: list[str] = []
-    with contextlib.suppress(OSError), os.scandir(folder) as found:
-        left = [entry.path for entry in found if entry.name.startswith(_TEMPORARY)]
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if entry.name.startswith(_TEMPORARY)]
     for made in left:
         lock = _locked(made, wait=False)
         if lock is not None:

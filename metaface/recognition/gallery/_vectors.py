@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def checked(ids: np.ndarray, vectors: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+def check_vectors(ids: np.ndarray, vectors: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """``ids`` as int64 ``[n]`` and ``vectors`` as float32 ``[n, D]``, if that is what they are."""
     ids, vectors = np.asarray(ids), np.ascontiguousarray(vectors)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and len(ids)):
@@ -23,7 +23,7 @@ def checked(ids: np.ndarray, vectors: np.ndarray, dim: int) -> tuple[np.ndarray,
     return ids.astype(np.int64), vectors
 
 
-def checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
+def check_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
     """``queries`` as float32 ``[q, D]`` in order in memory, if that is what they are."""
     queries = np.ascontiguousarray(queries)
     if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != dim:
@@ -37,6 +37,6 @@ def checked_queries(queries: np.ndarray, dim: int, k: int) -> np.ndarray:
     return queries
 
 
-def nothing(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def no_matches(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The answer of an empty index: scores and ids ``[rows, k]``."""
     return np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int64)

@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +175,7 @@ class Gallery:
             GalleryError: as the class says; nothing was enrolled.
         """
         name = person_name(name)
-        vectors = self._checked(embeddings)
+        vectors = self._check_embeddings(embeddings)
         if not len(vectors):
             raise ValueError(f"no embedding for {name!r}: enrol at least one photograph")
         pixels = self._pixels(crops, len(vectors), repr(name))
@@ -222,17 +222,17 @@ class Gallery:
                 raise GalleryError(
                     "unknown_person", f"nobody is called {name!r} in gallery {self.path}"
                 )
-            found = (stored[name],)
+            person = (stored[name],)
             theirs = "FROM crop WHERE face IN (SELECT id FROM face WHERE person = ?)"
-            rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", found).fetchall()
-            sums["person"] -= _checksums.of_row((found[0], name))
+            rows = db.execute("SELECT id, embedding FROM face WHERE person = ?", person).fetchall()
+            sums["person"] -= _checksums.of_row((person[0], name))
             ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
-            sums["face"] -= _checksums.of_faces(ids, found * len(rows))
+            sums["face"] -= _checksums.of_faces(ids, person * len(rows))
             sums["embedding"] -= _checksums.of_embeddings(ids, blobs)
-            sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", found))
-            db.execute(f"DELETE {theirs}", found)
-            photos = db.execute("DELETE FROM face WHERE person = ?", found).rowcount
-            db.execute("DELETE FROM person WHERE id = ?", found)
+            sums["crop"] -= _checksums.of_rows(db.execute(f"SELECT face, pixels {theirs}", person))
+            db.execute(f"DELETE {theirs}", person)
+            photos = db.execute("DELETE FROM face WHERE person = ?", person).rowcount
+            db.execute("DELETE FROM person WHERE id = ?", person)
             mark_unclean(db)
         self._wipe(f"{name!r} is forgotten")
         return photos
@@ -240,8 +240,8 @@ class Gallery:
     def latest(self) -> np.ndarray:
         """The id of each person's latest face, int64 ``[P]``."""
         with self._reading() as (db, _):
-            found = db.execute("SELECT MAX(id) FROM face GROUP BY person").fetchall()
-            return np.array(found, np.int64).reshape(-1)
+            rows = db.execute("SELECT MAX(id) FROM face GROUP BY person").fetchall()
+            return np.array(rows, np.int64).reshape(-1)
 
     def all_there(self, people: np.ndarray) -> bool:
         """Whether none of the people was forgotten whom :meth:`enrolled` once found, by their ids,
@@ -268,25 +268,11 @@ class Gallery:
         """Everyone, read at one moment into one array."""
         with self._reading() as (db, sums):
             people = db.execute("SELECT id, name FROM person NOT INDEXED ORDER BY id").fetchall()
-            count = db.execute("SELECT COUNT(*) FROM face NOT INDEXED").fetchone()[0]
-            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            vectors = np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT id, person, embedding FROM face NOT INDEXED ORDER BY id")
-            seen = embedded = 0
-            for at, rows in _blocks(cursor, _ROWS):
-                here = slice(at, at + len(rows))
-                ids[here] = [row[0] for row in rows]
-                person[here] = [row[1] for row in rows]
-                vectors[here] = self._read(row[2] for row in rows)
-                embedded += _checksums.of_embeddings(
-                    (row[0] for row in rows), (row[2] for row in rows)
-                )
-                seen += len(rows)
-            _all_there(seen, count, ids)
+            ids, person, vectors, embedded = self._read_faces(db, "face", _sum_embeddings)
             _checksums.check(sums, "person", _checksums.of_rows(people))
             _checksums.check(sums, "face", _checksums.of_faces(ids, person))
-            _checksums.check(sums, "embedding", embedded % 2**64)
-            _checksums.ascending(np.array([row[0] for row in people], np.int64))
+            _checksums.check(sums, "embedding", embedded)
+            _checksums.check_ascending(np.array([row[0] for row in people], np.int64))
         known = np.array([row[0] for row in people], np.int64)
         index = np.searchsorted(known, person)
         if len(person) and not np.array_equal(known[np.minimum(index, len(known) - 1)], person):
@@ -299,7 +285,7 @@ class Gallery:
         Raises:
             GalleryError: ``no_crops``: the gallery keeps none.
         """
-        return self._all_pixels(
+        return self._read_pixels(
             "SELECT face.id, pixels FROM face NOT INDEXED LEFT JOIN crop ON crop.face = face.id"
             " ORDER BY face.id",
             "face",
@@ -321,8 +307,8 @@ class Gallery:
             crops: as :meth:`add` takes them.
             settings: kept in the same transaction, as :meth:`set_setting` keeps them.
         """
-        texts = _as_json(settings or {})
-        vectors = self._checked(embeddings)
+        texts = _encode_settings(settings or {})
+        vectors = self._check_embeddings(embeddings)
         pixels = self._pixels(crops, len(vectors), "the strangers")
         who = np.asarray(person)
         if who.shape != (len(vectors),) or who.dtype.kind not in "iu":
@@ -337,32 +323,20 @@ class Gallery:
             )
             sums["stranger"] = _checksums.of_table(db, "stranger")
             sums["stranger_crop"] = _checksums.of_table(db, "stranger_crop")
-            _keep(db, sums, texts)
+            _write_settings(db, sums, texts)
         self._wipe("the strangers are replaced")
 
     def strangers(self) -> tuple[np.ndarray, np.ndarray]:
         """The strangers' embeddings, float32 ``[n, D]``, and who each is, int64 ``[n]``; n may be
         zero."""
         with self._reading() as (db, sums):
-            count = db.execute("SELECT COUNT(*) FROM stranger").fetchone()[0]
-            ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
-            vectors = np.empty((count, self.dim), np.float32)
-            cursor = db.execute("SELECT id, person, embedding FROM stranger ORDER BY id")
-            seen = found = 0
-            for at, rows in _blocks(cursor, _ROWS):
-                here = slice(at, at + len(rows))
-                ids[here] = [row[0] for row in rows]
-                person[here] = [row[1] for row in rows]
-                vectors[here] = self._read(row[2] for row in rows)
-                found += _checksums.of_rows(rows)
-                seen += len(rows)
-            _all_there(seen, count, ids)
-            _checksums.check(sums, "stranger", found % 2**64)
+            _, person, vectors, total = self._read_faces(db, "stranger", _checksums.of_rows)
+            _checksums.check(sums, "stranger", total)
         return vectors, person
 
     def stranger_crops(self) -> np.ndarray:
         """Their aligned faces, as :meth:`crops`, in the order of :meth:`strangers`."""
-        return self._all_pixels(
+        return self._read_pixels(
             "SELECT id, pixels FROM stranger ORDER BY id", "stranger", "stranger_crop"
         )
 
@@ -387,9 +361,9 @@ class Gallery:
         Raises:
             TypeError, ValueError: not a JSON value (nan and infinity are none).
         """
-        texts = _as_json({key: value})
+        texts = _encode_settings({key: value})
         with self._changing(revise=False) as (db, sums):
-            _keep(db, sums, texts)
+            _write_settings(db, sums, texts)
 
     def copy_to(self, path: str | Path) -> None:
         """Copy the whole gallery to another file, which is never half a gallery.
@@ -424,8 +398,8 @@ class Gallery:
     def moment(self) -> Iterator[None]:
         """What this thread reads in the block is of one moment. Other threads wait for its end."""
         with self._store.reading() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
             yield
 
     @contextmanager
@@ -433,8 +407,8 @@ class Gallery:
         """What this thread reads and writes in the block is one change, all of it or nothing; other
         threads, and other processes that change the gallery, wait for its end."""
         with self._store.writing() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
             yield
 
     def close(self) -> None:
@@ -453,8 +427,8 @@ class Gallery:
         which the block changes with what it writes."""
         revision = _revision()
         with self._store.writing() as db:
-            with self._refusing():
-                self._same(db)
+            with self._report_damage():
+                self._check_model(db)
                 sums = _checksums.read(db)
                 if sums is None:  # a gallery of format 1
                     upgrade(db)
@@ -474,32 +448,32 @@ class Gallery:
     def _reading(self) -> Iterator[tuple[sqlite3.Connection, dict[str, int] | None]]:
         """A transaction that reads rows, and the checksums by which to know those that nobody
         wrote; None where there are none yet."""
-        with self._store.reading() as db, self._refusing():
-            self._same(db)
+        with self._store.reading() as db, self._report_damage():
+            self._check_model(db)
             yield db, _checksums.read(db)
 
-    def _same(self, db: sqlite3.Connection) -> None:
+    def _check_model(self, db: sqlite3.Connection) -> None:
         """Learn the model of the gallery or, where another file has taken its name, check that it
         is of the same one."""
         if db is self._seen:
             return
         _checksums.read(db)
         meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-        found = str(meta["model"]), int(meta["dim"])
+        made_by = str(meta["model"]), int(meta["dim"])
         if self._seen is None:
-            self.model, self.dim, self.model_name = *found, str(meta["model_name"])
-        elif found != (self.model, self.dim):
+            self.model, self.dim, self.model_name = *made_by, str(meta["model_name"])
+        elif made_by != (self.model, self.dim):
             raise GalleryError(
                 "gallery_model_mismatch",
                 f"gallery {self.path} was replaced by one of {meta['model_name']!r} "
-                f"({found[0][:12]}, {found[1]} values a face), not of {self.model_name!r} "
+                f"({made_by[0][:12]}, {made_by[1]} values a face), not of {self.model_name!r} "
                 f"({self.model[:12]}, {self.dim}): open it with the model that made it",
             )
         self._seen, self._known = db, None
         self.files += 1
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _report_damage(self) -> Iterator[None]:
         """Say of what cannot have been written that the gallery is damaged."""
         try:
             yield
@@ -525,7 +499,7 @@ class Gallery:
         with self._reading() as (db, _):
             return _value(db, key)
 
-    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
+    def _check_embeddings(self, embeddings: np.ndarray) -> np.ndarray:
         """``embeddings`` in order in memory, if that is what they are."""
         vectors = np.ascontiguousarray(embeddings)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim or vectors.dtype != np.float32:
@@ -555,7 +529,30 @@ class Gallery:
             raise ValueError(f"gallery {self.path} keeps crops: give those of {whose} too")
         return [crop.tobytes() for crop in crops]
 
-    def _all_pixels(self, query: str, table: str, checked: str) -> np.ndarray:
+    def _read_faces(
+        self, db: sqlite3.Connection, table: str, sum_rows: Callable[[list[Any]], int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Ids, people, embeddings and their checksum, of all rows of ``face`` or ``stranger``.
+
+        Args:
+            sum_rows: the checksum of rows (id, person, embedding).
+        """
+        count = db.execute(f"SELECT COUNT(*) FROM {table} NOT INDEXED").fetchone()[0]
+        ids, person = np.empty(count, np.int64), np.empty(count, np.int64)
+        vectors = np.empty((count, self.dim), np.float32)
+        cursor = db.execute(f"SELECT id, person, embedding FROM {table} NOT INDEXED ORDER BY id")
+        seen = total = 0
+        for at, rows in _blocks(cursor, _ROWS):
+            here = slice(at, at + len(rows))
+            ids[here] = [row[0] for row in rows]
+            person[here] = [row[1] for row in rows]
+            vectors[here] = self._decode(row[2] for row in rows)
+            total += sum_rows(rows)
+            seen += len(rows)
+        _check_complete(seen, count, ids)
+        return ids, person, vectors, total % 2**64
+
+    def _read_pixels(self, query: str, table: str, checked: str) -> np.ndarray:
         with self._reading() as (db, sums):
             if not _value(db, "keep_crops"):
                 raise GalleryError(
@@ -565,24 +562,24 @@ class Gallery:
                 )
             count = db.execute(f"SELECT COUNT(*) FROM {table} NOT INDEXED").fetchone()[0]
             crops, ids = np.empty((count, *CROP), np.uint8), np.empty(count, np.int64)
-            seen = found = 0
+            seen = total = 0
             for at, rows in _blocks(db.execute(query), _CROPS):
                 for i, (row, pixels) in enumerate(rows, at):
                     if pixels is None or len(pixels) != crops[i].size:
                         raise self._damaged("a crop is missing or cut short")
                     ids[i], crops[i] = row, np.frombuffer(pixels, np.uint8).reshape(CROP)
-                found += _checksums.of_rows(rows)
+                total += _checksums.of_rows(rows)
                 seen += len(rows)
-            _all_there(seen, count, ids)
-            _checksums.check(sums, checked, found % 2**64)
+            _check_complete(seen, count, ids)
+            _checksums.check(sums, checked, total % 2**64)
         return crops
 
-    def _read(self, blobs: Iterable[bytes]) -> np.ndarray:
+    def _decode(self, blobs: Iterable[bytes]) -> np.ndarray:
         """Embeddings as they were written, float32 ``[n, D]``."""
-        listed = list(blobs)
-        if any(len(blob) != 4 * self.dim for blob in listed):
+        stored = list(blobs)
+        if any(len(blob) != 4 * self.dim for blob in stored):
             raise self._damaged("an embedding is cut short")
-        vectors = np.frombuffer(b"".join(listed), "<f4").reshape(-1, self.dim)
+        vectors = np.frombuffer(b"".join(stored), "<f4").reshape(-1, self.dim)
         if _not_unit(vectors) is not None:
             raise self._damaged("an embedding is not of unit length")
         return vectors
@@ -593,7 +590,7 @@ class Gallery:
         )
 
 
-def _as_json(settings: Mapping[str, Any]) -> dict[str, str | None]:
+def _encode_settings(settings: Mapping[str, Any]) -> dict[str, str | None]:
     """Settings as text; None: to be removed."""
     return {
         key: None if value is None else json.dumps(value, allow_nan=False)
@@ -601,7 +598,9 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, str | None]:
     }
 
 
-def _keep(db: sqlite3.Connection, sums: dict[str, int], texts: Mapping[str, str | None]) -> None:
+def _write_settings(
+    db: sqlite3.Connection, sums: dict[str, int], texts: Mapping[str, str | None]
+) -> None:
     for key, text in texts.items():
         if text is None:
             db.execute("DELETE FROM setting WHERE key = ?", (key,))
@@ -627,7 +626,7 @@ def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
     _checksums.check(sums, "person", _checksums.of_rows(people))
     _checksums.check(sums, "face", _checksums.of_faces(pairs[:, 0], pairs[:, 1]))
     _checksums.check(sums, "sequence", _checksums.of_table(db, "sequence"))
-    _checksums.ascending(np.array([row[0] for row in people], np.int64))
+    _checksums.check_ascending(np.array([row[0] for row in people], np.int64))
     indexed = [(row[1], row[0]) for row in by_name]
     if sorted(indexed) != indexed or set(indexed) != {(row[1], row[0]) for row in people}:
         raise _checksums.Damaged("its index of names does not fit its people")
@@ -635,7 +634,7 @@ def _check_people(db: sqlite3.Connection, sums: dict[str, int] | None) -> None:
         raise _checksums.Damaged("its index of faces is out of order")
 
 
-def _all_there(seen: int, count: int, ids: np.ndarray) -> None:
+def _check_complete(seen: int, count: int, ids: np.ndarray) -> None:
     """Check that ``count`` rows were read, in order.
 
     Raises:
@@ -643,7 +642,7 @@ def _all_there(seen: int, count: int, ids: np.ndarray) -> None:
     """
     if seen != count:
         raise _checksums.Damaged(f"it has {count} rows, of which {seen} can be read")
-    _checksums.ascending(ids)
+    _checksums.check_ascending(ids)
 
 
 def _not_unit(vectors: np.ndarray) -> int | None:
@@ -651,6 +650,11 @@ def _not_unit(vectors: np.ndarray) -> int | None:
     lengths = np.einsum("nd,nd->n", vectors, vectors)
     wrong = np.flatnonzero(~(np.abs(lengths - 1) <= 2 * _UNIT))  # also of nan
     return int(wrong[0]) if len(wrong) else None
+
+
+def _sum_embeddings(rows: list[Any]) -> int:
+    """The checksum of the embeddings in rows of (id, person, embedding)."""
+    return _checksums.of_embeddings([row[0] for row in rows], [row[2] for row in rows])
 
 
 def _blocks(cursor: sqlite3.Cursor, size: int) -> Iterator[tuple[int, list[Any]]]:

@@ -67,7 +67,7 @@ def recall(search: Search, exact: Search, queries: np.ndarray, k: int) -> float:
         queries: float32 ``[q, D]``.
         k: how many nearest, at least 1.
     """
-    found, want = search.search(queries, k)[1], exact.search(queries, k)[1]
-    hits = sum(np.isin(w[w >= 0], f).sum() for f, w in zip(found, want, strict=True))
+    got, want = search.search(queries, k)[1], exact.search(queries, k)[1]
+    hits = sum(np.isin(w[w >= 0], f).sum() for f, w in zip(got, want, strict=True))
     wanted = (want >= 0).sum()
     return float(hits / wanted) if wanted else 1.0
