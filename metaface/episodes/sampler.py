@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaface._splitmix import GOLDEN, mix_bits, scale_bits
 from metaface.arguments import check_given_counts
 from metaface.data import FaceSet
 from metaface.episodes.augment import Augment
@@ -188,7 +189,7 @@ class EpisodeSampler:
         )
 
     def _keys(self, indices: np.ndarray) -> np.ndarray:
-        return _mix(self._key ^ _mix(np.asarray(indices, dtype=np.uint64)))
+        return mix_bits(self._key ^ mix_bits(np.asarray(indices, dtype=np.uint64)))
 
     def _rows(self, indices: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
         """People ``[B, N]`` and rows of support ``[B, N*K]`` and query ``[B, N*Q]``.
@@ -211,7 +212,9 @@ class EpisodeSampler:
 
     def _draw(self, keys: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = _distinct(keys, 3, np.full(len(keys), len(self.people)), ways)
-        person_keys = _mix(keys[:, None] ^ _mix(chosen.astype(np.uint64) + np.uint64(1 << 32)))
+        person_keys = mix_bits(
+            keys[:, None] ^ mix_bits(chosen.astype(np.uint64) + np.uint64(1 << 32))
+        )
         if self._shared:
             rows = self._sides[0].draw(person_keys, 4, chosen, shots + self.queries)
             support, query = rows[..., :shots], rows[..., shots:]
@@ -288,15 +291,6 @@ def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[in
     return int(low), int(high)
 
 
-# Counter-based random numbers: splitmix64's finaliser (Steele et al. 2014) over (key, counter).
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _stream_key(seed: int, stream: str) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
     return np.frombuffer(digest, dtype=np.uint64)
@@ -312,8 +306,7 @@ def _uniform(keys: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
     """float64 in [0, 1): ``keys`` broadcast against a block of ``shape`` counters."""
     counters = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64).reshape(shape)
     counters += np.array(purpose << 40, dtype=np.uint64)
-    bits = _mix(keys + counters * np.uint64(0x9E3779B97F4A7C15))
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return scale_bits(mix_bits(keys + counters * GOLDEN))
 
 
 def _distinct(keys: np.ndarray, purpose: int, n: np.ndarray, k: int) -> np.ndarray:
