@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 MOST = 2**31 - 1  # of a count
 HIGHEST_RATE = 1000.0  # of an outer optimiser
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def count(text: str) -> int:
@@ -150,3 +154,24 @@ def check_flags(**flags: Any) -> None:
 def is_number(value: Any) -> bool:
     """Whether it is a number, of Python or numpy; True and False are none."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def refuse_moved(**places: str) -> Callable[[F], F]:
+    """A decorator: keywords that a function no longer takes raise a TypeError with the new place.
+
+    Args:
+        places: what to write instead, by the old keyword.
+    """
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            for name in places.keys() & kwargs.keys():
+                raise TypeError(
+                    f"{function.__name__}() takes no {name} any more: write {places[name]}"
+                )
+            return function(*args, **kwargs)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from metaface import cli
-from metaface.data import _load
+from metaface.data import _synthetic
 from metaface.evaluation import evaluate
 from metaface.evaluation.degradation import dial_robustness
 from metaface.experiments import sweep
@@ -121,7 +121,7 @@ def cut_budgets(steps: int) -> None:
     cut(evaluate, episodes=10 if steps == STEPS else 25)
     cut(sweep.run, trials=2)
     cut(dial_robustness, people=22, photos=6, nuisances=3)
-    cut(_load._synthetic, people=60, photos=12)
+    cut(_synthetic.load_synthetic, people=60, photos=12)
     if address := os.environ.get("DOCUMENTS_SERVER"):
         for name, entry in models.MODELS.items():
             models.MODELS[name] = replace(entry, url=f"{address}/{entry.files[0]}")

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
 from dataclasses import replace
-from functools import cache as once
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from PIL import Image
-
 from metaface._text import given_path
-from metaface.arguments import check_given_counts
+from metaface.arguments import check_given_counts, refuse_moved
 from metaface.data import _cache
 from metaface.data._decode import Geometry
-from metaface.data._pictures import Items, assemble, bases, decoded
+from metaface.data._pictures import Items, assemble, decode_all, find_bases
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import EXPECTED, Photo, open_source
-from metaface.data.faceset import FaceSet, together
+from metaface.data._synthetic import load_synthetic
+from metaface.data.faceset import SYNTHETIC, FaceSet, join_names
 
 IMAGE_SIZE = 28  # pixels: the default of every command and function that takes photographs
 
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # of data sets
 
-log = logging.getLogger("metaface.data")
 
-
+@refuse_moved(min_photos="load(source).with_photos(min_photos)")
 def load(
     source: Any,
     *,
@@ -42,7 +36,6 @@ def load(
     photos: int | None = None,
     seed: int = 0,
     only: str | None = None,
-    min_photos: int = 1,
     cache: str | Path | None = None,
     progress: bool = True,
 ) -> FaceSet:
@@ -79,7 +72,6 @@ def load(
         only: a regular expression: of a folder, zip or CSV, the pictures in whose path inside the
             source (``yaleb_112/yaleB11/yaleB11_P00A+050E-40.jpg``) it is found (``re.search``);
             in a CSV, the path as written there. None: all.
-        min_photos: leave out people with fewer photographs.
         cache: the cache directory; else METAFACE_CACHE, else ~/.cache/metaface. It holds copies
             of faces, readable by this user alone, until ``clear_cache()`` deletes them.
         progress: show a progress bar when decoding takes more than a second.
@@ -95,40 +87,41 @@ def load(
             that is none, that finds nothing or that the source has no paths for, or no usable
             person; says what was found and what was expected.
     """
-    check_given_counts(0, min_photos=min_photos, seed=seed)
-    named = (
-        isinstance(source, (str, os.PathLike)) and os.fspath(source).split(":")[0] != "synthetic"
-    )
-    if only is not None and not named:
-        shown = source if isinstance(source, str) else f"a {type(source).__name__}"
+    check_given_counts(0, seed=seed)
+    geometry = Geometry(image_size, crop, channels)
+    place = None  # a path, or a name of procedural faces
+    if isinstance(source, (str, os.PathLike)):
+        given_path(source, "the photographs")
+        place = os.fspath(source)
+    made = place is not None and place.split(":")[0] == SYNTHETIC
+    if only is not None and (made or place is None):
+        shown = f"a {type(source).__name__}" if place is None else place
         raise ValueError(
             f"only={only!r} is for the file names of a folder, zip or CSV; {shown} has none: leave "
             "it out"
         )
     if isinstance(source, FaceSet):
         return source
-    if isinstance(source, (str, os.PathLike)):
-        given_path(source, "the photographs")
-    geometry = Geometry(image_size, crop, channels)
     root = _cache.cache_dir(cache)
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-    if name is not None and name.split(":")[0] == "synthetic":
-        counts = (600 if people is None else people, 20 if photos is None else photos)
-        return _enough(_synthetic(name, *counts, seed, geometry, root, progress), min_photos)
+    if made and place is not None:
+        counts = (600 if people is None else people, 20 if photos is None else photos, seed)
+        return load_synthetic(place, *counts, geometry, root, progress)
     if people is not None or photos is not None:
         raise ValueError(
             f"people={people} and photos={photos} are for 'synthetic' faces; {source!r} has the "
-            "people it has (min_photos leaves some out, FaceSet.of_people picks some)"
+            "people it has (FaceSet.with_photos leaves some out, FaceSet.of_people picks some)"
         )
-    if name is None:
-        faces = _dataset(source, geometry, progress)
+    if place is None:
+        faces = _load_dataset(source, geometry, progress)
     else:
-        faces = _files(Path(name).expanduser(), only, geometry, root, progress)
+        faces = _load_files(Path(place).expanduser(), only, geometry, root, progress)
     report_skipped(faces.name, faces.skipped, len(faces))
-    return _enough(faces, min_photos)
+    return faces
 
 
-def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progress: bool) -> FaceSet:
+def _load_files(
+    path: Path, only: str | None, geometry: Geometry, root: Path, progress: bool
+) -> FaceSet:
     if not path.exists():
         raise FileNotFoundError(
             f"no such folder, zip or CSV: {path} (for procedural faces: 'synthetic')"
@@ -136,12 +129,13 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
     with open_source(path) as source:
         listing = source.listing()
         if only is not None:
-            source = replace(source, photos=_matching(source.photos, only, path))
+            source = replace(source, photos=_match_paths(source.photos, only, path))
 
         def build(out: BinaryIO) -> FaceSet:
-            return assemble(source.name, decoded(source, geometry, progress), geometry, out)
+            return assemble(source.name, decode_all(source, geometry, progress), geometry, out)
 
-        faces = _cache.cached(root, _key("files", source.fingerprint(), geometry), build)
+        key = _cache.key_of("files", source.fingerprint(), geometry)
+        faces = _cache.load_or_build(root, key, build)
         return replace(
             faces,
             name=source.name,
@@ -151,21 +145,21 @@ def _files(path: Path, only: str | None, geometry: Geometry, root: Path, progres
         )
 
 
-def _matching(photos: list[Photo], only: str, path: Path) -> list[Photo]:
+def _match_paths(photos: list[Photo], only: str, path: Path) -> list[Photo]:
     try:
         pattern = re.compile(only)
     except re.error as error:
         raise ValueError(f"{path}: only={only!r} is not a regular expression: {error}") from error
-    found = [photo for photo in photos if pattern.search(photo.path)]
-    if not found:
+    matching = [photo for photo in photos if pattern.search(photo.path)]
+    if not matching:
         raise ValueError(
             f"{path}: only={only!r} is found in none of its {len(photos)} paths, such as "
             f"{photos[0].path if photos else 'none'!r}"
         )
-    return found
+    return matching
 
 
-def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
+def _load_dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise TypeError(
             f"cannot load faces from a {type(source).__name__}: {EXPECTED}; or 'synthetic', or a "
@@ -176,87 +170,19 @@ def _dataset(source: Any, geometry: Geometry, progress: bool) -> FaceSet:
     def build(out: BinaryIO) -> FaceSet:
         return assemble(name, given.outcomes(geometry, progress), geometry, out)
 
-    faces = _cache.in_memory(build)
+    faces = _cache.build_in_memory(build)
     return replace(
         faces,
         name=name,
         people=tuple(given.people(faces.people)),
         crop=geometry.crop or 1.0,
-        source=together(_token(base) for base in bases(source)),
+        source=join_names(_identify(base) for base in find_bases(source)),
     )
 
 
-def _token(dataset: Any) -> str:
+def _identify(dataset: Any) -> str:
     """What is the same for all parts of one data set, in this process."""
     try:
         return _tokens.setdefault(dataset, secrets.token_hex(8))
     except TypeError:  # it has no hash, or cannot be pointed at weakly
         return ""
-
-
-def _synthetic(
-    name: str, people: int, photos: int, seed: int, geometry: Geometry, root: Path, progress: bool
-) -> FaceSet:
-    from metaface import synthetic
-
-    _, colon, listed = name.partition(":")
-    chosen = tuple(part.strip() for part in listed.split(",") if part.strip())
-    if colon and not chosen:
-        raise ValueError(f"{name!r} names no domain: write 'synthetic' or 'synthetic:frontal'")
-    domains = chosen or "default"
-
-    def build(out: BinaryIO) -> FaceSet:
-        made = synthetic.render(
-            people=people,
-            photos=photos,
-            image_size=geometry.image_size,
-            domains=domains,
-            seed=seed,
-            progress=progress,
-        )
-        images = made.images
-        if geometry.channels == 1:
-            images = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in images])
-        images = images.reshape(len(images), *images.shape[1:3], geometry.channels)
-        out.write(np.ascontiguousarray(images).data)
-        return FaceSet.from_arrays(
-            images,
-            made.person,
-            domain=made.domain,
-            domains=made.domains,
-            truth={
-                "box": made.box,
-                "landmarks": made.landmarks,
-                "mask": made.mask,
-                "pose": made.pose,
-                **{"mask_worn" if k == "mask" else k: v for k, v in made.attributes.items()},
-            },
-        )
-
-    key = _key("synthetic", _renderer(), people, photos, seed, domains, geometry)
-    return replace(_cache.cached(root, key, build), name=name)
-
-
-@once
-def _renderer() -> str:
-    """Digest of the renderer's source: another renderer makes other faces."""
-    files = sorted((Path(__file__).parent / "synthetic").glob("*.py"))
-    return blake2b(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _key(*parts: object) -> str:
-    return blake2b(repr((_cache.VERSION, *parts)).encode(), digest_size=16).hexdigest()
-
-
-def _enough(faces: FaceSet, min_photos: int) -> FaceSet:
-    """The view of the people with at least ``min_photos`` photographs."""
-    if min_photos <= 1:
-        return faces
-    counts = faces.photos()
-    keep = np.flatnonzero(counts >= min_photos)
-    if not len(keep):
-        raise ValueError(
-            f"no usable person in {faces.name}: none of its {len(counts)} people has "
-            f"min_photos={min_photos} photographs (the most is {counts.max()})"
-        )
-    return faces if len(keep) == len(counts) else faces.of_people(keep)

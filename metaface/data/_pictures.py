@@ -110,7 +110,7 @@ def _without(
     return [rows[row] for row in kept]
 
 
-def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
+def decode_all(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
     """Every photo of ``source``, in order, decoded by a few threads."""
 
     def one(photo: Photo) -> Outcome:
@@ -227,13 +227,13 @@ def _first(labels: Sequence[int]) -> str:
     return ", ".join(map(str, labels[:_LISTED])) + ", ..." * (len(labels) > _LISTED)
 
 
-def bases(dataset: Any) -> Iterator[Any]:
+def find_bases(dataset: Any) -> Iterator[Any]:
     """The data sets that a torch ``Subset`` or ``ConcatDataset`` is made of; else itself."""
     if isinstance(dataset, Subset):
-        yield from bases(dataset.dataset)
+        yield from find_bases(dataset.dataset)
     elif isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
-            yield from bases(part)
+            yield from find_bases(part)
     else:
         yield dataset
 

@@ -191,8 +191,8 @@ class FaceSet:
             domain=np.repeat(np.arange(len(parts)), [len(part) for part in kept.values()]),
             people=tuple(people),
             domains=tuple(parts),
-            name=together(part.name for part in parts.values()),
-            source=together(part.source for part in parts.values()),
+            name=join_names(part.name for part in parts.values()),
+            source=join_names(part.source for part in parts.values()),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
         crops = {part.crop for part in parts.values()}
@@ -368,6 +368,22 @@ class FaceSet:
     def of_people(self, ids: Iterable[int]) -> FaceSet:
         """The view of these people (ids into ``people``)."""
         return self.take(np.isin(self.person, np.fromiter(ids, dtype=np.int64)))
+
+    def with_photos(self, count: int) -> FaceSet:
+        """The view of the people with at least ``count`` photographs.
+
+        Raises:
+            ValueError: nobody has so many.
+        """
+        check_given_counts(count=count)
+        photos = self.photos()
+        keep = np.flatnonzero(photos >= max(1, count))
+        if not len(keep):
+            raise ValueError(
+                f"no usable person in {self.name}: none of its {len(self.person_ids)} people has "
+                f"{count} photographs (the most is {photos.max()})"
+            )
+        return self.of_people(keep)
 
     def of_domains(self, *names: str) -> FaceSet:
         """The view of these domains, by name.
@@ -559,7 +575,7 @@ def refuse_renamed(
         )
 
 
-def together(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """The name, or the source, of a set of several."""
     parts = dict.fromkeys(one for name in names for one in name.split(" + "))
     return " + ".join(part for part in parts if part)

@@ -29,7 +29,7 @@ from metaface.arguments import (
     checked_device,
 )
 from metaface.data import FaceSet
-from metaface.data.faceset import together
+from metaface.data.faceset import join_names
 from metaface.episodes.across_domains import AcrossDomains
 from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import EpisodeSampler, check_range
@@ -614,8 +614,8 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
         "whose": torch.cat([seen["photos"]["whose"], more["photos"]["whose"] + first]),
     }
     return {
-        "data": together((seen["data"], more["data"])),
-        "source": together((seen["source"], more["source"])),
+        "data": join_names((seen["data"], more["data"])),
+        "source": join_names((seen["source"], more["source"])),
         "people": seen["people"] + more["people"],
         "photos": photos,
     }
