@@ -35,11 +35,11 @@ def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """
     crops = np.empty((len(landmarks), SIDE, SIDE, 3), np.uint8)
     for i, matrix in enumerate(similarity(landmarks)):
-        crops[i] = warped(picture, matrix, SIDE)
+        crops[i] = warp(picture, matrix, SIDE)
     return crops
 
 
-def warped(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+def warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """A square of ``side`` pixels in which ``matrix @ (x, y, 1)``, ``[2, 3]`` without shear, is the
     place of the picture's pixel x, y; black where the picture ends."""
     # what is much larger than the square is reduced first, so that no pixel is passed over

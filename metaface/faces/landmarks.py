@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from metaface.faces.alignment import MIRRORED, warped
+from metaface.faces.alignment import MIRRORED, warp
 from metaface.faces.detections import Detections
 from metaface.faces.exposure import brightened
 
@@ -39,7 +39,7 @@ def second_look(
         x0, x1, y0, y1 = box.clip(0).astype(int)
         face = picture[y0:y1, x0:x1]
         matrix = np.array([[scale, 0, -scale * start[0]], [0, scale, -scale * start[1]]])
-        window = warped(picture, matrix, _SIDE)
+        window = warp(picture, matrix, _SIDE)
         if face.size:
             window = brightened(window, face, _GREY, _GREY)
         mirrored = _middle(find(np.ascontiguousarray(window[:, ::-1])))
