@@ -19,7 +19,7 @@ from metaface.data._content import Distinct
 from metaface.data._skipped import TWICE, report_skipped
 from metaface.data._sources import open_source, open_zip, read_entry, read_file
 from metaface.faces import choose
-from metaface.faces.alignment import shrunk
+from metaface.faces.alignment import shrink
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Unusable, read
 from metaface.learners import Prototypical
@@ -62,7 +62,7 @@ class Aligned:
 
     def faces(self, size: int = 112) -> FaceSet:
         """The crops as a data set of MetaFace, reduced to ``size`` pixels."""
-        crops = self.crops if size == self.crops.shape[1] else shrunk(self.crops, size)
+        crops = self.crops if size == self.crops.shape[1] else shrink(self.crops, size)
         return FaceSet.from_arrays(crops, self.person, people=self.people, name=self.name)
 
 

@@ -51,7 +51,7 @@ def warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     return found
 
 
-def shrunk(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
+def shrink(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
     """uint8 ``[n, size, size, 3]`` of square crops of any size, by the mean of the pixels."""
     shape = (size, size)
     return np.stack([cv2.resize(crop, shape, interpolation=cv2.INTER_AREA) for crop in crops])

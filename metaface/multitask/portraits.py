@@ -16,7 +16,7 @@ from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
-from metaface.faces.alignment import SIDE, align, shrunk
+from metaface.faces.alignment import SIDE, align, shrink
 from metaface.faces.choose import most_prominent
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Unusable, read
@@ -191,7 +191,7 @@ def aligned_faces(
     """Photographs ``[H, W, 3]`` by their landmarks ``[m, 5, 2]``, aligned and reduced to ``size``
     pixels."""
     crops = [align(picture, five[None])[0] for picture, five in zip(images, landmarks, strict=True)]
-    kept = np.stack(crops) if size == SIDE else shrunk(crops, size)
+    kept = np.stack(crops) if size == SIDE else shrink(crops, size)
     return FaceSet.from_arrays(kept, person, people=tuple(people), name=name)
 
 
