@@ -16,7 +16,7 @@ from PIL import Image
 from metaface import evaluation as ev
 from metaface import synthetic
 from metaface.faces import choose
-from metaface.faces.alignment import SIDE, TEMPLATE, align, similarity
+from metaface.faces.alignment import SIDE, TEMPLATE, align, fit_similarity
 from metaface.faces.detect import Cascade, YuNet, fused, without_parts
 from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import Unusable, read
@@ -312,7 +312,7 @@ def test_similarity_by_least_squares(drawn):
         rows += [[px, -py, 1, 0], [py, px, 0, 1]]
         goals += [gx, gy]
     a, b, dx, dy = np.linalg.lstsq(np.array(rows), np.array(goals), rcond=None)[0]
-    (got,) = similarity(points[None])
+    (got,) = fit_similarity(points[None])
     want = np.array([[a, -b, dx], [b, a, dy]])
     np.testing.assert_allclose(got[:, :2], want[:, :2], atol=1e-9 + 1e-9 / scale)
     np.testing.assert_allclose(got[:, 2], want[:, 2], rtol=1e-6, atol=1e-5)
@@ -320,14 +320,14 @@ def test_similarity_by_least_squares(drawn):
 
 def test_similarity_of_exact_landmarks_undoes_the_motion():
     matrix = moved(3.0, 0.7, 40, -9)
-    (got,) = similarity((TEMPLATE @ matrix[:, :2].T + matrix[:, 2])[None])
+    (got,) = fit_similarity((TEMPLATE @ matrix[:, :2].T + matrix[:, 2])[None])
     both = np.vstack([got, [0, 0, 1]]) @ np.vstack([matrix, [0, 0, 1]])
     np.testing.assert_allclose(both, np.eye(3), atol=1e-9)
     assert np.linalg.det(got[:, :2]) > 0
 
 
 def test_landmarks_in_one_place_give_finite_crops():
-    assert np.isfinite(similarity(np.full((1, 5, 2), 7.0))).all()
+    assert np.isfinite(fit_similarity(np.full((1, 5, 2), 7.0))).all()
     assert align(ground(50, 50), np.full((1, 5, 2), 7.0)).shape == (1, SIDE, SIDE, 3)
 
 
@@ -372,7 +372,7 @@ def test_a_much_larger_face_is_the_face_reduced_before(people, times):
     got = align(large, (points * times - 0.5)[None])[0].astype(int)
     want = align(small, (points - 0.5)[None])[0].astype(int)
     assert np.abs(got - want).mean() < 5
-    matrix = similarity((points * times - 0.5)[None])[0]
+    matrix = fit_similarity((points * times - 0.5)[None])[0]
     plain = cv2.warpAffine(large, matrix, (SIDE, SIDE)).astype(int)
     if times > 3:
         assert np.abs(plain - want).mean() > 3 * np.abs(got - want).mean()

@@ -21,7 +21,7 @@ from metaface import checkpoint
 from metaface.cli import main
 from metaface.cli import measure as measuring
 from metaface.experiments import protocols
-from metaface.faces.alignment import SIDE, TEMPLATE, similarity
+from metaface.faces.alignment import SIDE, TEMPLATE, fit_similarity
 from metaface.faces.choose import everyone
 from metaface.faces.detections import overlaps
 from metaface.learners import LEARNERS
@@ -219,7 +219,7 @@ def test_landmark_frames_are_those_of_the_aligned_crops() -> None:
     points = torch.from_numpy(scenes().landmarks.astype(np.float64))
     found = landmark_frames(points)
     matrix = np.concatenate(
-        [similarity(points.numpy()), np.tile([[[0, 0, 1.0]]], (len(points), 1, 1))], 1
+        [fit_similarity(points.numpy()), np.tile([[[0, 0, 1.0]]], (len(points), 1, 1))], 1
     )
     back = np.linalg.inv(matrix)
     middle = back @ np.array([SIDE / 2, SIDE / 2, 1])

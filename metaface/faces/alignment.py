@@ -34,7 +34,7 @@ def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         uint8 RGB ``[n, 112, 112, 3]``; black where the picture ends.
     """
     crops = np.empty((len(landmarks), SIDE, SIDE, 3), np.uint8)
-    for i, matrix in enumerate(similarity(landmarks)):
+    for i, matrix in enumerate(fit_similarity(landmarks)):
         crops[i] = warp(picture, matrix, SIDE)
     return crops
 
@@ -57,7 +57,7 @@ def shrink(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
     return np.stack([cv2.resize(crop, shape, interpolation=cv2.INTER_AREA) for crop in crops])
 
 
-def similarity(landmarks: np.ndarray) -> np.ndarray:
+def fit_similarity(landmarks: np.ndarray) -> np.ndarray:
     """The least-squares similarity transforms from ``landmarks`` to the template.
 
     In closed form (Umeyama 1991, in the plane, without reflection), all faces at once.
