@@ -46,7 +46,7 @@ def warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     scale = float(np.hypot(*matrix[0, :2]))
     halvings = max(0, int(np.log2(1 / scale))) if scale > 0 else 0
     if halvings:
-        picture, matrix = _reduced(picture, matrix, side, 2**halvings)
+        picture, matrix = _reduce(picture, matrix, side, 2**halvings)
     found: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
     return found
 
@@ -79,7 +79,7 @@ def fit_similarity(landmarks: np.ndarray) -> np.ndarray:
     return np.concatenate([turn, shift], 2)
 
 
-def _reduced(
+def _reduce(
     picture: np.ndarray, matrix: np.ndarray, side: int, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of the picture that the square shows, reduced by ``factor``, and its transform."""
