@@ -150,7 +150,7 @@ def albums(lfw, detector, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.nd
 def crop_of(picture: np.ndarray, true: np.ndarray, detector: YuNet) -> np.ndarray:
     found = detector(picture)
     (row,) = np.flatnonzero([is_face(box, true) for box in found.boxes])
-    return choose.crops_of(picture, found[row : row + 1], detector)[0]
+    return choose.crop_faces(picture, found[row : row + 1], detector)[0]
 
 
 def test_data_sets_and_align_take_the_face_that_is_meant(albums, detector, model, tmp_path, capsys):

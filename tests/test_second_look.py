@@ -12,7 +12,7 @@ from PIL import Image
 
 from metaface import synthetic
 from metaface.faces.alignment import TEMPLATE, fit_similarity, warp
-from metaface.faces.choose import crops_of, most_prominent
+from metaface.faces.choose import crop_faces, most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
 from metaface.faces.exposure import brightened, exposed
@@ -87,7 +87,7 @@ def test_nobody_is_looked_at_twice():
 def test_a_detector_without_closer_is_taken_at_its_word():
     picture = synthetic.render(1, 1, 128, "frontal", seed=1).images[0]
     points = face(TEMPLATE + 8)
-    crop = crops_of(picture, points, find_dots)[0]
+    crop = crop_faces(picture, points, find_dots)[0]
     want = warp(picture, fit_similarity(points.landmarks)[0], 112)
     np.testing.assert_array_equal(crop, want)
 

@@ -110,7 +110,7 @@ def _align(o: argparse.Namespace) -> None:
                 picture = read(partial(found.read, photo))
                 seen = detector(picture)
                 face, clear = choose.chosen(picture, seen)
-                crop = choose.crops_of(picture, face, detector)[0]
+                crop = choose.crop_faces(picture, face, detector)[0]
             except Unusable as why:
                 tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)
                 skipped += 1

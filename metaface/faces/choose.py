@@ -29,7 +29,7 @@ _LEAST_SHARPNESS = 4.0  # standard deviation of the Laplacian of the crop, to be
 Pick = Callable[[np.ndarray, Detections], Detections]
 
 
-def crops_of(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
+def crop_faces(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
     """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
     closer = getattr(detector, "closer", None)
     return exposed(align(picture, (closer(picture, faces) if closer else faces).landmarks))

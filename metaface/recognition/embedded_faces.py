@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from metaface.faces.alignment import align
-from metaface.faces.choose import Pick, crops_of
+from metaface.faces.choose import Pick, crop_faces
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Photo, Unusable, reduced
 from metaface.recognition.embedders import Embedder
@@ -55,7 +55,7 @@ def embed_faces(
             boxes, left = faces.boxes * np.float32(times), len(found) - len(faces)
             if joint:
                 return boxes, align(picture, faces.landmarks), faces.embeddings, left
-            return boxes, crops_of(picture, faces, detector), None, left
+            return boxes, crop_faces(picture, faces, detector), None, left
         except Unusable as why:
             return why
 
