@@ -402,7 +402,7 @@ def why(pick, picture, faces) -> str:
     return f"{error.value.reason}: {error.value.detail}"
 
 
-EVERY = [choose.everyone, choose.the_one, choose.to_enrol, choose.most_prominent]
+EVERY = [choose.pick_all, choose.the_one, choose.to_enrol, choose.most_prominent]
 
 
 @pytest.mark.parametrize("pick", EVERY)
@@ -425,7 +425,7 @@ def test_small_faces(model, people):
         assert why(pick, picture, faces).startswith("face_too_small: 1")
     assert len(choose.most_prominent(picture, faces)) == 1
     picture, faces = seen(detector, (people.images[0], 150, 100, 52), size=(250, 300))
-    assert len(choose.everyone(picture, faces)) == len(choose.the_one(picture, faces)) == 1
+    assert len(choose.pick_all(picture, faces)) == len(choose.the_one(picture, faces)) == 1
     assert "a face needs 32 at least" in why(choose.to_enrol, picture, faces)
 
 
@@ -433,7 +433,7 @@ def test_small_faces(model, people):
 def test_a_size_that_is_refused_does_not_read_as_one_that_is_not(side):
     boxes = np.array([[5, 5, 40, side]], np.float32)
     faces = Detections(boxes, np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
-    said = why(choose.everyone, ground(60, 60), faces)
+    said = why(choose.pick_all, ground(60, 60), faces)
     assert said == f"face_too_small: {side} pixels: a face needs 16 at least"
 
 
@@ -448,7 +448,7 @@ def test_small_faces_beside_a_large_one_are_left_out(model, people):
 def test_several_faces(detector, people):
     two = [(people.images[0], 20, 100, 224), (people.images[1], 400, 100, 224)]
     picture, faces = seen(detector, *two)
-    assert len(choose.everyone(picture, faces)) == 2
+    assert len(choose.pick_all(picture, faces)) == 2
     for pick in (choose.the_one, choose.to_enrol):
         assert why(pick, picture, faces).startswith("several_faces: 2 faces, none stands out")
     assert len(choose.most_prominent(picture, faces)) == 1  # where one is meant for sure

@@ -22,7 +22,7 @@ from metaface.cli import main
 from metaface.cli import measure as measuring
 from metaface.experiments import protocols
 from metaface.faces.alignment import SIDE, TEMPLATE, fit_similarity
-from metaface.faces.choose import everyone
+from metaface.faces.choose import pick_all
 from metaface.faces.detections import overlaps
 from metaface.learners import LEARNERS
 from metaface.learners.spec import ModelSpec, save_model
@@ -751,7 +751,7 @@ def test_one_network_finds_and_names_people(trained: Path) -> None:
     labelled = scenes()
     enrolled = [i for i in range(12) if len(joint(labelled.images[i])) == 1]
     assert len(enrolled) >= 8
-    seen = list(embed_faces([labelled.images[i] for i in enrolled], everyone, joint, joint))
+    seen = list(embed_faces([labelled.images[i] for i in enrolled], pick_all, joint, joint))
     for i, one in zip(enrolled, seen, strict=True):
         assert isinstance(one, EmbeddedFaces) and one.crops.shape == (1, 112, 112, 3)
         assert np.array_equal(one.embeddings, joint(labelled.images[i]).embeddings)

@@ -35,7 +35,7 @@ def crop_faces(picture: np.ndarray, faces: Detections, detector: Detector) -> np
     return exposed(align(picture, (closer(picture, faces) if closer else faces).landmarks))
 
 
-def everyone(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_all(picture: np.ndarray, faces: Detections) -> Detections:
     """All faces that are large enough.
 
     Raises:

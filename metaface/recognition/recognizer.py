@@ -380,7 +380,7 @@ class Recognizer:
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
         given = listed(photos)
-        for photo, seen in zip(given, self._seen(given, choose.everyone), strict=True):
+        for photo, seen in zip(given, self._seen(given, choose.pick_all), strict=True):
             if isinstance(seen, Unusable):
                 yield Identified(name_of(photo), (), seen.reason, seen.detail)
             else:
