@@ -256,29 +256,31 @@ def found(*rows: tuple[float, float, float, float]) -> Detections:
 def test_what_a_face_stands_out_by(better, worse):
     picture = stripes(400, 400)
     for faces, best in ((found(better, worse), 0), (found(worse, better), 1)):
-        assert choose.prominence(picture, faces).argmax() == best
+        assert choose.measure_prominence(picture, faces).argmax() == best
         assert choose.most_prominent(picture, faces).boxes.tolist() == [faces.boxes[best].tolist()]
 
 
 def test_a_blurred_face_stands_out_less():
     picture = stripes(400, 400)
     picture[:, 200:] = cv2.GaussianBlur(picture, (0, 0), 6)[:, 200:]
-    sharp, blurred = choose.prominence(picture, found((100, 200, 60, 0.9), (300, 200, 60, 0.9)))
+    sharp, blurred = choose.measure_prominence(
+        picture, found((100, 200, 60, 0.9), (300, 200, 60, 0.9))
+    )
     assert sharp > 2 * blurred
     # a dark face of little contrast is as sharp as a bright one
-    (faint,) = choose.prominence(stripes(400, 400) // 2, found((100, 200, 60, 0.9)))
+    (faint,) = choose.measure_prominence(stripes(400, 400) // 2, found((100, 200, 60, 0.9)))
     assert faint == pytest.approx(sharp)
 
 
 def test_the_order_of_faces_and_the_size_of_the_picture_do_not_matter():
     faces = found((100, 150, 80, 0.9), (250, 200, 60, 0.94), (390, 20, 90, 0.8))
     picture = stripes(400, 400)
-    values = choose.prominence(picture, faces)
-    turned = choose.prominence(picture, faces[::-1])
+    values = choose.measure_prominence(picture, faces)
+    turned = choose.measure_prominence(picture, faces[::-1])
     assert np.array_equal(turned[::-1], values)
     double = Detections(faces.boxes * 2, faces.landmarks * 2, faces.scores)
     large = cv2.resize(picture, (800, 800), interpolation=cv2.INTER_CUBIC)
-    assert choose.prominence(large, double) == pytest.approx(2 * values, rel=0.05)
+    assert choose.measure_prominence(large, double) == pytest.approx(2 * values, rel=0.05)
 
 
 def test_boxes_without_an_area_inside_the_picture_stand_out_least():

@@ -45,7 +45,7 @@ def pick_all(picture: np.ndarray, faces: Detections) -> Detections:
     return _large(faces, SMALLEST)
 
 
-def prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
+def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     """How much each face looks like the one that a photograph of one person is of: float ``[n]``.
 
     The side of the face in pixels (the root of the area that its box has inside the picture), times
@@ -75,7 +75,7 @@ def chosen(picture: np.ndarray, faces: Detections) -> tuple[Detections, bool]:
     _some(picture, faces)
     if len(faces) == 1:
         return faces, True
-    values = prominence(picture, faces)
+    values = measure_prominence(picture, faces)
     first, second = np.argsort(-values, kind="stable")[:2]
     return faces[first : first + 1], bool(values[first] > CLEAR * values[second])
 
