@@ -122,7 +122,7 @@ def test_the_face_that_is_meant_is_taken(lfw, detector, seed, count):
     for _ in range(count):
         picture, (true, *_) = composed(random, lfw)
         found = detector(picture)
-        face, clear = choose.chosen(picture, found)
+        face, clear = choose.pick_prominent(picture, found)
         right += is_face(face.boxes[0], true)
         before += is_face(nearest_the_middle(picture, found).boxes[0], true)
         unsure += not clear
@@ -139,7 +139,7 @@ def albums(lfw, detector, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.nd
     while len(made) < 3:
         seed += 1
         picture, (true, *_) = composed(np.random.default_rng([seed, 15]), lfw)
-        if choose.chosen(picture, detector(picture))[1]:
+        if choose.pick_prominent(picture, detector(picture))[1]:
             path = top / f"person {len(made)}" / "0.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(picture).save(path)
@@ -285,5 +285,5 @@ def test_the_order_of_faces_and_the_size_of_the_picture_do_not_matter():
 
 def test_boxes_without_an_area_inside_the_picture_stand_out_least():
     faces = found((-300, -300, 80, 0.99), (200, 200, 20, 0.6), (900, 200, 80, 0.99))
-    face, clear = choose.chosen(stripes(400, 400), faces)
+    face, clear = choose.pick_prominent(stripes(400, 400), faces)
     assert face.scores[0] == np.float32(0.6) and clear

@@ -109,7 +109,7 @@ def _align(o: argparse.Namespace) -> None:
             try:
                 picture = read(partial(found.read, photo))
                 seen = detector(picture)
-                face, clear = choose.chosen(picture, seen)
+                face, clear = choose.pick_prominent(picture, seen)
                 crop = choose.crop_faces(picture, face, detector)[0]
             except Unusable as why:
                 tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)

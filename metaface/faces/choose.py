@@ -66,7 +66,7 @@ def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     return sides * faces.scores**3 * (1 - (1 - _EDGE) * away) * focus
 
 
-def chosen(picture: np.ndarray, faces: Detections) -> tuple[Detections, bool]:
+def pick_prominent(picture: np.ndarray, faces: Detections) -> tuple[Detections, bool]:
     """The most prominent face, and whether it is ``CLEAR`` times as prominent as every other.
 
     Raises:
@@ -86,7 +86,7 @@ def most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
     Raises:
         Unusable: ``no_face``.
     """
-    return chosen(picture, faces)[0]
+    return pick_prominent(picture, faces)[0]
 
 
 def the_one(picture: np.ndarray, faces: Detections) -> Detections:
@@ -97,7 +97,7 @@ def the_one(picture: np.ndarray, faces: Detections) -> Detections:
     """
     _some(picture, faces)
     faces = _large(faces, SMALLEST)
-    face, clear = chosen(picture, faces)
+    face, clear = pick_prominent(picture, faces)
     if not clear:
         raise Unusable(
             "several_faces", f"{len(faces)} faces, none stands out: crop it to the person meant"
