@@ -89,7 +89,7 @@ def most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
     return pick_prominent(picture, faces)[0]
 
 
-def the_one(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_one(picture: np.ndarray, faces: Detections) -> Detections:
     """The face of a photograph of one person: the only one, or one that clearly stands out.
 
     Raises:
@@ -106,12 +106,12 @@ def the_one(picture: np.ndarray, faces: Detections) -> Detections:
 
 
 def to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
-    """:func:`the_one`, if it is good enough to recognise a person by.
+    """:func:`pick_one`, if it is good enough to recognise a person by.
 
     Raises:
-        Unusable: as :func:`the_one`, or ``low_quality``.
+        Unusable: as :func:`pick_one`, or ``low_quality``.
     """
-    face = _large(the_one(picture, faces), SMALLEST_ENROLLED)
+    face = _large(pick_one(picture, faces), SMALLEST_ENROLLED)
     if face.scores[0] < _LEAST_SCORE:
         raise Unusable(
             "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"

@@ -421,7 +421,7 @@ class Recognizer:
         pair: list[np.ndarray] = []
         several: list[Chosen] = []
         for photo in (first, second):
-            (seen,) = self._seen([photo], choose.the_one)
+            (seen,) = self._seen([photo], choose.pick_one)
             if isinstance(seen, Unusable):
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
@@ -710,7 +710,7 @@ class Recognizer:
         good, photographs = [], []
         reasons: Counter[str] = Counter()
         with strangers.opened(source) as (photos, given):
-            seen = self._seen(photos, choose.the_one)
+            seen = self._seen(photos, choose.pick_one)
             bar = track(
                 zip(seen, given, strict=True),
                 total=len(given),
