@@ -402,7 +402,7 @@ def why(pick, picture, faces) -> str:
     return f"{error.value.reason}: {error.value.detail}"
 
 
-EVERY = [choose.pick_all, choose.pick_one, choose.to_enrol, choose.most_prominent]
+EVERY = [choose.pick_all, choose.pick_one, choose.pick_to_enrol, choose.most_prominent]
 
 
 @pytest.mark.parametrize("pick", EVERY)
@@ -426,7 +426,7 @@ def test_small_faces(model, people):
     assert len(choose.most_prominent(picture, faces)) == 1
     picture, faces = seen(detector, (people.images[0], 150, 100, 52), size=(250, 300))
     assert len(choose.pick_all(picture, faces)) == len(choose.pick_one(picture, faces)) == 1
-    assert "a face needs 32 at least" in why(choose.to_enrol, picture, faces)
+    assert "a face needs 32 at least" in why(choose.pick_to_enrol, picture, faces)
 
 
 @pytest.mark.parametrize("side", [15.5, 15.97, 15.9999])
@@ -449,13 +449,13 @@ def test_several_faces(detector, people):
     two = [(people.images[0], 20, 100, 224), (people.images[1], 400, 100, 224)]
     picture, faces = seen(detector, *two)
     assert len(choose.pick_all(picture, faces)) == 2
-    for pick in (choose.pick_one, choose.to_enrol):
+    for pick in (choose.pick_one, choose.pick_to_enrol):
         assert why(pick, picture, faces).startswith("several_faces: 2 faces, none stands out")
     assert len(choose.most_prominent(picture, faces)) == 1  # where one is meant for sure
     picture, faces = seen(
         detector, (people.images[0], 20, 100, 200), (people.images[1], 390, 60, 300)
     )
-    for pick in (choose.pick_one, choose.to_enrol):
+    for pick in (choose.pick_one, choose.pick_to_enrol):
         assert pick(picture, faces).boxes[0, 0] > 400
 
 
@@ -465,7 +465,7 @@ def test_low_contrast(detector, people):
     picture = np.full_like(picture, 130)
     picture[:, :] = face
     faces = detector(people.images[0])  # the detector may well see it; where it is, is known
-    assert why(choose.to_enrol, picture, faces).startswith("low_quality: hardly any contrast")
+    assert why(choose.pick_to_enrol, picture, faces).startswith("low_quality: hardly any contrast")
     assert len(choose.pick_one(picture, faces)) == 1
 
 
@@ -473,7 +473,7 @@ def test_blurred(detector, people):
     face = cv2.GaussianBlur(people.images[0], (0, 0), 6)
     picture, faces = seen(detector, (face, 150, 100, 224))
     assert len(faces) == 1 and faces.scores[0] > 0.7
-    assert why(choose.to_enrol, picture, faces).startswith("low_quality: blurred")
+    assert why(choose.pick_to_enrol, picture, faces).startswith("low_quality: blurred")
     assert len(choose.pick_one(picture, faces)) == 1
 
 
@@ -490,5 +490,5 @@ def test_unsure(detector, model, people):
             break
     else:
         pytest.fail("no cover makes the detector unsure")
-    assert "the detector is not sure of the face (0." in why(choose.to_enrol, covered, faces)
+    assert "the detector is not sure of the face (0." in why(choose.pick_to_enrol, covered, faces)
     assert len(choose.pick_one(covered, faces)) == 1

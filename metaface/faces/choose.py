@@ -105,7 +105,7 @@ def pick_one(picture: np.ndarray, faces: Detections) -> Detections:
     return face
 
 
-def to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
     """:func:`pick_one`, if it is good enough to recognise a person by.
 
     Raises:

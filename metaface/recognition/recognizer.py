@@ -226,7 +226,7 @@ class Recognizer:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
         name, given = person_name(name), listed(photos)
-        seen = self._seen(given, choose.to_enrol)
+        seen = self._seen(given, choose.pick_to_enrol)
         outcome = self._enrolled(name, given, seen, strict)
         if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
@@ -263,7 +263,7 @@ class Recognizer:
             photos = [photo for photo in found.photos if photo.person in names]
             photos.sort(key=lambda photo: names[photo.person])
             bar = track(
-                self._seen((partial(found.read, p) for p in photos), choose.to_enrol),
+                self._seen((partial(found.read, p) for p in photos), choose.pick_to_enrol),
                 total=len(photos),
                 desc="enrolling",
                 unit="photo",
