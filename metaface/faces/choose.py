@@ -41,7 +41,7 @@ def pick_all(picture: np.ndarray, faces: Detections) -> Detections:
     Raises:
         Unusable: ``no_face`` or ``face_too_small``.
     """
-    _some(picture, faces)
+    _refuse_none(picture, faces)
     return _large(faces, SMALLEST)
 
 
@@ -72,7 +72,7 @@ def pick_prominent(picture: np.ndarray, faces: Detections) -> tuple[Detections, 
     Raises:
         Unusable: ``no_face``.
     """
-    _some(picture, faces)
+    _refuse_none(picture, faces)
     if len(faces) == 1:
         return faces, True
     values = measure_prominence(picture, faces)
@@ -95,7 +95,7 @@ def pick_one(picture: np.ndarray, faces: Detections) -> Detections:
     Raises:
         Unusable: ``no_face``, ``face_too_small`` or ``several_faces``.
     """
-    _some(picture, faces)
+    _refuse_none(picture, faces)
     faces = _large(faces, SMALLEST)
     face, clear = pick_prominent(picture, faces)
     if not clear:
@@ -141,7 +141,7 @@ def _focus(grey: np.ndarray) -> float:
     return float(np.clip((fine / max(coarse, 0.1) - 1) / _SHARP, 0.1, 1))
 
 
-def _some(picture: np.ndarray, faces: Detections) -> None:
+def _refuse_none(picture: np.ndarray, faces: Detections) -> None:
     if not len(faces):
         raise Unusable("no_face", f"no face found in {picture.shape[1]}x{picture.shape[0]} pixels")
 
