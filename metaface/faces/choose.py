@@ -42,7 +42,7 @@ def pick_all(picture: np.ndarray, faces: Detections) -> Detections:
         Unusable: ``no_face`` or ``face_too_small``.
     """
     _refuse_none(picture, faces)
-    return _large(faces, SMALLEST)
+    return _drop_small(faces, SMALLEST)
 
 
 def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
@@ -96,7 +96,7 @@ def pick_one(picture: np.ndarray, faces: Detections) -> Detections:
         Unusable: ``no_face``, ``face_too_small`` or ``several_faces``.
     """
     _refuse_none(picture, faces)
-    faces = _large(faces, SMALLEST)
+    faces = _drop_small(faces, SMALLEST)
     face, clear = pick_prominent(picture, faces)
     if not clear:
         raise Unusable(
@@ -111,7 +111,7 @@ def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
     Raises:
         Unusable: as :func:`pick_one`, or ``low_quality``.
     """
-    face = _large(pick_one(picture, faces), SMALLEST_ENROLLED)
+    face = _drop_small(pick_one(picture, faces), SMALLEST_ENROLLED)
     if face.scores[0] < _LEAST_SCORE:
         raise Unusable(
             "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"
@@ -146,7 +146,7 @@ def _refuse_none(picture: np.ndarray, faces: Detections) -> None:
         raise Unusable("no_face", f"no face found in {picture.shape[1]}x{picture.shape[0]} pixels")
 
 
-def _large(faces: Detections, smallest: int) -> Detections:
+def _drop_small(faces: Detections, smallest: int) -> Detections:
     sides = faces.boxes[:, 2:].min(1)
     if sides.max() < smallest:
         raise Unusable(
