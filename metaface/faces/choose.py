@@ -119,7 +119,7 @@ def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
     grey = _grey(picture, face.landmarks)
     if grey.std() < _LEAST_CONTRAST:
         raise Unusable("low_quality", f"hardly any contrast ({grey.std():.1f} grey levels)")
-    sharpness = _sharpness(grey)
+    sharpness = _measure_sharpness(grey)
     if sharpness < _LEAST_SHARPNESS:
         raise Unusable("low_quality", f"blurred (sharpness {sharpness:.1f})")
     return face
@@ -130,7 +130,7 @@ def _grey(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(align(picture, landmarks)[0], cv2.COLOR_RGB2GRAY)
 
 
-def _sharpness(grey: np.ndarray) -> float:
+def _measure_sharpness(grey: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).std())
 
 
