@@ -62,7 +62,7 @@ def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     start, end = faces.boxes[:, :2], faces.boxes[:, :2] + faces.boxes[:, 2:]
     sides = np.sqrt((end.clip(0, size) - start.clip(0, size)).clip(0).prod(1))
     away = np.hypot(*((start + end) / size - 1).T).clip(0, 2**0.5) / 2**0.5
-    focus = [_focus(_grey(picture, five[None])) for five in faces.landmarks]
+    focus = [_measure_focus(_grey(picture, five[None])) for five in faces.landmarks]
     return sides * faces.scores**3 * (1 - (1 - _EDGE) * away) * focus
 
 
@@ -134,7 +134,7 @@ def _measure_sharpness(grey: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).std())
 
 
-def _focus(grey: np.ndarray) -> float:
+def _measure_focus(grey: np.ndarray) -> float:
     """0.1..1; what the rounding of grey levels adds is on both sides, so that it is no detail."""
     again = cv2.GaussianBlur(grey, (0, 0), 2)
     fine, coarse = (cv2.Laplacian(g, cv2.CV_32F)[_INNER].std() for g in (grey, again))
