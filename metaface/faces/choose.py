@@ -62,7 +62,7 @@ def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     start, end = faces.boxes[:, :2], faces.boxes[:, :2] + faces.boxes[:, 2:]
     sides = np.sqrt((end.clip(0, size) - start.clip(0, size)).clip(0).prod(1))
     away = np.hypot(*((start + end) / size - 1).T).clip(0, 2**0.5) / 2**0.5
-    focus = [_measure_focus(_grey(picture, five[None])) for five in faces.landmarks]
+    focus = [_measure_focus(_align_grey(picture, five[None])) for five in faces.landmarks]
     return sides * faces.scores**3 * (1 - (1 - _EDGE) * away) * focus
 
 
@@ -116,7 +116,7 @@ def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
         raise Unusable(
             "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"
         )
-    grey = _grey(picture, face.landmarks)
+    grey = _align_grey(picture, face.landmarks)
     if grey.std() < _LEAST_CONTRAST:
         raise Unusable("low_quality", f"hardly any contrast ({grey.std():.1f} grey levels)")
     sharpness = _measure_sharpness(grey)
@@ -125,7 +125,7 @@ def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
     return face
 
 
-def _grey(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def _align_grey(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """The aligned face ``[112, 112]`` of landmarks ``[1, 5, 2]``."""
     return cv2.cvtColor(align(picture, landmarks)[0], cv2.COLOR_RGB2GRAY)
 
