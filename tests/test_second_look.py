@@ -15,7 +15,7 @@ from metaface.faces.alignment import TEMPLATE, fit_similarity, warp
 from metaface.faces.choose import crop_faces, most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import brightened, exposed
+from metaface.faces.exposure import brighten_dark, brightened
 from metaface.faces.landmarks import second_look
 
 
@@ -96,7 +96,7 @@ def test_a_detector_without_closer_is_taken_at_its_word():
 def test_only_dark_crops_are_brightened(level):
     crop = np.full((1, 112, 112, 3), level, np.uint8)
     kept = crop.copy()
-    got = exposed(crop)
+    got = brighten_dark(crop)
     np.testing.assert_array_equal(crop, kept)
     if level >= 0.3 * 255:
         np.testing.assert_array_equal(got, crop)

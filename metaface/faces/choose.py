@@ -10,7 +10,7 @@ import numpy as np
 from metaface.faces.alignment import align
 from metaface.faces.detect import Detector
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import exposed
+from metaface.faces.exposure import brighten_dark
 from metaface.faces.photos import Unusable
 
 SMALLEST = 16
@@ -32,7 +32,7 @@ Pick = Callable[[np.ndarray, Detections], Detections]
 def crop_faces(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
     """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
     closer = getattr(detector, "closer", None)
-    return exposed(align(picture, (closer(picture, faces) if closer else faces).landmarks))
+    return brighten_dark(align(picture, (closer(picture, faces) if closer else faces).landmarks))
 
 
 def pick_all(picture: np.ndarray, faces: Detections) -> Detections:

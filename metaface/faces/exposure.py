@@ -11,7 +11,7 @@ _GAMMAS = (0.2, 3.0)
 _LEVELS = np.arange(256) / 255
 
 
-def exposed(crops: np.ndarray) -> np.ndarray:
+def brighten_dark(crops: np.ndarray) -> np.ndarray:
     """Aligned crops, the dark ones with a gamma that brings the median grey of the face to 0.3.
 
     Of what was tried on Yale B (this, histogram equalisation, local and not, and retinex) it is the

@@ -18,7 +18,7 @@ from metaface._text import given_path, printable
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.faces.alignment import align
-from metaface.faces.exposure import exposed
+from metaface.faces.exposure import brighten_dark
 from metaface.faces.photos import Photo, in_folder, listed, name_of
 from metaface.metrics.cohort import Cohort, prototypes, unit
 from metaface.recognition.alike import groups, merged, same_picture
@@ -324,7 +324,7 @@ def _procedural_crops() -> np.ndarray:
         people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
     )
     pairs = zip(made.images, made.landmarks, strict=True)
-    return exposed(np.concatenate([align(image, five[None]) for image, five in pairs]))
+    return brighten_dark(np.concatenate([align(image, five[None]) for image, five in pairs]))
 
 
 def published_threshold(embedder: Embedder, people: int, fpir: float) -> float | None:
