@@ -15,7 +15,7 @@ from metaface.faces.alignment import TEMPLATE, fit_similarity, warp
 from metaface.faces.choose import crop_faces, most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import brighten_dark, brightened
+from metaface.faces.exposure import brighten, brighten_dark
 from metaface.faces.landmarks import second_look
 
 
@@ -107,7 +107,7 @@ def test_only_dark_crops_are_brightened(level):
 
 def test_brightened_is_a_gamma():
     picture = np.random.default_rng(0).integers(0, 120, (30, 40, 3), np.uint8)
-    got = brightened(picture, picture, 0.45, 0.45)
+    got = brighten(picture, picture, 0.45, 0.45)
     grey = np.median(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)) / 255
     gamma = np.log(0.45) / np.log(grey)
     np.testing.assert_allclose(got, 255 * (picture / 255) ** gamma, atol=0.51)

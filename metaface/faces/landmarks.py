@@ -9,7 +9,7 @@ import numpy as np
 
 from metaface.faces.alignment import MIRRORED, warp
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import brightened
+from metaface.faces.exposure import brighten
 
 _SIDE = 256  # pixels of the window that is looked at
 _GROW = 1.3  # its side, in the longer side of the face's box
@@ -41,7 +41,7 @@ def second_look(
         matrix = np.array([[scale, 0, -scale * start[0]], [0, scale, -scale * start[1]]])
         window = warp(picture, matrix, _SIDE)
         if face.size:
-            window = brightened(window, face, _GREY, _GREY)
+            window = brighten(window, face, _GREY, _GREY)
         mirrored = _middle(find(np.ascontiguousarray(window[:, ::-1])))
         if mirrored is not None:
             mirrored = mirrored[MIRRORED] * (-1, 1) + (_SIDE - 1, 0)
