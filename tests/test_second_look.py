@@ -16,7 +16,7 @@ from metaface.faces.choose import crop_faces, most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
 from metaface.faces.exposure import brighten, brighten_dark
-from metaface.faces.landmarks import second_look
+from metaface.faces.landmarks import refine_landmarks
 
 
 def dots(height: int, width: int, points: np.ndarray, radius: float) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_wrong_landmarks_are_found_again_whatever_the_size(size):
     side = int(2.2 * size + 60)
     picture = dots(side, side, true, size / 18)
     wrong = face(true + np.random.default_rng(0).normal(0, size / 25, (5, 2)))
-    again = second_look(picture, wrong, find_dots)
+    again = refine_landmarks(picture, wrong, find_dots)
     assert np.abs(wrong.landmarks[0] - true).max() > size / 30
     np.testing.assert_allclose(again.landmarks[0], true, atol=size / 60)
     np.testing.assert_array_equal(again.boxes, wrong.boxes)
@@ -66,7 +66,7 @@ def test_wrong_landmarks_are_found_again_whatever_the_size(size):
 def test_a_face_that_is_not_found_again_keeps_its_landmarks():
     true = TEMPLATE + 40
     guess = face(true + 3)
-    again = second_look(np.zeros((200, 200, 3), np.uint8), guess, find_dots)
+    again = refine_landmarks(np.zeros((200, 200, 3), np.uint8), guess, find_dots)
     np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
@@ -75,13 +75,13 @@ def test_another_face_beside_it_is_not_taken_for_it():
         return face(TEMPLATE * 0.4 + 200)
 
     guess = face(TEMPLATE + 40)
-    again = second_look(np.full((300, 300, 3), 90, np.uint8), guess, beside)
+    again = refine_landmarks(np.full((300, 300, 3), 90, np.uint8), guess, beside)
     np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
 def test_nobody_is_looked_at_twice():
     nobody = Detections(np.empty((0, 4)), np.empty((0, 5, 2)), np.empty(0))
-    assert len(second_look(np.zeros((50, 50, 3), np.uint8), nobody, find_dots)) == 0
+    assert len(refine_landmarks(np.zeros((50, 50, 3), np.uint8), nobody, find_dots)) == 0
 
 
 def test_a_detector_without_closer_is_taken_at_its_word():

@@ -13,7 +13,7 @@ import numpy as np
 
 from metaface.faces.alignment import TEMPLATE
 from metaface.faces.detections import Detections, overlaps, shared_areas
-from metaface.faces.landmarks import second_look
+from metaface.faces.landmarks import refine_landmarks
 
 LONGEST = 1280
 """pixels: a longer picture is reduced to this to be searched"""
@@ -78,8 +78,8 @@ class YuNet:
         return without_parts(fused(found), large)
 
     def closer(self, picture: np.ndarray, faces: Detections) -> Detections:
-        """``faces`` of the picture with landmarks found again; see :func:`second_look`."""
-        return second_look(picture, faces, self)
+        """``faces`` of the picture with landmarks found again; see :func:`refine_landmarks`."""
+        return refine_landmarks(picture, faces, self)
 
     def _at(self, picture: np.ndarray, scale: float) -> Detections:
         height, width = picture.shape[:2]

@@ -17,7 +17,7 @@ _GREY = 0.45  # the median grey of the face in it, 0..1
 _AWAY = 0.25  # of the window's side: a face further from its middle is another one
 
 
-def second_look(
+def refine_landmarks(
     picture: np.ndarray, faces: Detections, find: Callable[[np.ndarray], Detections]
 ) -> Detections:
     """``faces`` with landmarks from a window around each, of one size and brightness.
