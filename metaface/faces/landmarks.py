@@ -42,16 +42,16 @@ def refine_landmarks(
         window = warp(picture, matrix, _SIDE)
         if face.size:
             window = brighten(window, face, _GREY, _GREY)
-        mirrored = _middle(find(np.ascontiguousarray(window[:, ::-1])))
+        mirrored = _pick_middle(find(np.ascontiguousarray(window[:, ::-1])))
         if mirrored is not None:
             mirrored = mirrored[MIRRORED] * (-1, 1) + (_SIDE - 1, 0)
-        found = [five for five in (_middle(find(window)), mirrored) if five is not None]
+        found = [five for five in (_pick_middle(find(window)), mirrored) if five is not None]
         if found:
             landmarks[i] = np.mean(found, 0) / scale + start
     return replace(faces, landmarks=landmarks)
 
 
-def _middle(faces: Detections) -> np.ndarray | None:
+def _pick_middle(faces: Detections) -> np.ndarray | None:
     """The landmarks ``[5, 2]`` of the face in the middle of a window, if there is one."""
     if not len(faces):
         return None
