@@ -17,7 +17,7 @@ from metaface import evaluation as ev
 from metaface import synthetic
 from metaface.faces import choose
 from metaface.faces.alignment import SIDE, TEMPLATE, align, fit_similarity
-from metaface.faces.detect import Cascade, YuNet, fused, without_parts
+from metaface.faces.detect import Cascade, YuNet, fuse, without_parts
 from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import Unusable, read
 
@@ -275,7 +275,7 @@ def test_fused_by_loops(seed, lists):
         boxes = random.uniform((0, 0, 5, 5), (15, 15, 20, 20), (count, 4)).astype(np.float32)
         points = random.uniform(0, 30, (count, 5, 2)).astype(np.float32)
         found.append(Detections(boxes, points, random.random(count).astype(np.float32)))
-    got, want = fused(found), by_loops(found)
+    got, want = fuse(found), by_loops(found)
     assert len(got) == len(want)
     for i, (one, five, score) in enumerate(want):
         np.testing.assert_allclose(got.boxes[i], one, rtol=1e-4)

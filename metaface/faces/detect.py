@@ -75,7 +75,7 @@ class YuNet:
         while scale * longest > _SMALL:
             scale /= 2
             found.append(self._at(picture, scale))
-        return without_parts(fused(found), large)
+        return without_parts(fuse(found), large)
 
     def closer(self, picture: np.ndarray, faces: Detections) -> Detections:
         """``faces`` of the picture with landmarks found again; see :func:`refine_landmarks`."""
@@ -168,7 +168,7 @@ class Cascade:
         return Detections(boxes, landmarks.astype(np.float32), scores.clip(0, 1))[order]
 
 
-def fused(found: Sequence[Detections]) -> Detections:
+def fuse(found: Sequence[Detections]) -> Detections:
     """One list of several of the same picture: boxes that overlap become one, averaged."""
     boxes, landmarks, scores = (
         np.concatenate([getattr(faces, name) for faces in found])
