@@ -17,7 +17,7 @@ from metaface import evaluation as ev
 from metaface import synthetic
 from metaface.faces import choose
 from metaface.faces.alignment import SIDE, TEMPLATE, align, fit_similarity
-from metaface.faces.detect import Cascade, YuNet, fuse, without_parts
+from metaface.faces.detect import Cascade, YuNet, drop_parts, fuse
 from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import Unusable, read
 
@@ -114,11 +114,11 @@ def test_only_parts_of_large_faces_are_dropped():
     )
     points = np.zeros((4, 5, 2), np.float32)
     faces = Detections(boxes, points, np.array([0.9, 0.8, 0.7, 0.6], np.float32))
-    assert without_parts(faces, 400).boxes[:, 0].tolist() == [100, 450, 0]  # half inside: kept
-    assert len(without_parts(faces, 501)) == 4  # a child before a parent, say
+    assert drop_parts(faces, 400).boxes[:, 0].tolist() == [100, 450, 0]  # half inside: kept
+    assert len(drop_parts(faces, 501)) == 4  # a child before a parent, say
     faces = Detections(boxes, points, np.array([0.7, 0.8, 0.9, 0.6], np.float32))
-    assert len(without_parts(faces, 400)) == 4  # the part is surer
-    assert len(without_parts(faces[:0], 400)) == 0
+    assert len(drop_parts(faces, 400)) == 4  # the part is surer
+    assert len(drop_parts(faces[:0], 400)) == 0
 
 
 def test_a_face_that_the_picture_cuts_off(detector, people):

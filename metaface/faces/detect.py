@@ -75,7 +75,7 @@ class YuNet:
         while scale * longest > _SMALL:
             scale /= 2
             found.append(self._at(picture, scale))
-        return without_parts(fuse(found), large)
+        return drop_parts(fuse(found), large)
 
     def closer(self, picture: np.ndarray, faces: Detections) -> Detections:
         """``faces`` of the picture with landmarks found again; see :func:`refine_landmarks`."""
@@ -198,7 +198,7 @@ def fuse(found: Sequence[Detections]) -> Detections:
     )
 
 
-def without_parts(faces: Detections, large: float) -> Detections:
+def drop_parts(faces: Detections, large: float) -> Detections:
     """Those that do not lie for the most part inside a surer one higher than ``large`` pixels.
 
     In a face that is larger than it knows them YuNet finds others: an eye and a nostril will do.
