@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from metaface.faces.alignment import TEMPLATE
-from metaface.faces.detections import Detections, overlaps, shared_areas
+from metaface.faces.detections import Detections, intersect_areas, overlaps
 from metaface.faces.landmarks import refine_landmarks
 
 LONGEST = 1280
@@ -204,6 +204,6 @@ def drop_parts(faces: Detections, large: float) -> Detections:
     In a face that is larger than it knows them YuNet finds others: an eye and a nostril will do.
     """
     areas = faces.boxes[:, 2:].prod(1)
-    inside = shared_areas(faces.boxes, faces.boxes) > _INSIDE * areas[:, None]
+    inside = intersect_areas(faces.boxes, faces.boxes) > _INSIDE * areas[:, None]
     surer = faces.scores[:, None] < faces.scores
     return faces[~(inside & surer & (faces.boxes[:, 3] > large)).any(1)]
