@@ -24,7 +24,7 @@ from metaface import synthetic
 from metaface.data import _decode
 from metaface.data._quiet import quiet
 from metaface.faces.detections import overlaps
-from metaface.faces.photos import LONGEST, REASONS, Unusable, in_folder, listed, read, reduced
+from metaface.faces.photos import LONGEST, REASONS, Unusable, in_folder, listed, read, read_reduced
 from metaface.recognition import Recognizer
 
 HANG = 30  # seconds for one file
@@ -249,7 +249,7 @@ def test_large_photographs_are_reduced_and_boxes_are_not(recognizer, tmp_path, s
     image.transpose(odd_photos.TURNS[6]).save(
         tmp_path / f"a.{suffix}", exif=odd_photos.orientation(6), quality=90, compress_level=1
     )
-    pixels, times = reduced(tmp_path / f"a.{suffix}")
+    pixels, times = read_reduced(tmp_path / f"a.{suffix}")
     assert pixels.shape == (2979, LONGEST, 3) and times == pytest.approx(6600 / LONGEST)
     (match,) = recognizer.identify(tmp_path / f"a.{suffix}")
     assert overlaps(np.array([match.box]) / 15, truth[None])[0, 0] > 0.85

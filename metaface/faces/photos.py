@@ -54,12 +54,12 @@ class Unusable(ValueError):
 def read(photo: Photo) -> np.ndarray:
     """The pixels of a photograph: uint8 RGB ``[H, W, 3]``, upright, no side above ``LONGEST``.
 
-    See :func:`reduced` for what it takes and raises.
+    See :func:`read_reduced` for what it takes and raises.
     """
-    return reduced(photo)[0]
+    return read_reduced(photo)[0]
 
 
-def reduced(photo: Photo) -> tuple[np.ndarray, float]:
+def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """:func:`read`, and how many times larger the photograph is: 1.0 up to ``LONGEST``.
 
     Args:

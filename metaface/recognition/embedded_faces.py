@@ -13,7 +13,7 @@ import numpy as np
 from metaface.faces.alignment import align
 from metaface.faces.choose import Pick, crop_faces
 from metaface.faces.detect import Detector
-from metaface.faces.photos import Photo, Unusable, reduced
+from metaface.faces.photos import Photo, Unusable, read_reduced
 from metaface.recognition.embedders import Embedder
 
 _CHUNK = 32  # photographs at once
@@ -49,7 +49,7 @@ def embed_faces(
 
     def look(photo: Photo) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, int] | Unusable:
         try:
-            picture, times = reduced(photo)
+            picture, times = read_reduced(photo)
             found = detector(picture)
             faces = pick(picture, found)
             boxes, left = faces.boxes * np.float32(times), len(found) - len(faces)

@@ -218,7 +218,7 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: a photograph (see ``metaface.faces.photos.reduced``), several, or the
+            photos: a photograph (see ``metaface.faces.photos.read_reduced``), several, or the
                 folder they lie in; each of that person alone, or with others much smaller.
             strict: refuse them, all together, where there are remarks.
 
@@ -364,7 +364,7 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.faces.photos.reduced``), a list of them, or
+            photos: a photograph (see ``metaface.faces.photos.read_reduced``), a list of them, or
                 the folder they lie in.
 
         Returns:
@@ -411,7 +411,7 @@ class Recognizer:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
-            first, second: photographs; see ``metaface.faces.photos.reduced``.
+            first, second: photographs; see ``metaface.faces.photos.read_reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
