@@ -26,7 +26,7 @@ from metaface.cli import recognition as recognition_commands
 from metaface.data._sources import open_source
 from metaface.data.wider import read_wider
 from metaface.experiments import benchmark, cross_domain, protocols
-from metaface.faces.photos import in_folder, listed
+from metaface.faces.photos import list_folder, listed
 from metaface.metrics.pairs import read_pairs
 from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
 from metaface.recognition.embedders.importing import import_weights
@@ -342,7 +342,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "from_pretrained": lambda: Recognizer.from_pretrained("", gallery=""),
         "models": lambda: mf.recognition.models.folder(""),
         "cache": lambda: data.load("Ana", cache=""),
-        "in_folder": lambda: in_folder(""),
+        "in_folder": lambda: list_folder(""),
         "listed": lambda: listed(""),
         "import": lambda: import_weights(""),
         "aligned": lambda: protocols.aligned("", Row(), squares()),

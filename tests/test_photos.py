@@ -24,7 +24,15 @@ from metaface import synthetic
 from metaface.data import _decode
 from metaface.data._quiet import quiet
 from metaface.faces.detections import overlaps
-from metaface.faces.photos import LONGEST, REASONS, Unusable, in_folder, listed, read, read_reduced
+from metaface.faces.photos import (
+    LONGEST,
+    REASONS,
+    Unusable,
+    list_folder,
+    listed,
+    read,
+    read_reduced,
+)
 from metaface.recognition import Recognizer
 
 HANG = 30  # seconds for one file
@@ -135,7 +143,7 @@ def test_sixty_photographs_in_threads(recognizer, tmp_path):
     faces = synthetic.render(people=range(1, 6), photos=12, image_size=112, seed=3)
     for i, image in enumerate(faces.images):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
-    alone = [recognizer.identify(path) for path in in_folder(tmp_path)]
+    alone = [recognizer.identify(path) for path in list_folder(tmp_path)]
     assert len(alone) == 60 and sum(len(one) for one in alone) > 50
     for _ in range(2):
         together = recognizer.identify(tmp_path)
@@ -345,13 +353,13 @@ def test_listing_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
-    names = [p.relative_to(tmp_path).as_posix() for p in in_folder(tmp_path)]
+    names = [p.relative_to(tmp_path).as_posix() for p in list_folder(tmp_path)]
     assert names == ["a.PNG", "b.jpg", "deep/c.webp"]
-    assert listed(tmp_path) == in_folder(tmp_path)
+    assert listed(tmp_path) == list_folder(tmp_path)
     assert listed("x.jpg") == ["x.jpg"] and listed(["x.jpg"]) == ["x.jpg"]
     assert len(listed(np.zeros((3, 8, 8, 3), np.uint8))) == 3
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        in_folder(tmp_path / "none")
+        list_folder(tmp_path / "none")
 
 
 def test_pillows_warnings_stay_inside_with_many_threads(recwarn):

@@ -28,7 +28,7 @@ from metaface.data.domain_split import joined, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
 from metaface.experiments.benchmark import Settings
 from metaface.experiments.protocols import aligned
-from metaface.faces.photos import in_folder
+from metaface.faces.photos import list_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
 from metaface.recognition.strangers import opened
@@ -685,7 +685,7 @@ def test_what_systems_keep_is_nobody_and_no_photograph(tmp_path, junk, form):
         picture(7000 + n).save(source / place / junk / "1.png")
     (source / "Ana" / "Thumbs.db").write_bytes(b"\xff\xd8\xff")
     if form == "folder":
-        assert [p.relative_to(source).as_posix() for p in in_folder(source)] == [
+        assert [p.relative_to(source).as_posix() for p in list_folder(source)] == [
             "Ana/0.png",
             "Ana/1.png",
             "Bo/0.png",
@@ -741,7 +741,7 @@ def test_what_is_not_read_is_listed(tmp_path, caplog):
     again = load(zipped(source), image_size=16)
     assert {s.path.partition("/")[2] for s in again.skipped} == {s.path for s in faces.skipped}
     caplog.clear()
-    assert len(in_folder(source)) == 4
+    assert len(list_folder(source)) == 4
     assert "4 skipped, 4 pictures used" in caplog.text and "c.mp4 (a video" in caplog.text
 
 
@@ -911,7 +911,7 @@ def test_mpo_is_read(tmp_path):
     source = tmp_path / "p"
     (source / "Ana").mkdir(parents=True)
     picture(1).save(source / "Ana" / "1.mpo", "MPO", save_all=True, append_images=[picture(2)])
-    assert len(load(source, image_size=16)) == 1 and len(in_folder(source)) == 1
+    assert len(load(source, image_size=16)) == 1 and len(list_folder(source)) == 1
 
 
 @pytest.mark.parametrize("name", ["IMG 1", "5f3c", "Mr. Smith", "1.2", "a.jpg_large", "x.jpg~"])
@@ -920,7 +920,7 @@ def test_pictures_without_a_suffix_are_read(tmp_path, name, form):
     source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
     picture(7).save(source / "Ana" / name, "JPEG")
     (source / "Ana" / "README").write_text("no picture")
-    assert in_folder(source)[-1 if name > "0.png" else 0]
+    assert list_folder(source)[-1 if name > "0.png" else 0]
     faces = load(zipped(source) if form == "zip" else source, image_size=16)
     assert faces.photos().tolist() == [2, 1] and not faces.skipped
 
@@ -945,7 +945,7 @@ def test_links_to_folders_are_followed(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
     (tmp_path / "here" / "loop").symlink_to(tmp_path / "here")
-    assert [p.name for p in in_folder(tmp_path / "here")] == ["0.png", "1.png"]
+    assert [p.name for p in list_folder(tmp_path / "here")] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])

@@ -20,7 +20,7 @@ from metaface._progress import track
 from metaface._text import FileNames, cell, printable
 from metaface.arguments import share
 from metaface.faces.detect import Cascade, Detector
-from metaface.faces.photos import in_folder
+from metaface.faces.photos import list_folder
 from metaface.learners import LEARNERS
 from metaface.recognition import models
 from metaface.recognition.draw import check_free, drawn, save
@@ -410,7 +410,7 @@ def _photos(given: Sequence[str]) -> list[Any]:
     found: list[Any] = []
     for path in given:
         if Path(path).is_dir():
-            inside = in_folder(path)
+            inside = list_folder(path)
             if not inside:
                 raise ValueError(f"no pictures in the folder {path}")
             found += inside

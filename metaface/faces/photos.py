@@ -136,7 +136,7 @@ def _content(get: Callable[[], bytes]) -> bytes:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def in_folder(folder: str | os.PathLike) -> list[Path]:
+def list_folder(folder: str | os.PathLike) -> list[Path]:
     """The picture files below a folder, links to folders followed, sorted.
 
     Hidden ones, and what systems keep there (:mod:`metaface.data._listing`), are left out;
@@ -164,7 +164,7 @@ def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
     """
     if isinstance(photos, (str, os.PathLike)):
         folder = given_path(photos, "the photographs").is_dir()
-        return list(in_folder(photos)) if folder else [photos]
+        return list(list_folder(photos)) if folder else [photos]
     if isinstance(photos, (torch.Tensor, np.ndarray)):
         return list(photos) if photos.ndim == 4 else [photos]
     if isinstance(photos, (Image.Image, Content)) or _is_file(photos) or callable(photos):
