@@ -26,7 +26,7 @@ from metaface.cli import recognition as recognition_commands
 from metaface.data._sources import open_source
 from metaface.data.wider import read_wider
 from metaface.experiments import benchmark, cross_domain, protocols
-from metaface.faces.photos import list_folder, listed
+from metaface.faces.photos import list_folder, list_photos
 from metaface.metrics.pairs import read_pairs
 from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
 from metaface.recognition.embedders.importing import import_weights
@@ -343,7 +343,7 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "models": lambda: mf.recognition.models.folder(""),
         "cache": lambda: data.load("Ana", cache=""),
         "in_folder": lambda: list_folder(""),
-        "listed": lambda: listed(""),
+        "listed": lambda: list_photos(""),
         "import": lambda: import_weights(""),
         "aligned": lambda: protocols.aligned("", Row(), squares()),
         "detection": lambda: protocols.detection("", Row()),

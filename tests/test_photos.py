@@ -29,7 +29,7 @@ from metaface.faces.photos import (
     REASONS,
     Unusable,
     list_folder,
-    listed,
+    list_photos,
     read,
     read_reduced,
 )
@@ -355,9 +355,9 @@ def test_listing_a_folder(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     names = [p.relative_to(tmp_path).as_posix() for p in list_folder(tmp_path)]
     assert names == ["a.PNG", "b.jpg", "deep/c.webp"]
-    assert listed(tmp_path) == list_folder(tmp_path)
-    assert listed("x.jpg") == ["x.jpg"] and listed(["x.jpg"]) == ["x.jpg"]
-    assert len(listed(np.zeros((3, 8, 8, 3), np.uint8))) == 3
+    assert list_photos(tmp_path) == list_folder(tmp_path)
+    assert list_photos("x.jpg") == ["x.jpg"] and list_photos(["x.jpg"]) == ["x.jpg"]
+    assert len(list_photos(np.zeros((3, 8, 8, 3), np.uint8))) == 3
     with pytest.raises(FileNotFoundError, match="no such folder"):
         list_folder(tmp_path / "none")
 

@@ -155,7 +155,7 @@ def list_folder(folder: str | os.PathLike) -> list[Path]:
     return [path for _, path in found]
 
 
-def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
+def list_photos(photos: Photo | Iterable[Photo]) -> list[Photo]:
     """One photograph, several, or the folder they lie in, as a list.
 
     Raises:

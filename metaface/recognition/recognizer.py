@@ -24,7 +24,7 @@ from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.faces import choose
 from metaface.faces.detect import Detector, YuNet
-from metaface.faces.photos import Photo, Unusable, listed, name_of
+from metaface.faces.photos import Photo, Unusable, list_photos, name_of
 from metaface.metrics.cohort import Cohort, prototypes, within
 from metaface.metrics.thresholds import Calibration, calibrate, with_genuine
 from metaface.recognition import adaptation, alike, models, strangers
@@ -225,7 +225,7 @@ class Recognizer:
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
-        name, given = person_name(name), listed(photos)
+        name, given = person_name(name), list_photos(photos)
         seen = self._seen(given, choose.pick_to_enrol)
         outcome = self._enrolled(name, given, seen, strict)
         if not outcome.used and (outcome.remarks or not outcome.repeated):
@@ -371,7 +371,7 @@ class Recognizer:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
             photograph that cannot be used says why in ``skipped``; none raises.
         """
-        given = listed(photos)
+        given = list_photos(photos)
         found = list(self.identify_each(given))
         alone = isinstance(photos, (str, os.PathLike)) and not Path(photos).is_dir()
         single = alone or (len(given) == 1 and given[0] is photos)
@@ -379,7 +379,7 @@ class Recognizer:
 
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
-        given = listed(photos)
+        given = list_photos(photos)
         for photo, seen in zip(given, self._seen(given, choose.pick_all), strict=True):
             if isinstance(seen, Unusable):
                 yield Identified(name_of(photo), (), seen.reason, seen.detail)

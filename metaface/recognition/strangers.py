@@ -19,7 +19,7 @@ from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.faces.alignment import align
 from metaface.faces.exposure import brighten_dark
-from metaface.faces.photos import Photo, list_folder, listed, name_of
+from metaface.faces.photos import Photo, list_folder, list_photos, name_of
 from metaface.metrics.cohort import Cohort, prototypes, unit
 from metaface.recognition.alike import groups, merged, same_picture
 from metaface.recognition.embedders.loading import Embedder
@@ -71,7 +71,7 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[Given]]]:
         flat = list_folder(path)
         flat = None if any(photo.parent != path for photo in flat) else flat
     if path is None or flat is not None:
-        photos = listed(source) if flat is None else flat
+        photos = list_photos(source) if flat is None else flat
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
         named = (name_of(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
