@@ -174,7 +174,7 @@ def list_photos(photos: Photo | Iterable[Photo]) -> list[Photo]:
     return list(photos)
 
 
-def name_of(photo: Photo) -> str | None:
+def find_name(photo: Photo) -> str | None:
     """The path of a photograph, or of an open file; None: it has none."""
     path = getattr(photo, "name", None) if _is_file(photo) else photo
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None

@@ -24,7 +24,7 @@ from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.faces import choose
 from metaface.faces.detect import Detector, YuNet
-from metaface.faces.photos import Photo, Unusable, list_photos, name_of
+from metaface.faces.photos import Photo, Unusable, find_name, list_photos
 from metaface.metrics.cohort import Cohort, prototypes, within
 from metaface.metrics.thresholds import Calibration, calibrate, with_genuine
 from metaface.recognition import adaptation, alike, models, strangers
@@ -283,10 +283,10 @@ class Recognizer:
         good, paths, skipped = [], [], []
         for number, (photo, one) in enumerate(zip(photos, seen, strict=False), 1):
             if isinstance(one, Unusable):
-                skipped.append(Skipped(name_of(photo) or "an image", str(one)))
+                skipped.append(Skipped(find_name(photo) or "an image", str(one)))
             else:
                 good.append(one)
-                paths.append(name_of(photo) or f"photograph {number}")
+                paths.append(find_name(photo) or f"photograph {number}")
         if not good:
             return Enrolment(name, 0, tuple(skipped))
         return self._added(name, good, paths, skipped, strict)
@@ -382,9 +382,9 @@ class Recognizer:
         given = list_photos(photos)
         for photo, seen in zip(given, self._seen(given, choose.pick_all), strict=True):
             if isinstance(seen, Unusable):
-                yield Identified(name_of(photo), (), seen.reason, seen.detail)
+                yield Identified(find_name(photo), (), seen.reason, seen.detail)
             else:
-                yield Identified(name_of(photo), tuple(self._matches(seen)))
+                yield Identified(find_name(photo), tuple(self._matches(seen)))
 
     def _matches(self, seen: EmbeddedFaces) -> Iterator[Match]:
         known = self._known()
@@ -426,7 +426,7 @@ class Recognizer:
                 raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
             if seen.left:
-                several.append(_chosen(name_of(photo) or "an image", seen))
+                several.append(_chosen(find_name(photo) or "an image", seen))
         a, b = pair
         cohort, threshold = strangers.for_pairs(self._cohort(), self.embedder, fmr)
         score = float(within(a @ b.T).item() - (cohort.baseline(a) + cohort.baseline(b)).item() / 2)

@@ -19,7 +19,7 @@ from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.faces.alignment import align
 from metaface.faces.exposure import brighten_dark
-from metaface.faces.photos import Photo, list_folder, list_photos, name_of
+from metaface.faces.photos import Photo, find_name, list_folder, list_photos
 from metaface.metrics.cohort import Cohort, prototypes, unit
 from metaface.recognition.alike import groups, merged, same_picture
 from metaface.recognition.embedders.loading import Embedder
@@ -74,7 +74,7 @@ def opened(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[Given]]]:
         photos = list_photos(source) if flat is None else flat
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
-        named = (name_of(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
+        named = (find_name(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
         yield iter(photos), [Given(name, None) for name in named]
         return
     if not path.exists():
