@@ -75,7 +75,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(_file(photo), LONGEST)
+            return whole(_read_file(photo), LONGEST)
         if isinstance(photo, Content):
             return whole(bounded(bytes(photo)), LONGEST)
         if isinstance(photo, Pixels):
@@ -91,7 +91,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
         raise Unusable("unreadable", str(error)) from error
 
 
-def _file(path: str | os.PathLike) -> bytes:
+def _read_file(path: str | os.PathLike) -> bytes:
     try:
         return read_file(given_path(path, "a photograph"))
     except OSError as error:
