@@ -81,7 +81,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
         if isinstance(photo, Pixels):
             return whole(as_image(photo), LONGEST)
         if _is_file(photo):
-            return whole(_opened(photo), LONGEST)
+            return whole(_read_open_file(photo), LONGEST)
         if callable(photo):
             return whole(_content(photo), LONGEST)
         raise _no_photo(photo)
@@ -104,7 +104,7 @@ def _is_file(photo: object) -> bool:
     return callable(getattr(photo, "read", None))
 
 
-def _opened(file: Any) -> bytes:
+def _read_open_file(file: Any) -> bytes:
     """All of an open file; from its start, if it can go there."""
     try:
         with _turn:
