@@ -83,7 +83,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
         if _is_file(photo):
             return whole(_read_open_file(photo), LONGEST)
         if callable(photo):
-            return whole(_content(photo), LONGEST)
+            return whole(_call(photo), LONGEST)
         raise _no_photo(photo)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error
@@ -127,7 +127,7 @@ def _no_photo(photo: object) -> TypeError:
     return TypeError(f"{type(photo).__name__} is no photograph: give {_KINDS}")
 
 
-def _content(get: Callable[[], bytes]) -> bytes:
+def _call(get: Callable[[], bytes]) -> bytes:
     try:
         return get()
     except UnreadableError:
