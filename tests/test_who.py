@@ -22,7 +22,7 @@ from torch.utils.data import ConcatDataset, Subset
 from metaface import FaceSet, checkpoint, train
 from metaface.cli import main
 from metaface.data import load
-from metaface.data._content import telling
+from metaface.data._content import is_distinctive
 from metaface.data._sources import open_source
 from metaface.data.domain_split import joined, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
@@ -557,7 +557,7 @@ def test_black_pictures_make_nobody_known(tmp_path):
     one = FaceSet.from_arrays(images, [0, 1], people=["a", "b"], name="one")
     other = FaceSet.from_arrays(images, [1, 0], people=["b", "x"], name="other")
     assert other.known(**one.seen()) == {0: "b"}
-    assert not telling(black[0]) and telling(images[1])
+    assert not is_distinctive(black[0]) and is_distinctive(images[1])
 
 
 # --- domains

@@ -26,7 +26,7 @@ def digests(store: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.fromiter((digest(store[row]) for row in rows), np.int64, len(rows))
 
 
-def telling(picture: np.ndarray) -> bool:
+def is_distinctive(picture: np.ndarray) -> bool:
     """Whether a picture shows enough for an equal one to be the same photograph: not one that is
     black, blank, or a dot on paper."""
     step = max(1, min(picture.shape[:2]) // _LOOKED_AT)
@@ -40,7 +40,7 @@ class Distinct:
     several people is nobody's.
 
     Equal are pictures whose pixels are; those that show next to nothing are not compared, see
-    :func:`telling`.
+    :func:`is_distinctive`.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Distinct:
     def add(self, path: str, person: str, picture: np.ndarray) -> Skipped | None:
         """Why a picture is left out; None: it is kept, in the next row."""
         row = self._row.setdefault(digest(picture), len(self._kept))
-        if row == len(self._kept) or not telling(picture):
+        if row == len(self._kept) or not is_distinctive(picture):
             self._kept.append((path, person))
             return None
         first, owner = self._kept[row]

@@ -13,7 +13,7 @@ import torch
 
 from metaface._text import printable, same_name
 from metaface.arguments import check_given_counts
-from metaface.data._content import digests, telling
+from metaface.data._content import digests, is_distinctive
 from metaface.data._skipped import Skipped
 
 SYNTHETIC = "synthetic"
@@ -283,7 +283,7 @@ class FaceSet:
             theirs, whose = (torch.as_tensor(photos[n]).numpy() for n in ("digests", "whose"))
             for at in np.flatnonzero(np.isin(self.contents, theirs)):
                 person = int(self.person[at])
-                if person not in found and telling(self.store[self.rows[at]]):
+                if person not in found and is_distinctive(self.store[self.rows[at]]):
                     found[person] = people[whose[np.argmax(theirs == self.contents[at])]]
         by_name = _shared(self.source, source) or _one_set(self.name, data, compared)
         alike = {int(p): [k for k in mine[p] if k in names] for p in self.person_ids}
@@ -537,7 +537,7 @@ def same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
     values, first = np.unique(one.contents, return_index=True)
     place = np.searchsorted(values, other.contents).clip(max=len(values) - 1)
     both = np.flatnonzero(values[place] == other.contents)
-    rows = [at for at in both if telling(other.store[other.rows[at]])]
+    rows = [at for at in both if is_distinctive(other.store[other.rows[at]])]
     return np.array([(first[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
 
 
