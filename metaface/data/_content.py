@@ -21,7 +21,7 @@ def digest(picture: np.ndarray) -> int:
     return int.from_bytes(found, "little", signed=True)
 
 
-def digests(store: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def digest_all(store: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """int64 ``[M]``: :func:`digest` of the pictures ``store[rows]``."""
     return np.fromiter((digest(store[row]) for row in rows), np.int64, len(rows))
 

@@ -13,7 +13,7 @@ import torch
 
 from metaface._text import printable, same_name
 from metaface.arguments import check_given_counts
-from metaface.data._content import digests, is_distinctive
+from metaface.data._content import digest_all, is_distinctive
 from metaface.data._skipped import Skipped
 
 SYNTHETIC = "synthetic"
@@ -226,13 +226,13 @@ class FaceSet:
     @cached_property
     def contents(self) -> np.ndarray:
         """int64 ``[M]``: a digest of the pixels of each photograph of this view."""
-        return digests(self.store, self.rows)
+        return digest_all(self.store, self.rows)
 
     def seen(self) -> dict[str, Any]:
         """The people of this view, as :meth:`known` and :meth:`unseen` of another set take them.
 
         To be kept in a file: ``data``, the set's name; ``source``; ``people``, their names; and
-        ``photos``: the ``shape`` and ``crop`` of a photograph, ``digests`` of all of them, int64
+        ``photos``: the ``shape`` and ``crop`` of a photograph, ``digest_all`` of all of them, int64
         ``[M]``, and ``whose`` each is, int64 ``[M]``, an index into ``people``.
         """
         number = np.full(len(self.people), -1)
