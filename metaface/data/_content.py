@@ -58,17 +58,17 @@ class Distinct:
         if owner == person:
             return Skipped(path, f"{TWICE} as {first}")
         self._shared.setdefault(row, []).append(person)
-        return Skipped(path, _of_several([owner, person]))
+        return Skipped(path, _say_several([owner, person]))
 
     def nobodys(self) -> dict[int, Skipped]:
         """The rows that were kept, and are nobody's."""
         return {
-            row: Skipped(self._kept[row][0], _of_several([self._kept[row][1], *others]))
+            row: Skipped(self._kept[row][0], _say_several([self._kept[row][1], *others]))
             for row, others in self._shared.items()
         }
 
 
-def _of_several(people: list[str]) -> str:
+def _say_several(people: list[str]) -> str:
     names = list(dict.fromkeys(people))
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     under = " and ".join([*names[:_NAMED], *more])
