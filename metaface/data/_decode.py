@@ -102,7 +102,7 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
         return fit(image, geometry)
 
 
-def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
+def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
     """All of a picture file's content, or of a Pillow image of any mode.
 
     Returns:

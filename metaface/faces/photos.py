@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from metaface._text import given_path
-from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
+from metaface.data._decode import TooLargeError, UnreadableError, as_image, decode_whole
 from metaface.data._listing import file_head, pictures, walk
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import MAX_BYTES, bounded, read_file
@@ -75,15 +75,15 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(_read_file(photo), LONGEST)
+            return decode_whole(_read_file(photo), LONGEST)
         if isinstance(photo, Content):
-            return whole(bounded(bytes(photo)), LONGEST)
+            return decode_whole(bounded(bytes(photo)), LONGEST)
         if isinstance(photo, Pixels):
-            return whole(as_image(photo), LONGEST)
+            return decode_whole(as_image(photo), LONGEST)
         if _is_file(photo):
-            return whole(_read_open_file(photo), LONGEST)
+            return decode_whole(_read_open_file(photo), LONGEST)
         if callable(photo):
-            return whole(_call(photo), LONGEST)
+            return decode_whole(_call(photo), LONGEST)
         raise _no_photo(photo)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from metaface._text import given_path
-from metaface.data._decode import UnreadableError, whole
+from metaface.data._decode import UnreadableError, decode_whole
 from metaface.data._sources import open_zip, read_entry, read_file
 from metaface.data.wider import read_wider
 from metaface.multitask.samples import UNKNOWN, FaceAnnotations
@@ -173,7 +173,7 @@ def _files(source: Path) -> Iterator[Callable[[str], bytes]]:
 
 def _pixels(source: Path, path: str, read: Callable[[str], bytes]) -> tuple[np.ndarray, float]:
     try:
-        return whole(read(path), _LONGEST)
+        return decode_whole(read(path), _LONGEST)
     except (FileNotFoundError, KeyError):
         raise FileNotFoundError(
             f"{source}: its annotations name the photograph {path}, which is not there: add it, or "
