@@ -214,7 +214,7 @@ def _check_size(image: Image.Image) -> None:
         raise TooLargeError(f"{width}x{height}: {_too_large()}")
 
 
-def as_image(photo: object) -> Image.Image:
+def to_image(photo: object) -> Image.Image:
     """A Pillow image of a Pillow image, an array (see :func:`from_array`) or a tensor like it.
 
     A tensor is ``[H, W]`` or ``[C, H, W]``.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from metaface._progress import track
 from metaface._text import same_name
 from metaface.data._content import Distinct
-from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
+from metaface.data._decode import Geometry, UnreadableError, decode, fit, to_image
 from metaface.data._skipped import Skipped
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet
@@ -269,7 +269,7 @@ def _image(pair: Any) -> Image.Image:
             f"expected (image, label), got {type(pair).__name__} (decoded arrays: "
             "FaceSet.from_arrays)"
         )
-    return as_image(pair[0])
+    return to_image(pair[0])
 
 
 def _label(pair: Any, part: Any) -> int:

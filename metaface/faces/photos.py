@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from metaface._text import given_path
-from metaface.data._decode import TooLargeError, UnreadableError, as_image, decode_whole
+from metaface.data._decode import TooLargeError, UnreadableError, decode_whole, to_image
 from metaface.data._listing import file_head, pictures, walk
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import MAX_BYTES, bounded, read_file
@@ -79,7 +79,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
         if isinstance(photo, Content):
             return decode_whole(bounded(bytes(photo)), LONGEST)
         if isinstance(photo, Pixels):
-            return decode_whole(as_image(photo), LONGEST)
+            return decode_whole(to_image(photo), LONGEST)
         if _is_file(photo):
             return decode_whole(_read_open_file(photo), LONGEST)
         if callable(photo):
