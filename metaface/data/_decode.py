@@ -98,7 +98,7 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
     Raises:
         UnreadableError: whatever is wrong with the file.
     """
-    with _opened(data) as image:
+    with _open(data) as image:
         return fit(image, geometry)
 
 
@@ -112,7 +112,7 @@ def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray
     Raises:
         UnreadableError: whatever is wrong with it.
     """
-    with _opened(picture) as image:
+    with _open(picture) as image:
         times = max(1.0, max(image.size) / longest)  # before the decoder shrinks it
         size = (max(1, round(image.width / times)), max(1, round(image.height / times)))
 
@@ -144,7 +144,7 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
+def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     try:
         with quiet():
             if isinstance(picture, Image.Image):
