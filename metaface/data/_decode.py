@@ -123,7 +123,7 @@ def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray
                 pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
             return np.asarray(_turned(pixels, turn).convert("RGB"))
 
-        return _alone_if_large(image, longest, small), times
+        return _run_alone_if_large(image, longest, small), times
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
@@ -140,7 +140,7 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
         )
         return np.asarray(pixels).reshape(size, size, geometry.channels)
 
-    return _alone_if_large(image, 2 * size / share, square)
+    return _run_alone_if_large(image, 2 * size / share, square)
 
 
 @contextlib.contextmanager
@@ -173,7 +173,7 @@ def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _alone_if_large(
+def _run_alone_if_large(
     image: Image.Image, needed: float, work: Callable[[], np.ndarray]
 ) -> np.ndarray:
     """``work()`` on ``image``; of large pictures one at a time, however many threads there are.
