@@ -118,7 +118,7 @@ def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray
 
         def small() -> np.ndarray:
             grey = image.getbands() in (("1",), ("L",), ("I",))  # which takes a third
-            pixels, turn = _loaded(image, "L" if grey else "RGB")
+            pixels, turn = _load(image, "L" if grey else "RGB")
             if times > 1:
                 pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
             return np.asarray(_turned(pixels, turn).convert("RGB"))
@@ -132,7 +132,7 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     share = geometry.share(min(image.size))
 
     def square() -> np.ndarray:
-        pixels = _turned(*_loaded(image, "L" if geometry.channels == 1 else "RGB"))
+        pixels = _turned(*_load(image, "L" if geometry.channels == 1 else "RGB"))
         side = max(1.0, share * min(pixels.size))
         left, top = (pixels.width - side) / 2, (pixels.height - side) / 2
         pixels = pixels.resize(
@@ -193,7 +193,7 @@ def _run_alone_if_large(
         return alone.submit(work).result()
 
 
-def _loaded(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose | None]:
+def _load(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose | None]:
     """``image`` in ``mode``, and how to turn it upright."""
     image.load()
     turn = None
