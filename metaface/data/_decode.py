@@ -121,7 +121,7 @@ def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray
             pixels, turn = _load(image, "L" if grey else "RGB")
             if times > 1:
                 pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-            return np.asarray(_turned(pixels, turn).convert("RGB"))
+            return np.asarray(_turn(pixels, turn).convert("RGB"))
 
         return _run_alone_if_large(image, longest, small), times
 
@@ -132,7 +132,7 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     share = geometry.share(min(image.size))
 
     def square() -> np.ndarray:
-        pixels = _turned(*_load(image, "L" if geometry.channels == 1 else "RGB"))
+        pixels = _turn(*_load(image, "L" if geometry.channels == 1 else "RGB"))
         side = max(1.0, share * min(pixels.size))
         left, top = (pixels.width - side) / 2, (pixels.height - side) / 2
         pixels = pixels.resize(
@@ -202,7 +202,7 @@ def _load(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose |
     return _plain(image, mode), turn
 
 
-def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+def _turn(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
