@@ -268,7 +268,7 @@ def test_large_photographs_are_reduced_and_boxes_are_not(recognizer, tmp_path, s
 def test_one_large_picture_is_decoded_at_a_time(monkeypatch):
     monkeypatch.setattr("metaface.data._decode._LARGE", 1000)
     inside, most = 0, 0
-    plain = _decode._plain
+    plain = _decode._convert
 
     def slow(image: Image.Image, mode: str) -> Image.Image:
         nonlocal inside, most
@@ -278,7 +278,7 @@ def test_one_large_picture_is_decoded_at_a_time(monkeypatch):
         inside -= 1
         return plain(image, mode)
 
-    monkeypatch.setattr(_decode, "_plain", slow)
+    monkeypatch.setattr(_decode, "_convert", slow)
     data = encoded(kind="PNG")
     threads = [threading.Thread(target=read, args=(lambda: data,)) for _ in range(6)]
     for thread in threads:

@@ -199,7 +199,7 @@ def _load(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose |
     turn = None
     with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return _plain(image, mode), turn
+    return _convert(image, mode), turn
 
 
 def _turn(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
@@ -297,7 +297,7 @@ def _mend_colours(image: TiffImagePlugin.TiffImageFile) -> None:
         tiles[at] = make((*tile[:3], ("YCbCr", *tile[3][1:])))
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
+def _convert(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in ``mode`` (L or RGB); what is transparent becomes white."""
     if image.mode == mode and not image.has_transparency_data:
         return image
