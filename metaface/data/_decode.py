@@ -308,7 +308,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         wide = _WIDE
     plain = Image.new(mode, image.size)
     for top, strip in _strips(image):  # what it takes on the way is several times as large
-        plain.paste(_plain_strip(strip, mode, wide), (0, top))
+        plain.paste(_convert_strip(strip, mode, wide), (0, top))
     return plain
 
 
@@ -319,7 +319,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
-def _plain_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
+def _convert_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, or 8, held as I;16, I;16B or I
         levels = np.asarray(image).clip(0, 255 * wide)
         image = Image.fromarray((levels // wide).astype(np.uint8))
