@@ -304,15 +304,15 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
     wide = 1
-    if image.mode.startswith("I") and any(np.asarray(s).max() > 255 for _, s in _strips(image)):
+    if image.mode.startswith("I") and any(np.asarray(s).max() > 255 for _, s in _cut_strips(image)):
         wide = _WIDE
     plain = Image.new(mode, image.size)
-    for top, strip in _strips(image):  # what it takes on the way is several times as large
+    for top, strip in _cut_strips(image):  # what it takes on the way is several times as large
         plain.paste(_convert_strip(strip, mode, wide), (0, top))
     return plain
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+def _cut_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """An image in parts, one below the other, and where each begins."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
