@@ -161,7 +161,7 @@ def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     except UnreadableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLargeError(_too_large()) from None
+        raise TooLargeError(_say_too_large()) from None
     except UnidentifiedImageError:
         if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _formats():
             raise UnreadableError(
@@ -332,7 +332,7 @@ def _convert_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
     return image.convert(mode)
 
 
-def _too_large() -> str:
+def _say_too_large() -> str:
     return f"more than {MAX_PIXELS // 1_000_000} megapixels, refused as a decompression bomb"
 
 
