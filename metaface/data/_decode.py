@@ -153,7 +153,7 @@ def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
             elif not picture:
                 raise UnreadableError("empty file")
             else:
-                with Image.open(io.BytesIO(picture), formats=_formats()) as image:
+                with Image.open(io.BytesIO(picture), formats=_list_formats()) as image:
                     _check_scans(picture, image)
                     if isinstance(image, TiffImagePlugin.TiffImageFile):
                         _mend_colours(image)
@@ -163,7 +163,7 @@ def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooLargeError(_say_too_large()) from None
     except UnidentifiedImageError:
-        if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _formats():
+        if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _list_formats():
             raise UnreadableError(
                 "a HEIC photograph takes pillow-heif: pip install 'metaface[heif]', or save it as "
                 "JPEG"
@@ -337,7 +337,7 @@ def _say_too_large() -> str:
 
 
 @cache
-def _formats() -> list[str]:
+def _list_formats() -> list[str]:
     """Those of ``FORMATS`` that this Pillow knows (EPS and the like run programs: left out)."""
     Image.init()
     with contextlib.suppress(ImportError):
