@@ -859,7 +859,7 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
         (("a", "1.png"), tmp_path / "1.png"),
         (("a", "x.odd"), tmp_path / "x.odd"),
     ]
-    found, left = _listing.pictures(files, lambda path: opened.append(path.name) or head(path))
+    found, left = _listing.pick_pictures(files, lambda path: opened.append(path.name) or head(path))
     assert opened == ["x.odd"] and len(found) == 1
     assert [s.path for s in left] == ["a/x.odd"]  # gone meanwhile
 

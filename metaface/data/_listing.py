@@ -268,7 +268,7 @@ def walk(top: Path) -> tuple[list[Parts], list[Parts], list[Skipped]]:
     return files, folders, skipped
 
 
-def pictures(
+def pick_pictures(
     files: Iterable[tuple[Parts, Handle]], head: Callable[[Handle], bytes]
 ) -> tuple[list[tuple[Parts, Handle]], list[Skipped]]:
     """The photographs among files, sorted by path; and those that are of no kind that is read.

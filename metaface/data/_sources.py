@@ -19,7 +19,7 @@ from zlib import crc32
 
 from metaface._text import folded, printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
-from metaface.data._listing import Parts, file_head, is_junk, pictures, walk
+from metaface.data._listing import Parts, file_head, is_junk, pick_pictures, walk
 from metaface.data._skipped import Skipped
 from metaface.data.faceset import SPLITS
 
@@ -295,9 +295,9 @@ def _people(
     Args:
         files, folders: by the parts of their paths; without junk.
         top: the source, for messages.
-        head: see :func:`metaface.data._listing.pictures`.
+        head: see :func:`metaface.data._listing.pick_pictures`.
     """
-    found, skipped = pictures(files, head)
+    found, skipped = pick_pictures(files, head)
     holders = Counter(parts[:-1] for parts, _ in found)
     if not holders or set(holders) == {()}:
         kinds = Counter(os.path.splitext(parts[-1])[1].lower() or "no suffix" for parts, _ in files)
