@@ -850,7 +850,7 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
     from metaface.data import _listing
 
     opened = []
-    head = _listing.file_head
+    head = _listing.read_head
     monkeypatch.setattr(
         "metaface.data._sources.file_head", lambda path: opened.append(path.name) or head(path)
     )

@@ -293,7 +293,7 @@ def pick_pictures(
     return found, skipped
 
 
-def file_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """The first bytes of a regular file; of anything else none.
 
     Raises:

@@ -19,7 +19,7 @@ from zlib import crc32
 
 from metaface._text import folded, printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
-from metaface.data._listing import Parts, file_head, is_junk, pick_pictures, walk
+from metaface.data._listing import Parts, is_junk, pick_pictures, read_head, walk
 from metaface.data._skipped import Skipped
 from metaface.data.faceset import SPLITS
 
@@ -282,7 +282,7 @@ def _people(
     files: list[tuple[Parts, Any]],
     folders: Iterable[Parts],
     top: Path,
-    head: Callable[[Any], bytes] = file_head,
+    head: Callable[[Any], bytes] = read_head,
 ) -> tuple[list[Photo], list[Skipped]]:
     """Whose each picture is: the outermost folder that itself holds pictures, and is no group (see
     :func:`_groups`), is the person.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, decode_whole, to_image
-from metaface.data._listing import file_head, pick_pictures, walk
+from metaface.data._listing import pick_pictures, read_head, walk
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import MAX_BYTES, bounded, read_file
 
@@ -150,7 +150,7 @@ def list_folder(folder: str | os.PathLike) -> list[Path]:
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
     files, _, unreadable = walk(top)
-    found, skipped = pick_pictures(((parts, top.joinpath(*parts)) for parts in files), file_head)
+    found, skipped = pick_pictures(((parts, top.joinpath(*parts)) for parts in files), read_head)
     report_skipped(str(top), [*skipped, *unreadable], len(found))
     return [path for _, path in found]
 
