@@ -285,7 +285,7 @@ def pick_pictures(
         suffix = os.path.splitext(parts[-1])[1].lower()
         reason = _READ if suffix in SUFFIXES else _NOT_READ.get(suffix)
         if reason is None and suffix not in _NO_PICTURES:
-            reason = _by_start(head, handle, bool(_PLAIN_SUFFIX.fullmatch(suffix)))
+            reason = _judge_start(head, handle, bool(_PLAIN_SUFFIX.fullmatch(suffix)))
         if reason == _READ:
             found.append((parts, handle))
         elif reason is not None:
@@ -305,7 +305,7 @@ def read_head(path: Path) -> bytes:
         return file.read(_HEAD)
 
 
-def _by_start(head: Callable[[Handle], bytes], handle: Handle, suffix: bool) -> str | None:
+def _judge_start(head: Callable[[Handle], bytes], handle: Handle, suffix: bool) -> str | None:
     """``_READ``, or why a file is not read, by its first bytes; None: it is no picture.
 
     Args:
