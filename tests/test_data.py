@@ -646,7 +646,7 @@ def test_second_load_decodes_nothing(folder, monkeypatch, cache, kind):
     first = load(source, image_size=8)
     monkeypatch.setattr(_pictures, "decode", None)
     if kind == "zip":
-        monkeypatch.setattr("metaface.data._sources.bounded", None)  # no picture is read
+        monkeypatch.setattr("metaface.data._sources.check_length", None)  # no picture is read
     second = load(source, image_size=8)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.person, second.person) and first.people == second.people

@@ -174,7 +174,7 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
     """
     try:
         with archive.open(entry) as file:
-            return bounded(file.read(MAX_BYTES + 1))
+            return check_length(file.read(MAX_BYTES + 1))
     except (KeyError, UnreadableError):
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
@@ -506,10 +506,10 @@ def read_file(path: Path) -> bytes:
     if status.st_size > MAX_BYTES:
         raise _too_large()
     with open(path, "rb") as file:
-        return bounded(file.read(MAX_BYTES + 1))
+        return check_length(file.read(MAX_BYTES + 1))
 
 
-def bounded(data: bytes) -> bytes:
+def check_length(data: bytes) -> bytes:
     """``data``, the content of a picture file.
 
     Raises:

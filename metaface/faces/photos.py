@@ -16,7 +16,7 @@ from metaface._text import given_path
 from metaface.data._decode import TooLargeError, UnreadableError, decode_whole, to_image
 from metaface.data._listing import pick_pictures, read_head, walk
 from metaface.data._skipped import report_skipped
-from metaface.data._sources import MAX_BYTES, bounded, read_file
+from metaface.data._sources import MAX_BYTES, check_length, read_file
 
 LONGEST = 4096
 """pixels: a longer photograph is reduced to this before anything looks at it"""
@@ -77,7 +77,7 @@ def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
         if isinstance(photo, (str, os.PathLike)):
             return decode_whole(_read_file(photo), LONGEST)
         if isinstance(photo, Content):
-            return decode_whole(bounded(bytes(photo)), LONGEST)
+            return decode_whole(check_length(bytes(photo)), LONGEST)
         if isinstance(photo, Pixels):
             return decode_whole(to_image(photo), LONGEST)
         if _is_file(photo):
@@ -120,7 +120,7 @@ def _read_open_file(file: Any) -> bytes:
             f"read() of a {type(file).__name__} gives {type(data).__name__}, not bytes: open the "
             "file in binary mode, open(path, 'rb')"
         )
-    return bounded(data)
+    return check_length(data)
 
 
 def _no_photo(photo: object) -> TypeError:
