@@ -111,7 +111,7 @@ def open_source(path: Path) -> Iterator[Source]:
         ValueError: nothing usable there; says what was found and what was expected.
     """
     if path.is_dir():
-        yield _folder(path)
+        yield _open_folder(path)
     elif path.suffix.lower() == ".csv":
         yield _csv(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
@@ -181,7 +181,7 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _folder(top: Path) -> Source:
+def _open_folder(top: Path) -> Source:
     files, folders, unreadable = walk(top)
     photos, skipped = _people([(parts, top.joinpath(*parts)) for parts in files], folders, top)
     return Source(_name(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
