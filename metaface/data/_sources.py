@@ -116,7 +116,7 @@ def open_source(path: Path) -> Iterator[Source]:
         yield _csv(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         with open_zip(path) as archive:
-            yield _zip(path, archive)
+            yield _open_zip_source(path, archive)
     else:
         raise ValueError(f"{path} is neither a folder, a .zip nor a .csv: {EXPECTED}")
 
@@ -195,7 +195,7 @@ def _name(path: Path) -> str:
     return printable(stem)
 
 
-def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
+def _open_zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     files, folders = [], []
     for info in archive.infolist():  # names are labels here, never paths to write to
         names = info.filename.replace("\\", "/").split("/")
