@@ -113,7 +113,7 @@ def open_source(path: Path) -> Iterator[Source]:
     if path.is_dir():
         yield _open_folder(path)
     elif path.suffix.lower() == ".csv":
-        yield _csv(path)
+        yield _open_csv(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         with open_zip(path) as archive:
             yield _open_zip_source(path, archive)
@@ -233,7 +233,7 @@ def _open_zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     return Source(_name(path), usable, skipped, read, mark)
 
 
-def _csv(path: Path) -> Source:
+def _open_csv(path: Path) -> Source:
     photos, skipped = [], []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
