@@ -184,10 +184,10 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
 def _open_folder(top: Path) -> Source:
     files, folders, unreadable = walk(top)
     photos, skipped = _people([(parts, top.joinpath(*parts)) for parts in files], folders, top)
-    return Source(_name(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
+    return Source(_name_set(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
 
 
-def _name(path: Path) -> str:
+def _name_set(path: Path) -> str:
     """What the set at ``path`` is called; a part of one, such as ``val``, with the set's name."""
     stem = path.name if path.is_dir() else path.stem
     if stem.casefold() in SPLITS:
@@ -230,7 +230,7 @@ def _open_zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
 
     usable = [p for p in photos if not p.handle.flag_bits & _LOCKED]
-    return Source(_name(path), usable, skipped, read, mark)
+    return Source(_name_set(path), usable, skipped, read, mark)
 
 
 def _open_csv(path: Path) -> Source:
@@ -275,7 +275,7 @@ def _open_csv(path: Path) -> Source:
         first = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise ValueError(f"{path}: no row has a path and a person{first}; {EXPECTED}")
     photos = _with_same_names(photos, path)
-    return Source(_name(path), photos, skipped, _read_file, _read_file)
+    return Source(_name_set(path), photos, skipped, _read_file, _read_file)
 
 
 def _people(
