@@ -183,7 +183,9 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
 
 def _open_folder(top: Path) -> Source:
     files, folders, unreadable = walk(top)
-    photos, skipped = _people([(parts, top.joinpath(*parts)) for parts in files], folders, top)
+    photos, skipped = _assign_people(
+        [(parts, top.joinpath(*parts)) for parts in files], folders, top
+    )
     return Source(_name_set(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
 
 
@@ -211,7 +213,7 @@ def _open_zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
         with archive.open(entry) as file:
             return file.read(16)
 
-    photos, skipped = _people(files, folders, path, head)
+    photos, skipped = _assign_people(files, folders, path, head)
     locked = [p for p in photos if p.handle.flag_bits & _LOCKED]
     if locked and len(locked) == len(photos):
         raise ValueError(
@@ -278,7 +280,7 @@ def _open_csv(path: Path) -> Source:
     return Source(_name_set(path), photos, skipped, _read_file, _read_file)
 
 
-def _people(
+def _assign_people(
     files: list[tuple[Parts, Any]],
     folders: Iterable[Parts],
     top: Path,
