@@ -287,7 +287,7 @@ def _assign_people(
     head: Callable[[Any], bytes] = read_head,
 ) -> tuple[list[Photo], list[Skipped]]:
     """Whose each picture is: the outermost folder that itself holds pictures, and is no group (see
-    :func:`_groups`), is the person.
+    :func:`_find_groups`), is the person.
 
     A person's name is that folder's path below the deepest folder common to all of them, so
     wrapper folders vanish and Omniglot's characters are ``alphabet/character``; of one person
@@ -306,7 +306,7 @@ def _assign_people(
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
         where = "only directly in it, in no person's folder" if holders else "none of them pictures"
         raise ValueError(f"no usable person in {top}: found {there} ({where}); {EXPECTED}")
-    groups = _groups(holders)
+    groups = _find_groups(holders)
     person_of = {
         holder: next((h for h in _from_outermost(holder) if h in holders and h not in groups), None)
         for holder in holders
@@ -336,7 +336,7 @@ def _assign_people(
     )
 
 
-def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
+def _find_groups(holders: Mapping[Parts, int]) -> set[Parts]:
     """The folders that hold pictures and are no person's all the same, but hold people's folders.
 
     Such are those with several folders of pictures below them, beside which their own are few: a
