@@ -308,7 +308,7 @@ def _assign_people(
         raise ValueError(f"no usable person in {top}: found {there} ({where}); {EXPECTED}")
     groups = _find_groups(holders)
     person_of = {
-        holder: next((h for h in _from_outermost(holder) if h in holders and h not in groups), None)
+        holder: next((h for h in _list_outer(holder) if h in holders and h not in groups), None)
         for holder in holders
     }
     persons = {person for person in person_of.values() if person is not None}
@@ -349,12 +349,12 @@ def _find_groups(holders: Mapping[Parts, int]) -> set[Parts]:
     """
     below: dict[Parts, list[int]] = {}  # folders of pictures below each, and pictures in them
     for holder, count in holders.items():
-        for outer in _from_outermost(holder[:-1]):
+        for outer in _list_outer(holder[:-1]):
             if outer in holders:
                 there = below.setdefault(outer, [0, 0])
                 there[0] += 1
                 there[1] += count
-    beside = Counter(f[:-1] for f in {f for holder in holders for f in _from_outermost(holder)})
+    beside = Counter(f[:-1] for f in {f for holder in holders for f in _list_outer(holder)})
     plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
 
     def few(folder: Parts, several: int, count: int) -> bool:
@@ -370,7 +370,7 @@ def _find_groups(holders: Mapping[Parts, int]) -> set[Parts]:
     }
 
 
-def _from_outermost(folder: Parts) -> Iterator[Parts]:
+def _list_outer(folder: Parts) -> Iterator[Parts]:
     """The folders that a folder lies in, from the outermost one below the source, and itself."""
     return (folder[:n] for n in range(1, len(folder) + 1))
 
@@ -487,7 +487,7 @@ def _empty(
     return [
         Skipped("/".join(parts), "a folder without a picture")
         for parts in sorted(everywhere - full)
-        if parts[:-1] in beside and not any(outer in persons for outer in _from_outermost(parts))
+        if parts[:-1] in beside and not any(outer in persons for outer in _list_outer(parts))
     ]
 
 
