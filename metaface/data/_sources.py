@@ -321,7 +321,7 @@ def _assign_people(
             skipped.append(Skipped("/".join(parts), "beside the identity folders, not in one"))
         else:
             whose.append((person[depth:], parts, handle))
-    _say_albums(person_of, depth, top)
+    _warn_of_albums(person_of, depth, top)
     apart = _without_splits([person for person, *_ in whose], top)
     photos = _with_same_names(
         (
@@ -375,7 +375,7 @@ def _list_outer(folder: Parts) -> Iterator[Parts]:
     return (folder[:n] for n in range(1, len(folder) + 1))
 
 
-def _say_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) -> None:
+def _warn_of_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) -> None:
     """Say which people's folders hold several others with pictures."""
     inside = Counter(person for holder, person in person_of.items() if person not in (None, holder))
     several = {person: n for person, n in inside.items() if person is not None and n > 1}
