@@ -412,11 +412,11 @@ def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
             )
             people = [bare.get(person, person) for person in people]
             break
-    _say_namesakes(set(people), top)
+    _warn_of_namesakes(set(people), top)
     return people
 
 
-def _say_namesakes(people: set[Parts], top: Path) -> None:
+def _warn_of_namesakes(people: set[Parts], top: Path) -> None:
     """Say where folders beside each other hold people of equal names, half of a folder's or more,
     who are taken for different ones."""
     named: dict[tuple[Parts, str], list[Parts]] = {}  # beside each other, of one name
