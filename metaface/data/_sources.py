@@ -276,7 +276,7 @@ def _open_csv(path: Path) -> Source:
     if not photos:
         first = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise ValueError(f"{path}: no row has a path and a person{first}; {EXPECTED}")
-    photos = _with_same_names(photos, path)
+    photos = _unify_names(photos, path)
     return Source(_name_set(path), photos, skipped, _read_file, _read_file)
 
 
@@ -323,7 +323,7 @@ def _assign_people(
             whose.append((person[depth:], parts, handle))
     _warn_of_albums(person_of, depth, top)
     apart = _without_splits([person for person, *_ in whose], top)
-    photos = _with_same_names(
+    photos = _unify_names(
         (
             Photo("/".join(parts), "/".join(person), handle)
             for person, (_, parts, handle) in zip(apart, whose, strict=True)
@@ -438,7 +438,7 @@ def _warn_of_namesakes(people: set[Parts], top: Path) -> None:
         )
 
 
-def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
+def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
     """``photos`` with the names of their people as :func:`same_name` has them; what nobody sees in
     a name is taken out, and names easily mixed up stay apart, with a warning."""
     names: dict[str, str] = {}
