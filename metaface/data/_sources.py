@@ -322,7 +322,7 @@ def _assign_people(
         else:
             whose.append((person[depth:], parts, handle))
     _warn_of_albums(person_of, depth, top)
-    apart = _without_splits([person for person, *_ in whose], top)
+    apart = _drop_splits([person for person, *_ in whose], top)
     photos = _unify_names(
         (
             Photo("/".join(parts), "/".join(person), handle)
@@ -391,7 +391,7 @@ def _warn_of_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Pa
         )
 
 
-def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
+def _drop_splits(people: list[Parts], top: Path) -> list[Parts]:
     """``people`` without the folders ``train``, ``val``, ... where those hold the same people, said
     in a warning; so are people of equal names in other folders beside each other."""
     for place in (0, -1):
