@@ -331,7 +331,7 @@ def _assign_people(
         top,
     )
     photos.sort(key=lambda photo: photo.person.split("/"))  # stable
-    return photos, skipped + _empty(
+    return photos, skipped + _find_empty(
         folders, [parts for parts, _ in files], found, persons, depth, skipped
     )
 
@@ -469,7 +469,7 @@ def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
     return found
 
 
-def _empty(
+def _find_empty(
     folders: Iterable[Parts],
     files: Iterable[Parts],
     found: list[tuple[Parts, Any]],
