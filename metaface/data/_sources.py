@@ -138,11 +138,11 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             f"{path} is not a whole zip file ({error}): download or copy it again"
         ) from error
     with archive:
-        _rename(path, archive)
+        _decode_names(path, archive)
         yield archive
 
 
-def _rename(path: Path, archive: zipfile.ZipFile) -> None:
+def _decode_names(path: Path, archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     unmarked = [e for e in entries if not e.flag_bits & _UTF8 and not e.filename.isascii()]
     others = []
