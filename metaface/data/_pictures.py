@@ -69,7 +69,7 @@ def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: Bi
         skipped.append(image)
     if nobodys := distinct.nobodys():
         skipped += nobodys.values()
-        rows = _without(rows, nobodys, geometry, out)
+        rows = _drop_rows(rows, nobodys, geometry, out)
     if not rows:
         shown = ", ".join(f"{s.path} ({s.reason})" for s in skipped[:3]) or "none there"
         raise ValueError(
@@ -93,7 +93,7 @@ def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: Bi
     )
 
 
-def _without(
+def _drop_rows(
     rows: list[Outcome], gone: Container[int], geometry: Geometry, out: BinaryIO
 ) -> list[Outcome]:
     """``rows`` without those that are ``gone``, whose images go from ``out``, too."""
