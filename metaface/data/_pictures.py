@@ -203,7 +203,7 @@ class Items:
                 "data sets classes",
                 type(self.dataset).__name__,
                 len(twice),
-                _first(twice),
+                _list_labels(twice),
             )
         if times and len(sets) < len(self.labels):
             log.warning(
@@ -211,7 +211,7 @@ class Items:
                 "data sets of it name; where they are not, give all of them classes",
                 type(self.dataset).__name__,
                 len(times),
-                _first(sorted(times)),
+                _list_labels(sorted(times)),
             )
 
     def _person(self, part: Any, label: int) -> str:
@@ -223,7 +223,7 @@ class Items:
         return str(label) if name is None else name
 
 
-def _first(labels: Sequence[int]) -> str:
+def _list_labels(labels: Sequence[int]) -> str:
     return ", ".join(map(str, labels[:_LISTED])) + ", ..." * (len(labels) > _LISTED)
 
 
