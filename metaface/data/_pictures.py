@@ -157,7 +157,7 @@ class Items:
             for i in range(len(self.dataset)):
                 bar.update()
                 try:
-                    part = _part_of(self.dataset, i)
+                    part = _find_part(self.dataset, i)
                     pair = self.dataset[i]
                     image: np.ndarray | Skipped = fit(_image(pair), geometry)
                     label = _label(pair, part)
@@ -238,7 +238,7 @@ def find_bases(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
-def _part_of(dataset: Any, i: int) -> Any:
+def _find_part(dataset: Any, i: int) -> Any:
     """The data set that item ``i`` of a ``Subset`` or ``ConcatDataset`` is from."""
     while True:
         if isinstance(dataset, Subset):
