@@ -217,7 +217,7 @@ class Items:
     def _person(self, part: Any, label: int) -> str:
         key = id(part)
         if key not in self._names:
-            self._names[key] = _names_of(part)
+            self._names[key] = _read_names(part)
         name = self._names[key].get(label)
         self.labels.setdefault(key, {})[label] = name
         return str(label) if name is None else name
@@ -251,7 +251,7 @@ def _find_part(dataset: Any, i: int) -> Any:
             return dataset
 
 
-def _names_of(part: Any) -> dict[int, str]:
+def _read_names(part: Any) -> dict[int, str]:
     """What the labels of a data set are called: by its ``class_to_idx``, or else ``classes``."""
     given = getattr(part, "class_to_idx", None)
     if isinstance(given, Mapping):
