@@ -159,7 +159,7 @@ class Items:
                 try:
                     part = _find_part(self.dataset, i)
                     pair = self.dataset[i]
-                    image: np.ndarray | Skipped = fit(_image(pair), geometry)
+                    image: np.ndarray | Skipped = fit(_read_image(pair), geometry)
                     label = _label(pair, part)
                 except (OSError, SyntaxError, UnreadableError) as error:  # what Pillow raises
                     yield Outcome("", "", "all", Skipped(f"item {i}", str(error)))
@@ -263,7 +263,7 @@ def _read_names(part: Any) -> dict[int, str]:
     return names if len({*names.values()}) == len(names) else {}
 
 
-def _image(pair: Any) -> Image.Image:
+def _read_image(pair: Any) -> Image.Image:
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise TypeError(
             f"expected (image, label), got {type(pair).__name__} (decoded arrays: "
