@@ -160,7 +160,7 @@ class Items:
                     part = _find_part(self.dataset, i)
                     pair = self.dataset[i]
                     image: np.ndarray | Skipped = fit(_read_image(pair), geometry)
-                    label = _label(pair, part)
+                    label = _read_label(pair, part)
                 except (OSError, SyntaxError, UnreadableError) as error:  # what Pillow raises
                     yield Outcome("", "", "all", Skipped(f"item {i}", str(error)))
                     continue
@@ -272,7 +272,7 @@ def _read_image(pair: Any) -> Image.Image:
     return to_image(pair[0])
 
 
-def _label(pair: Any, part: Any) -> int:
+def _read_label(pair: Any, part: Any) -> int:
     given = pair[1]
     kinds = getattr(part, "target_type", ())
     if isinstance(given, (tuple, list)) and "identity" in kinds and len(given) == len(kinds):
