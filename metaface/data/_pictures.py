@@ -126,7 +126,7 @@ def decode_all(source: Source, geometry: Geometry, progress: bool) -> Iterator[O
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        _bar(len(source.photos), source.name, progress) as bar,
+        _show_progress(len(source.photos), source.name, progress) as bar,
     ):
         for start in range(0, len(source.photos), _BATCH):
             for outcome in pool.map(one, source.photos[start : start + _BATCH]):
@@ -153,7 +153,7 @@ class Items:
             ValueError: an item that is not a picture and a person; names the item and the remedy.
         """
         name = type(self.dataset).__name__
-        with _bar(len(self.dataset), name, progress) as bar:
+        with _show_progress(len(self.dataset), name, progress) as bar:
             for i in range(len(self.dataset)):
                 bar.update()
                 try:
@@ -289,5 +289,5 @@ def _read_label(pair: Any, part: Any) -> int:
     )
 
 
-def _bar(total: int, name: str, progress: bool) -> tqdm:
+def _show_progress(total: int, name: str, progress: bool) -> tqdm:
     return track(total=total, desc=f"decoding {name}", unit="photo", delay=1, show=progress)
