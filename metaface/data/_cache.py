@@ -98,7 +98,7 @@ def load_or_build(root: Path, key: str, build: Build) -> FaceSet:
             return faces
         temporary, images = _start(root)
     except OSError as error:
-        return _without(root, error, build)
+        return _build_uncached(root, error, build)
     try:
         with images:
             faces = build(images)
@@ -116,7 +116,7 @@ def load_or_build(root: Path, key: str, build: Build) -> FaceSet:
         return faces
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # before the second try: it may be full
-        return _without(root, error, build)
+        return _build_uncached(root, error, build)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -127,7 +127,7 @@ def build_in_memory(build: Build) -> FaceSet:
     return _with_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
 
 
-def _without(root: Path, error: OSError, build: Build) -> FaceSet:
+def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
     log.warning(
         "cannot cache decoded photographs in %s (%s): keeping them in memory for this run; set "
         "METAFACE_CACHE to a directory of your own that can be written and has room",
