@@ -124,7 +124,7 @@ def load_or_build(root: Path, key: str, build: Build) -> FaceSet:
 def build_in_memory(build: Build) -> FaceSet:
     """The set that ``build`` makes, held in memory."""
     images = io.BytesIO()
-    return _with_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
+    return _replace_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
 
 
 def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
@@ -137,7 +137,7 @@ def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
     return build_in_memory(build)
 
 
-def _with_store(faces: FaceSet, flat: np.ndarray) -> FaceSet:
+def _replace_store(faces: FaceSet, flat: np.ndarray) -> FaceSet:
     return FaceSet.from_arrays(
         flat.reshape(len(faces), *faces.store.shape[1:]),
         faces.person,
