@@ -168,7 +168,7 @@ def refuse_moved(**places: str) -> Callable[[F], F]:
         def checked(*args: Any, **kwargs: Any) -> Any:
             for name in places.keys() & kwargs.keys():
                 raise TypeError(
-                    f"{function.__name__}() takes no {name} any more: write {places[name]}"
+                    f"{function.__qualname__}() takes no {name} any more: write {places[name]}"
                 )
             return function(*args, **kwargs)
 

@@ -125,12 +125,12 @@ def test_on_real_hard_light_landmarks_come_nearer_to_where_they_are(test_data):
             pictures = {n: np.repeat(p[..., None], 3, 2) for n, p in pictures.items()}
             (front,) = (p for n, p in pictures.items() if "A+000E+00" in n)
             found = detector(front)
-            true = detector.closer(front, most_prominent(front, found)).landmarks[0]
+            true = detector.refine(front, most_prominent(front, found)).landmarks[0]
             for picture in list(pictures.values())[::3]:
                 found = detector(picture)
                 if len(found):
                     first = most_prominent(picture, found)
                     before.append(np.abs(first.landmarks[0] - true).mean())
-                    after.append(np.abs(detector.closer(picture, first).landmarks[0] - true).mean())
+                    after.append(np.abs(detector.refine(picture, first).landmarks[0] - true).mean())
     assert len(before) > 30
     assert np.mean(after) < 0.8 * np.mean(before), (np.mean(before), np.mean(after))

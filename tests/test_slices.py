@@ -12,7 +12,7 @@ from helpers import squares
 
 from metaface import evaluation as ev
 from metaface.cli import main
-from metaface.data.attributes import column
+from metaface.data.attributes import read_column
 from metaface.experiments.protocols import Aligned
 from metaface.metrics.groups import MOST, Errors, as_groups, binned, draw_within
 from metaface.report.robustness import group_rates, slices_table, write_slices
@@ -262,7 +262,7 @@ def test_read_attributes(tmp_path, text):
     key, found = ev.read_attributes(written(tmp_path, text))
     assert key == "person" and list(found) == ["Ana", "Bo", "Cy"]
     assert found["Bo"] == {"sex": "m", "age": ""}
-    assert column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
+    assert read_column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
 
 
 def test_read_attributes_of_photographs(tmp_path):
@@ -293,9 +293,9 @@ def test_read_attributes_refuses(tmp_path, text, message):
 def test_columns_refuse(tmp_path):
     _, found = ev.read_attributes(written(tmp_path, CSV))
     with pytest.raises(ValueError, match="no column 'beard': there are sex, age"):
-        column(found, "beard", ["Ana"])
+        read_column(found, "beard", ["Ana"])
     with pytest.raises(ValueError, match="no attributes of Di, Ed, Flo and 1 more: of 5 names"):
-        column(found, "sex", ["Ana", "Flo", "Gus", "Di", "Ed", "Di"])
+        read_column(found, "sex", ["Ana", "Flo", "Gus", "Di", "Ed", "Di"])
 
 
 # ---------------------------------------------------------------- page and command

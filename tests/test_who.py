@@ -24,7 +24,7 @@ from metaface.cli import main
 from metaface.data import load
 from metaface.data._content import is_distinctive
 from metaface.data._sources import open_source
-from metaface.data.domain_split import joined, paired_domains, split_together
+from metaface.data.domain_split import join_domains, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
 from metaface.experiments.benchmark import Settings
 from metaface.experiments.protocols import aligned
@@ -572,7 +572,7 @@ def test_domains_with_the_same_photographs_under_other_names_are_refused(tmp_pat
     with pytest.raises(ValueError, match="copy has photographs of photos.*xAna is Ana"):
         split_together(sets)
     with pytest.raises(ValueError, match="xAna is Ana"):
-        joined(sets)
+        join_domains(sets)
     settings = cross_domain.Settings(
         domains={n: str(tmp_path / n) for n in sets},
         learners=("prototypical",),

@@ -14,7 +14,7 @@ from metaface._lock import alone_in
 from metaface.arguments import count, count_or_none, device, share
 from metaface.cli.recognition import add_models, embedder_of
 from metaface.data import FaceSet
-from metaface.data.attributes import column, read_attributes
+from metaface.data.attributes import read_attributes, read_column
 from metaface.evaluation.corruptions import CORRUPTIONS
 from metaface.evaluation.degradation import Level, dial_robustness, robustness
 from metaface.experiments.protocols import AsNetwork, aligned
@@ -203,7 +203,7 @@ def _groups(o: argparse.Namespace, people: People, by: str) -> np.ndarray:
     else:
         names = people.paths
     try:
-        return as_groups(by, column(attributes, by, names), o.bins)
+        return as_groups(by, read_column(attributes, by, names), o.bins)
     except ValueError as error:
         raise ValueError(f"{o.attributes}: {error}") from error
 

@@ -211,7 +211,7 @@ def _check_size(image: Image.Image) -> None:
     if not width * height:
         raise UnreadableError(f"{width}x{height} pixels: there is nothing in it")
     if width * height > MAX_PIXELS:
-        raise TooLargeError(f"{width}x{height}: {_too_large()}")
+        raise TooLargeError(f"{width}x{height}: {_say_too_large()}")
 
 
 def to_image(photo: object) -> Image.Image:

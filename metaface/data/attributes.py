@@ -58,7 +58,7 @@ def read_attributes(path: str | Path) -> tuple[str, Attributes]:
     return key, found
 
 
-def column(
+def read_column(
     attributes: Mapping[str, Mapping[str, str]], by: str, names: Sequence[str]
 ) -> np.ndarray:
     """One attribute of each of ``names`` (people or paths, one a photograph): text ``[n]``.

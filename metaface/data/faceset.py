@@ -171,7 +171,7 @@ class FaceSet:
         for name, part in parts.items():
             known = np.zeros(len(part), bool)
             for other in kept:
-                known |= _in_both(parts[other], other, part, name)
+                known |= _mark_shared(parts[other], other, part, name)
             again += int(known.sum())
             kept[name] = part.take(~known)
         if again:
@@ -273,10 +273,10 @@ class FaceSet:
         Returns:
             What each is called there, by id.
         """
-        pairs = zip(_keys(data, people), people, strict=True)
+        pairs = zip(_make_keys(data, people), people, strict=True)
         names = {key: name for keys, name in pairs for key in keys}
-        mine = _keys(self.name, self.people)
-        compared = photos is not None and _comparable(photos, self)
+        mine = _make_keys(self.name, self.people)
+        compared = photos is not None and _can_compare(photos, self)
         found: dict[int, str] = {}
         if compared:
             assert photos is not None
@@ -285,7 +285,7 @@ class FaceSet:
                 person = int(self.person[at])
                 if person not in found and is_distinctive(self.store[self.rows[at]]):
                     found[person] = people[whose[np.argmax(theirs == self.contents[at])]]
-        by_name = _shared(self.source, source) or _one_set(self.name, data, compared)
+        by_name = _have_one_source(self.source, source) or _are_one_set(self.name, data, compared)
         alike = {int(p): [k for k in mine[p] if k in names] for p in self.person_ids}
         for person, keys in alike.items():
             for key in keys:
@@ -309,7 +309,7 @@ class FaceSet:
                 printable(self.name),
                 len(others),
                 printable(data),
-                _listed(others),
+                _list_names(others),
                 "none of their photographs"
                 if compared
                 else "whether they have the same photographs is not known",
@@ -343,7 +343,7 @@ class FaceSet:
         ids = [p for p in self.person_ids if p not in known]
         if not ids:
             raise ValueError(
-                f"{self.name}: everybody in it was seen in training ({_listed(who)}): test on "
+                f"{self.name}: everybody in it was seen in training ({_list_names(who)}): test on "
                 "others"
             )
         log.warning(
@@ -351,7 +351,7 @@ class FaceSet:
             printable(self.name),
             len(known),
             len(self.person_ids),
-            _listed(who),
+            _list_names(who),
         )
         return self.of_people(ids)
 
@@ -503,7 +503,7 @@ class FaceSet:
         return line
 
 
-def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
+def _make_keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     """What each of the people of a set called ``data`` may be known by among those of others.
 
     The people of a joined set may be called ``source/name``. Procedural ones are
@@ -529,7 +529,7 @@ def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     return keys
 
 
-def same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
+def find_same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
     """int64 ``[n, 2]``: positions in both of the photographs that two sets share; of equal ones in
     ``one``, the first."""
     if one.image_shape != other.image_shape:
@@ -541,13 +541,13 @@ def same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
     return np.array([(first[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
 
 
-def _in_both(one: FaceSet, name: str, other: FaceSet, its_name: str) -> np.ndarray:
+def _mark_shared(one: FaceSet, name: str, other: FaceSet, its_name: str) -> np.ndarray:
     """bool ``[M]``: which photographs of ``other`` are in ``one``, of the same person.
 
     Raises:
         ValueError: one is of another person there.
     """
-    pairs = same_photographs(one, other)
+    pairs = find_same_photographs(one, other)
     refuse_renamed(one, name, other, its_name, pairs)
     found = np.zeros(len(other), bool)
     found[pairs[:, 1]] = True
@@ -561,7 +561,7 @@ def refuse_renamed(
 
     Args:
         one, other: sets, called ``name`` and ``its_name`` in the message.
-        pairs: see :func:`same_photographs`.
+        pairs: see :func:`find_same_photographs`.
 
     Raises:
         ValueError: so it is; names people of both.
@@ -571,7 +571,7 @@ def refuse_renamed(
     if renamed:
         raise ValueError(
             f"{its_name} has photographs of {name} under other people's names "
-            f"({_listed(renamed)} there): give both the same names, or leave one of them out"
+            f"({_list_names(renamed)} there): give both the same names, or leave one of them out"
         )
 
 
@@ -581,7 +581,7 @@ def join_names(names: Iterable[str]) -> str:
     return " + ".join(part for part in parts if part)
 
 
-def _comparable(photos: Mapping[str, Any], faces: FaceSet) -> bool:
+def _can_compare(photos: Mapping[str, Any], faces: FaceSet) -> bool:
     """Whether equal photographs have equal pixels, as far as is known."""
     crops = {photos.get("crop"), faces.crop} - {None}
     return list(photos["shape"]) == list(faces.image_shape) and len(crops) < 2
@@ -591,24 +591,24 @@ def _is_synthetic(*names: str) -> bool:
     return all(name.split(":")[0] == SYNTHETIC for name in names)
 
 
-def _shared(one: str, other: str) -> bool:
+def _have_one_source(one: str, other: str) -> bool:
     return bool({*one.split(" + ")} & {*other.split(" + ")} - {""})
 
 
-def _one_set(one: str, other: str, compared: bool) -> bool:
+def _are_one_set(one: str, other: str, compared: bool) -> bool:
     """Whether sets of these names are parts of one, such as ``faces/train`` and ``faces/val``; or
     of one name, where their photographs are not compared: that two folders are called alike says
     nothing where they are."""
     pairs = [(a, b) for a in one.split(" + ") for b in other.split(" + ")]
-    return any(not compared if a == b else _whole(a) == _whole(b) for a, b in pairs)
+    return any(not compared if a == b else _name_whole(a) == _name_whole(b) for a, b in pairs)
 
 
-def _whole(name: str) -> str:
+def _name_whole(name: str) -> str:
     """The name of the set that a set is a part of: ``faces`` of ``faces/val``."""
     whole, _, part = name.rpartition("/")
     return whole if part.casefold() in SPLITS else name
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _NAMED else ""
     return printable("; ".join(names[:_NAMED])) + more

@@ -10,7 +10,7 @@ from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import Episodes, EpisodeSampler
 
 
-def partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:
+def find_partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:
     """Of each domain that has photographs: the others that show at least two people of it."""
     people = {
         name: set(faces.person[faces.domain == d].tolist()) for d, name in enumerate(faces.domains)
@@ -62,16 +62,16 @@ class AcrossDomains:
         self.faces, self.seed, self.augment = faces, seed, augment
         most = shots if isinstance(shots, int) else shots[1]
         self._samplers: list[list[EpisodeSampler]] = []
-        for support, others in partners(faces).items():
+        for support, others in find_partners(faces).items():
             mine = []
             for query in others or (support,):
-                able = _able(faces, support, query, most, queries)
+                able = _count_able(faces, support, query, most, queries)
                 if able < 2 and others:
                     continue
                 mine.append(
                     EpisodeSampler(
                         faces,
-                        _at_most(ways, max(2, able)),
+                        _limit_ways(ways, max(2, able)),
                         shots,
                         queries,
                         seed=seed,
@@ -100,7 +100,7 @@ class AcrossDomains:
         return mine[turn % len(mine)].batch(k, size, part)
 
 
-def _able(faces: FaceSet, support: str, query: str, shots: int, queries: int) -> int:
+def _count_able(faces: FaceSet, support: str, query: str, shots: int, queries: int) -> int:
     """How many people have the photographs for a task of these domains."""
     left = faces.of_domains(support).photos()
     if support == query:
@@ -108,6 +108,6 @@ def _able(faces: FaceSet, support: str, query: str, shots: int, queries: int) ->
     return int(((left >= shots) & (faces.of_domains(query).photos() >= queries)).sum())
 
 
-def _at_most(ways: int | tuple[int, int], able: int) -> tuple[int, int]:
+def _limit_ways(ways: int | tuple[int, int], able: int) -> tuple[int, int]:
     low, high = (ways, ways) if isinstance(ways, int) else ways
     return min(low, able), min(high, able)

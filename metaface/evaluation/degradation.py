@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metaface._progress import track
 from metaface.data import IMAGE_SIZE, FaceSet
-from metaface.episodes.sampler import EpisodeSampler, pictures
+from metaface.episodes.sampler import EpisodeSampler, scale_pixels
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from metaface.evaluation.episodic import BATCH_PIXELS, embedded
 from metaface.learners import FeatureLearner, MetaLearner
@@ -280,7 +280,7 @@ class _Measurement:
 
     def _pictures(self, some: Tensor) -> Tensor:
         """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``."""
-        return pictures(some.to(self.device))
+        return scale_pixels(some.to(self.device))
 
     def _embedded(self, images: np.ndarray) -> Tensor:
         stored = torch.from_numpy(np.ascontiguousarray(images))

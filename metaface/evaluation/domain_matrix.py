@@ -11,8 +11,8 @@ import torch
 
 from metaface import nets
 from metaface.data import FaceSet
-from metaface.data.domain_split import SIDES, queries_there, sides
-from metaface.episodes.sampler import pictures
+from metaface.data.domain_split import SIDES, limit_queries, list_sides
+from metaface.episodes.sampler import scale_pixels
 from metaface.evaluation.episodic import embedded, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import interval
@@ -100,7 +100,7 @@ def measure(
         has an embedding that no task changes; ``seconds``, what testing took.
     """
     began = time.perf_counter()
-    queries = queries_there(faces, queries)
+    queries = limit_queries(faces, queries)
     tested = []
     for n in ways:
         for k in shots:
@@ -114,7 +114,7 @@ def measure(
                 seed=seed,
                 device=device,
                 progress=progress,
-                **sides(faces),
+                **list_sides(faces),
             )
             accuracies = [round(float(a), 6) for a in result.accuracies]
             tested.append({"ways": n, "shots": k, "queries": queries, "norm": result.norm})
@@ -122,7 +122,7 @@ def measure(
     found: dict[str, Any] = {"episodes": tested, "rank1": None, "tar_at_far": None}
     if isinstance(learner, FeatureLearner) and learner.sees_single_images:
         features = unit_features(learner, faces)
-        known = faces.domain == faces.domains.index(SIDES[0]) if sides(faces) else None
+        known = faces.domain == faces.domains.index(SIDES[0]) if list_sides(faces) else None
         found["rank1"] = rank1(features, faces.person, known, seed=seed)
         found["tar_at_far"] = tar_at_far(features, faces.person, known, seed=seed)
     return found | {"seconds": time.perf_counter() - began}
@@ -135,7 +135,7 @@ def unit_features(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
     with learner.predicting():
         features = embedded(
             learner,
-            lambda rows: pictures(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
+            lambda rows: scale_pixels(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
             torch.from_numpy(faces.rows),
         ).cpu()
     return torch.nn.functional.normalize(features, dim=-1).numpy()

@@ -19,7 +19,7 @@ from metaface._processes import launched
 from metaface._text import file_name, given_path
 from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
-from metaface.data.domain_split import none_left, sides
+from metaface.data.domain_split import are_all_left_for_test, list_sides
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import EpisodeSampler
@@ -163,7 +163,7 @@ class Job:
         spec = self.spec(name)
         learner = spec.build(seed, start=self.start)
         learner.task_chunk = self.task_chunk
-        val_ways, _, fewer = fit_validation(val, min(self.ways), 1, **sides(val))
+        val_ways, _, fewer = fit_validation(val, min(self.ways), 1, **list_sides(val))
         if fewer:
             fewer = f"{name}: {fewer}"
             log.warning(fewer)
@@ -188,7 +188,7 @@ class Job:
             across=across,
             label=label or (out.name if out else name),
             on_validation=on_validation,
-            **sides(faces),
+            **list_sides(faces),
         )
         return learner, {
             "curve": history.rows,
@@ -264,7 +264,7 @@ def load_people(
                 f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
             )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
-        if none_left(train_faces, val_faces, wanted):
+        if are_all_left_for_test(train_faces, val_faces, wanted):
             notes.append(
                 f"{faces.name}: all {len(test.person_ids)} people with {wanted} photographs or "
                 "more are left for the test; nobody in training or validation has as many"

@@ -31,8 +31,10 @@ Pick = Callable[[np.ndarray, Detections], Detections]
 
 def crop_faces(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
     """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
-    closer = getattr(detector, "closer", None)
-    return brighten_dark(align(picture, (closer(picture, faces) if closer else faces).landmarks))
+    if hasattr(detector, "closer"):
+        raise TypeError(f"{type(detector).__name__}.closer is now called refine: rename it")
+    refine = getattr(detector, "refine", None)
+    return brighten_dark(align(picture, (refine(picture, faces) if refine else faces).landmarks))
 
 
 def pick_all(picture: np.ndarray, faces: Detections) -> Detections:

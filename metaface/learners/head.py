@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaface.learners.base import MetaLearner, State, Weights, task_losses
+from metaface.learners.base import MetaLearner, State, Weights, compute_losses
 from metaface.nets.conv import channels_last
 
 log = logging.getLogger("metaface.learners")
@@ -179,10 +179,10 @@ class LinearHeadLearner(MetaLearner):
 
     def losses(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
         """Each task's loss ``[T]`` under the weights."""
-        return task_losses(self.score({"theta": weights}, images), labels)
+        return compute_losses(self.score({"theta": weights}, images), labels)
 
 
-def gradients(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
+def differentiate(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
     """Of ``loss`` by every one of ``weights``."""
     found = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
     return dict(zip(weights, found, strict=True))

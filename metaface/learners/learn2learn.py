@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.learners.base import State, Weights
-from metaface.learners.chunks import replica
+from metaface.learners.chunks import replicate
 from metaface.learners.head import HeadStep, LinearHeadLearner
 from metaface.learners.maml import MAML
 
@@ -258,7 +258,7 @@ def _learn2learn() -> ModuleType:
 
 def _with_weights(module: _Network, weights: Weights) -> _Network:
     """A copy of ``module`` around other weights, which may be results of a computation."""
-    copy = replica(module)
+    copy = replicate(module)
     for name, weight in weights.items():
         owner, _, leaf = name.rpartition(".")
         copy.get_submodule(owner)._parameters[leaf] = weight  # type: ignore[assignment]

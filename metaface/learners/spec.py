@@ -79,7 +79,7 @@ def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dic
     """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
     trained = _trained(path)
     if trained is not None:
-        state = nets.merged(load_model(path)[0].embedding).state_dict()
+        state = nets.merge_low_rank(load_model(path)[0].embedding).state_dict()
     else:
         state = read_weights(path)[0]
         if isinstance(embedding, nets.Columns):
@@ -112,7 +112,7 @@ def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
     Raises:
         ValueError: a weight is not finite.
     """
-    if (weight := nets.not_finite(learner)) is not None:
+    if (weight := nets.find_not_finite(learner)) is not None:
         raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
     checkpoint.save(path, {"spec": asdict(spec), "learner": learner.state_dict()})
 
@@ -140,7 +140,7 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         learner = spec.build()
         learner.load_state_dict(weights)
         learner.trained_before = (state["seen"],) if state.get("seen") else ()
-        if (weight := nets.not_finite(learner)) is not None:
+        if (weight := nets.find_not_finite(learner)) is not None:
             raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
     except (AttributeError, KeyError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(

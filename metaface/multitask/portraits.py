@@ -127,8 +127,8 @@ def portraits(
 
     Args:
         source: see ``metaface.data.load``.
-        detector: one that reports unsure faces as well (``YuNet(path, least=0.3)``): they decide
-            whether a face is ``alone``.
+        detector: one that reports unsure faces as well (``YuNet(path, min_score=0.3)``): they
+            decide whether a face is ``alone``.
         photos: only people with so many photographs, (least, most).
         limit: at most so many photographs, drawn at random; None: all.
         seed: of that draw.

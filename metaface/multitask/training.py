@@ -23,7 +23,7 @@ from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
 from metaface.multitask.samples import FaceAnnotations
 from metaface.multitask.weighting import Fixed, Weighting, cosines
-from metaface.nets import not_finite, refresh_statistics
+from metaface.nets import find_not_finite, refresh_statistics
 from metaface.training import runs
 from metaface.training.loop import (
     CURVE_POINTS,
@@ -251,7 +251,7 @@ class _Run:
             )
         self._note("norm", norm)
         self.optimizer.step()
-        if (weight := not_finite(self.model)) is not None:
+        if (weight := find_not_finite(self.model)) is not None:
             raise FloatingPointError(
                 f"{weight} is not finite after step {history.iterations}: use a lower learning "
                 "rate; the last checkpoint is as it was"

@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, notes
 
 
-def not_finite(module: nn.Module) -> str | None:
+def find_not_finite(module: nn.Module) -> str | None:
     """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite."""
     held = {n: t.detach() for n, t in module.state_dict().items() if t.numel()}
     tensors = {n: t for n, t in held.items() if t.is_floating_point()}
@@ -177,10 +177,10 @@ def pretrained(path: str | Path) -> MobileFaceNet:
         FileNotFoundError: no such file.
         ValueError: a file that is no such checkpoint, by name, with what did not fit.
     """
-    return mobilefacenet(read_weights(path)[0], path)
+    return build_mobilefacenet(read_weights(path)[0], path)
 
 
-def mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNet:
+def build_mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNet:
     """A MobileFaceNet of the size that the tensors ``state`` of the file ``path`` have."""
     try:
         last = state["linear7.conv.weight"].shape[-2:]

@@ -423,7 +423,7 @@ class Recognizer:
         for photo in (first, second):
             (seen,) = self._seen([photo], choose.pick_one)
             if isinstance(seen, Unusable):
-                raise Unusable(seen.reason, f"{name_of(photo) or 'an image'}: {seen.detail}")
+                raise Unusable(seen.reason, f"{find_name(photo) or 'an image'}: {seen.detail}")
             pair.append(seen.embeddings)
             if seen.left:
                 several.append(_chosen(find_name(photo) or "an image", seen))

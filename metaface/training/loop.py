@@ -440,7 +440,7 @@ class _Run:
         if self.recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.learner.parameters(), self.recipe.clip)
         self.optimizer.step()
-        if (weight := nets.not_finite(self.learner)) is not None:
+        if (weight := nets.find_not_finite(self.learner)) is not None:
             raise FloatingPointError(
                 f"{weight} is not finite after step {history.iterations}: use a lower learning "
                 "rate (inner or outer); the last checkpoint is as it was"

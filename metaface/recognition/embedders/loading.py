@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaface.learners.spec import load_model
 from metaface.nets.backbones import Backbone
-from metaface.nets.weights import mobilefacenet, read_checkpoint, read_weights, weights_digest
+from metaface.nets.weights import build_mobilefacenet, read_checkpoint, read_weights, weights_digest
 from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
@@ -120,8 +120,8 @@ def described(
                 f"{path} holds architecture {description.architecture!r}; this MetaFace knows "
                 "mobilefacenet"
             )
-        return mobilefacenet(state, path), description
-    net = mobilefacenet(state, path)
+        return build_mobilefacenet(state, path), description
+    net = build_mobilefacenet(state, path)
     digest = weights_digest("mobilefacenet", state)
     entry = next((e for e in MODELS.values() if e.weights == digest), None)
     if entry and entry.preprocessing:
