@@ -46,9 +46,9 @@ def load(
 
             - a folder or a zip (read in place) of identity folders, such as LFW's: the folder
               that holds the pictures is the person, however deep it lies; two levels, such as
-              Omniglot's, give names like ``Greek/character01``. (Folders *inside* a person's
-              folder that holds pictures itself are that person's too, unless
-              they are several, with most of the pictures: that folder is a group of people.)
+              Omniglot's, give names like ``Greek/character01``. Folders *inside* a person's folder
+              that holds pictures itself are that person's too, unless they are several, with most
+              of the pictures: that folder is a group of people;
             - a CSV with the columns path (relative to the CSV), person and, optionally, domain;
             - a data set as torchvision has them: ``len(d)`` and ``d[i] -> (image, label)``, the
               image a Pillow image, an array ``[H, W]`` or ``[H, W, C]`` or a tensor ``[C, H, W]``,
@@ -84,26 +84,15 @@ def load(
         FileNotFoundError: no such path.
         TypeError: a source of no known kind.
         ValueError: an empty path, a setting out of range, a broken zip, CSV or data set, a pattern
-            that is none, that finds nothing or that the source has no paths for, or no usable
-            person; says what was found and what was expected.
+            that is none or finds nothing, or no usable person; says what was expected.
     """
     check_given_counts(0, seed=seed)
-    geometry = Geometry(image_size, crop, channels)
-    place = None  # a path, or a name of procedural faces
-    if isinstance(source, (str, os.PathLike)):
-        given_path(source, "the photographs")
-        place = os.fspath(source)
-    made = place is not None and place.split(":")[0] == SYNTHETIC
-    if only is not None and (made or place is None):
-        shown = f"a {type(source).__name__}" if place is None else place
-        raise ValueError(
-            f"only={only!r} is for the file names of a folder, zip or CSV; {shown} has none: leave "
-            "it out"
-        )
+    place = _check_place(source, only)
     if isinstance(source, FaceSet):
         return source
+    geometry = Geometry(image_size, crop, channels)
     root = _cache.cache_dir(cache)
-    if made and place is not None:
+    if place is not None and _is_synthetic(place):
         counts = (600 if people is None else people, 20 if photos is None else photos, seed)
         return load_synthetic(place, *counts, geometry, root, progress)
     if people is not None or photos is not None:
@@ -117,6 +106,25 @@ def load(
         faces = _load_files(Path(place).expanduser(), only, geometry, root, progress)
     report_skipped(faces.name, faces.skipped, len(faces))
     return faces
+
+
+def _check_place(source: Any, only: str | None) -> str | None:
+    """The path, or the name of procedural faces, that a source is; None: it is neither."""
+    place = None
+    if isinstance(source, (str, os.PathLike)):
+        given_path(source, "the photographs")
+        place = os.fspath(source)
+    if only is not None and (place is None or _is_synthetic(place)):
+        shown = f"a {type(source).__name__}" if place is None else place
+        raise ValueError(
+            f"only={only!r} is for the file names of a folder, zip or CSV; {shown} has none: leave "
+            "it out"
+        )
+    return place
+
+
+def _is_synthetic(place: str) -> bool:
+    return place.split(":")[0] == SYNTHETIC
 
 
 def _load_files(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
 
 from metaface.data import FaceSet
-from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import Episodes, EpisodeSampler
 
 
@@ -34,10 +34,14 @@ class AcrossDomains:
     that shares its people with no other has tasks of its own, both sides from it: nobody's
     photographs could be its query. Batch k is a pure function of (seed, stream, k).
 
+    The pairs of domains have different people, and so a sampler each, which takes the draws of any
+    ``EpisodeSampler``; this class only decides whose turn it is.
+
     Args:
         faces: people of several domains.
-        ways, shots, queries, seed, stream, augment, device: as of ``EpisodeSampler``; where two
-            domains have fewer people in common than ``ways``, all of them are in each task.
+        ways, shots, queries: as of ``EpisodeSampler``; where two domains have fewer people in
+            common than ``ways``, all of them are in each task.
+        options: ``seed``, ``stream``, ``augment`` and ``device`` of ``EpisodeSampler``.
 
     Attributes:
         people: int64 ``[P]``, people who are in some task.
@@ -53,13 +57,9 @@ class AcrossDomains:
         ways: int | tuple[int, int] = 5,
         shots: int | tuple[int, int] = 1,
         queries: int = 5,
-        *,
-        seed: int = 0,
-        stream: str = "train",
-        augment: Augment | None = None,
-        device: str | torch.device = "cpu",
+        **options: Any,
     ) -> None:
-        self.faces, self.seed, self.augment = faces, seed, augment
+        self.faces = faces
         most = shots if isinstance(shots, int) else shots[1]
         self._samplers: list[list[EpisodeSampler]] = []
         for support, others in find_partners(faces).items():
@@ -68,20 +68,9 @@ class AcrossDomains:
                 able = _count_able(faces, support, query, most, queries)
                 if able < 2 and others:
                     continue
-                mine.append(
-                    EpisodeSampler(
-                        faces,
-                        _limit_ways(ways, max(2, able)),
-                        shots,
-                        queries,
-                        seed=seed,
-                        stream=stream,
-                        support_domain=support,
-                        query_domain=query,
-                        augment=augment,
-                        device=device,
-                    )
-                )
+                size = (_limit_ways(ways, max(2, able)), shots, queries)
+                options |= {"support_domain": support, "query_domain": query}
+                mine.append(EpisodeSampler(faces, *size, **options))
             if not mine:
                 raise ValueError(
                     f"domain {support!r} of {faces.name}: no two people of it have {most} "
@@ -89,6 +78,8 @@ class AcrossDomains:
                     "shots or queries, or leave it out"
                 )
             self._samplers.append(mine)
+        first = self._samplers[0][0]
+        self.seed, self.augment = first.seed, first.augment
         everybody = [sampler.people for mine in self._samplers for sampler in mine]
         self.people = np.unique(np.concatenate(everybody))
         self.turns = [[(s.support_domain, s.query_domain) for s in mine] for mine in self._samplers]
