@@ -17,8 +17,8 @@ _SHOWN = 0.1  # share of the pixels that must be of another shade than most
 
 def digest(picture: np.ndarray) -> int:
     """A signed 64-bit number for the pixels of a picture, uint8 ``[H, W, C]``."""
-    found = blake2b(picture.tobytes(), digest_size=8).digest()
-    return int.from_bytes(found, "little", signed=True)
+    hashed = blake2b(picture.tobytes(), digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True)
 
 
 def digest_all(store: np.ndarray, rows: np.ndarray) -> np.ndarray:

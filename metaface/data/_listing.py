@@ -160,17 +160,17 @@ def pick_pictures(
         files: each by the parts of its path, and what finds it.
         head: the first ``_HEAD`` bytes of a file, or more; may raise anything.
     """
-    found, skipped = [], []
+    photographs, skipped = [], []
     for parts, handle in sorted(files, key=lambda file: file[0]):
         suffix = os.path.splitext(parts[-1])[1].lower()
         reason = _READ if suffix in SUFFIXES else _NOT_READ.get(suffix)
         if reason is None and suffix not in _NO_PICTURES:
             reason = _judge_start(head, handle, bool(_PLAIN_SUFFIX.fullmatch(suffix)))
         if reason == _READ:
-            found.append((parts, handle))
+            photographs.append((parts, handle))
         elif reason is not None:
             skipped.append(Skipped("/".join(parts), reason))
-    return found, skipped
+    return photographs, skipped
 
 
 def read_head(path: Path) -> bytes:

@@ -76,17 +76,17 @@ def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: Bi
             f"no usable person in {name}: none of {len(skipped)} pictures could be used: {shown}"
             f"; {EXPECTED}"
         )
-    order = {one.person: one.order for one in reversed(rows)}
+    order = {row.person: row.order for row in reversed(rows)}
     people = sorted(order, key=lambda person: (order[person], person))
-    domains = sorted({one.domain for one in rows})
+    domains = sorted({row.domain for row in rows})
     person_id = {person: i for i, person in enumerate(people)}
     domain_id = {domain: i for i, domain in enumerate(domains)}
     size = geometry.image_size
     return FaceSet(
         store=np.empty((0, size, size, geometry.channels), np.uint8),
         rows=np.arange(len(rows)),
-        person=np.array([person_id[one.person] for one in rows], np.int64),
-        domain=np.array([domain_id[one.domain] for one in rows], np.int64),
+        person=np.array([person_id[row.person] for row in rows], np.int64),
+        domain=np.array([domain_id[row.domain] for row in rows], np.int64),
         people=tuple(people),
         domains=tuple(domains),
         skipped=tuple(skipped),
@@ -113,7 +113,7 @@ def _drop_rows(
 def decode_all(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
     """Every photo of ``source``, in order, decoded by a few threads."""
 
-    def one(photo: Photo) -> Outcome:
+    def decode_one(photo: Photo) -> Outcome:
         image: np.ndarray | Skipped
         try:
             image = decode(source.read(photo), geometry)
@@ -129,7 +129,7 @@ def decode_all(source: Source, geometry: Geometry, progress: bool) -> Iterator[O
         _show_progress(len(source.photos), source.name, progress) as bar,
     ):
         for start in range(0, len(source.photos), _BATCH):
-            for outcome in pool.map(one, source.photos[start : start + _BATCH]):
+            for outcome in pool.map(decode_one, source.photos[start : start + _BATCH]):
                 bar.update()
                 yield outcome
 
@@ -168,7 +168,7 @@ class Items:
                     raise ValueError(f"{name}[{i}]: {error}") from error
                 yield Outcome(f"item {i}", self._person(part, label), "all", image, label)
 
-    def people(self, found: Sequence[str]) -> list[str]:
+    def people(self, names: Sequence[str]) -> list[str]:
         """What the people ``found`` in the items are called: by the labels, where the names that
         the data set has are not of its labels. Who is known by number beside other data sets is
         said in a warning.
@@ -186,9 +186,9 @@ class Items:
                     f"name its label {unnamed[0]}: mend classes or class_to_idx there"
                 )
             number = {name: str(label) for label, name in labels.items() if name is not None}
-            return [number.get(name, name) for name in found]
+            return [number.get(name, name) for name in names]
         self._say_numbers()
-        return list(found)
+        return list(names)
 
     def _say_numbers(self) -> None:
         """Say whom data sets without names make one person, and whom they cannot."""

@@ -299,8 +299,8 @@ def _assign_people(
         top: the source, for messages.
         head: see :func:`metaface.data._listing.pick_pictures`.
     """
-    found, skipped = pick_pictures(files, head)
-    holders = Counter(parts[:-1] for parts, _ in found)
+    photographs, skipped = pick_pictures(files, head)
+    holders = Counter(parts[:-1] for parts, _ in photographs)
     if not holders or set(holders) == {()}:
         kinds = Counter(os.path.splitext(parts[-1])[1].lower() or "no suffix" for parts, _ in files)
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
@@ -315,7 +315,7 @@ def _assign_people(
     common = os.path.commonprefix(list(persons))  # type: ignore[type-var]  # noqa: RUF071
     depth = len(common) - (len(persons) == 1)
     whose: list[tuple[Parts, Parts, Any]] = []
-    for parts, handle in found:
+    for parts, handle in photographs:
         person = person_of[parts[:-1]]
         if person is None:
             skipped.append(Skipped("/".join(parts), "beside the identity folders, not in one"))
@@ -332,7 +332,7 @@ def _assign_people(
     )
     photos.sort(key=lambda photo: photo.person.split("/"))  # stable
     return photos, skipped + _find_empty(
-        folders, [parts for parts, _ in files], found, persons, depth, skipped
+        folders, [parts for parts, _ in files], photographs, persons, depth, skipped
     )
 
 
@@ -400,7 +400,7 @@ def _drop_splits(people: list[Parts], top: Path) -> list[Parts]:
         split_of: dict[str, set[str]] = {}
         for person, left in bare.items():
             split_of.setdefault(same_name("/".join(left)), set()).add(person[place])
-        both = sorted(name for name, found in split_of.items() if len(found) > 1)
+        both = sorted(name for name, splits in split_of.items() if len(splits) > 1)
         if both:
             log.warning(
                 "%s: %s are taken for parts of one set, and people of equal names in them for one "
@@ -424,8 +424,8 @@ def _warn_of_namesakes(people: set[Parts], top: Path) -> None:
     for person in sorted(people):
         if size[person[:-1]] > 1:  # one is no group, but a person with a folder in theirs
             named.setdefault((person[:-2], folded(person[-1])), []).append(person)
-    alike = [found for found in named.values() if len({p[:-1] for p in found}) > 1]
-    shared = Counter(group for found in alike for group in {p[:-1] for p in found})
+    alike = [namesakes for namesakes in named.values() if len({p[:-1] for p in namesakes}) > 1]
+    shared = Counter(group for namesakes in alike for group in {p[:-1] for p in namesakes})
     if any(2 * n >= size[group] for group, n in shared.items()):
         shown = " and ".join("/".join(person) for person in alike[0][:2])
         log.warning(
@@ -442,7 +442,7 @@ def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
     """``photos`` with the names of their people as :func:`same_name` has them; what nobody sees in
     a name is taken out, and names easily mixed up stay apart, with a warning."""
     names: dict[str, str] = {}
-    found = []
+    renamed = []
     for photo in photos:
         person = photo.person
         if person not in names:
@@ -454,7 +454,7 @@ def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
                     names[person],
                 )
         same = names[person]
-        found.append(photo if same == person else replace(photo, person=same))
+        renamed.append(photo if same == person else replace(photo, person=same))
     first: dict[str, str] = {}
     pairs = [(first.setdefault(folded(n), n), n) for n in dict.fromkeys(names.values())]
     mixed = [f"{other} and {name}" for other, name in pairs if other != name]
@@ -466,20 +466,20 @@ def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
             len(mixed),
             printable("; ".join(mixed[:_NAMED])) + ", ..." * (len(mixed) > _NAMED),
         )
-    return found
+    return renamed
 
 
 def _find_empty(
     folders: Iterable[Parts],
     files: Iterable[Parts],
-    found: list[tuple[Parts, Any]],
+    photographs: list[tuple[Parts, Any]],
     persons: set[Parts],
     depth: int,
     skipped: list[Skipped],
 ) -> list[Skipped]:
     """The folders where a person's could be, without anything that was used or skipped in them."""
-    left = [tuple(one.path.split("/")) for one in skipped]
-    there = [parts for parts, _ in found] + left
+    left = [tuple(entry.path.split("/")) for entry in skipped]
+    there = [parts for parts, _ in photographs] + left
     full = {parts[:n] for parts in there for n in range(1, len(parts))}
     everywhere = {*folders, *(parts[:n] for parts in files for n in range(1, len(parts)))}
     beside = {parts[:-1] for parts in full if len(parts) > depth}  # folders that people lie in

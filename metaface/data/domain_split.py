@@ -123,12 +123,12 @@ def split_together(
         ValueError: a part of a domain that would have fewer than two people; or two domains with
             the same photographs under other names, whose people would be in several parts.
     """
-    for (a, one), (b, other) in combinations(domains.items(), 2):
-        pairs = find_same_photographs(one, other)
+    for (a, first), (b, second) in combinations(domains.items(), 2):
+        pairs = find_same_photographs(first, second)
         refuse_renamed(
-            replace(one, people=name_people(one)),
+            replace(first, people=name_people(first)),
             a,
-            replace(other, people=name_people(other)),
+            replace(second, people=name_people(second)),
             b,
             pairs,
         )
@@ -138,7 +138,7 @@ def split_together(
         for person, able in testable.items():
             everywhere[person] = able and everywhere.get(person, True)
     part_of: dict[str, str] = {}
-    found = {}
+    split = {}
     for name, testable in named.items():
         people: list[str] = np.random.default_rng(seed).permutation(sorted(testable)).tolist()
         last = {p: (not testable[p], not everywhere[p]) for p in people}
@@ -149,8 +149,8 @@ def split_together(
             wanted = max(2, round(share * len(people))) - held
             part_of |= dict.fromkeys(free[: max(0, wanted)], part)
         part_of |= {p: "train" for p in people if p not in part_of}
-        found[name] = _take_parts(name, domains[name], part_of)
-    return found
+        split[name] = _take_parts(name, domains[name], part_of)
+    return split
 
 
 def _find_testable(faces: FaceSet, shots: int, queries: int) -> dict[str, bool]:

@@ -180,7 +180,7 @@ class FaceSet:
                 again,
                 ", ".join(map(printable, parts)),
             )
-        found = cls.from_arrays(
+        joined = cls.from_arrays(
             np.concatenate([part.images for part in kept.values()]),
             np.concatenate(
                 [
@@ -196,7 +196,7 @@ class FaceSet:
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
         crops = {part.crop for part in parts.values()}
-        return replace(found, crop=crops.pop() if len(crops) == 1 else None)
+        return replace(joined, crop=crops.pop() if len(crops) == 1 else None)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -277,23 +277,23 @@ class FaceSet:
         names = {key: name for keys, name in pairs for key in keys}
         mine = _make_keys(self.name, self.people)
         compared = photos is not None and _can_compare(photos, self)
-        found: dict[int, str] = {}
+        called: dict[int, str] = {}
         if compared:
             assert photos is not None
             theirs, whose = (torch.as_tensor(photos[n]).numpy() for n in ("digests", "whose"))
             for at in np.flatnonzero(np.isin(self.contents, theirs)):
                 person = int(self.person[at])
-                if person not in found and is_distinctive(self.store[self.rows[at]]):
-                    found[person] = people[whose[np.argmax(theirs == self.contents[at])]]
+                if person not in called and is_distinctive(self.store[self.rows[at]]):
+                    called[person] = people[whose[np.argmax(theirs == self.contents[at])]]
         by_name = _have_one_source(self.source, source) or _are_one_set(self.name, data, compared)
         alike = {int(p): [k for k in mine[p] if k in names] for p in self.person_ids}
         for person, keys in alike.items():
             for key in keys:
                 if by_name or key.startswith(f"{SYNTHETIC}/"):
-                    found.setdefault(person, names[key])
+                    called.setdefault(person, names[key])
         for earlier in before:
-            found = self.known(**earlier) | found
-        others = [self.people[p] for p, keys in alike.items() if keys and p not in found]
+            called = self.known(**earlier) | called
+        others = [self.people[p] for p, keys in alike.items() if keys and p not in called]
         if not (photos is None or compared or by_name or _is_synthetic(self.name, data)):
             log.warning(
                 "%s: its photographs have another size or crop than those of %s: nobody is known "
@@ -314,7 +314,7 @@ class FaceSet:
                 if compared
                 else "whether they have the same photographs is not known",
             )
-        return found
+        return called
 
     def unseen(
         self,
@@ -529,33 +529,33 @@ def _make_keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     return keys
 
 
-def find_same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
+def find_same_photographs(first: FaceSet, second: FaceSet) -> np.ndarray:
     """int64 ``[n, 2]``: positions in both of the photographs that two sets share; of equal ones in
     ``one``, the first."""
-    if one.image_shape != other.image_shape:
+    if first.image_shape != second.image_shape:
         return np.empty((0, 2), np.int64)
-    values, first = np.unique(one.contents, return_index=True)
-    place = np.searchsorted(values, other.contents).clip(max=len(values) - 1)
-    both = np.flatnonzero(values[place] == other.contents)
-    rows = [at for at in both if is_distinctive(other.store[other.rows[at]])]
-    return np.array([(first[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
+    values, firsts = np.unique(first.contents, return_index=True)
+    place = np.searchsorted(values, second.contents).clip(max=len(values) - 1)
+    both = np.flatnonzero(values[place] == second.contents)
+    rows = [at for at in both if is_distinctive(second.store[second.rows[at]])]
+    return np.array([(firsts[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
 
 
-def _mark_shared(one: FaceSet, name: str, other: FaceSet, its_name: str) -> np.ndarray:
+def _mark_shared(first: FaceSet, name: str, second: FaceSet, its_name: str) -> np.ndarray:
     """bool ``[M]``: which photographs of ``other`` are in ``one``, of the same person.
 
     Raises:
         ValueError: one is of another person there.
     """
-    pairs = find_same_photographs(one, other)
-    refuse_renamed(one, name, other, its_name, pairs)
-    found = np.zeros(len(other), bool)
-    found[pairs[:, 1]] = True
-    return found
+    pairs = find_same_photographs(first, second)
+    refuse_renamed(first, name, second, its_name, pairs)
+    shared = np.zeros(len(second), bool)
+    shared[pairs[:, 1]] = True
+    return shared
 
 
 def refuse_renamed(
-    one: FaceSet, name: str, other: FaceSet, its_name: str, pairs: np.ndarray
+    first: FaceSet, name: str, second: FaceSet, its_name: str, pairs: np.ndarray
 ) -> None:
     """Refuse sets that have a photograph in common that is not of the same person in both.
 
@@ -566,7 +566,7 @@ def refuse_renamed(
     Raises:
         ValueError: so it is; names people of both.
     """
-    who = {(one.people[one.person[a]], other.people[other.person[b]]): None for a, b in pairs}
+    who = {(first.people[first.person[a]], second.people[second.person[b]]): None for a, b in pairs}
     renamed = [f"{theirs} is {mine}" for mine, theirs in who if mine != theirs]
     if renamed:
         raise ValueError(
@@ -577,7 +577,7 @@ def refuse_renamed(
 
 def join_names(names: Iterable[str]) -> str:
     """The name, or the source, of a set of several."""
-    parts = dict.fromkeys(one for name in names for one in name.split(" + "))
+    parts = dict.fromkeys(part_name for name in names for part_name in name.split(" + "))
     return " + ".join(part for part in parts if part)
 
 

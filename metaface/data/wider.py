@@ -73,10 +73,10 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not text in UTF-8 ({error})") from error
-    found = _parse_json(where, text) if name.endswith(".json") else _parse_text(where, text)
+    entries = _parse_json(where, text) if name.endswith(".json") else _parse_text(where, text)
     beside = PurePosixPath(name).parent
     result = []
-    for picture, faces in found:
+    for picture, faces in entries:
         numbers = np.array(faces, dtype=np.float64).reshape(-1, 5)
         boxes = numbers[:, :4]
         places = [str(beside / "images" / picture), str(beside / picture)]

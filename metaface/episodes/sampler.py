@@ -274,11 +274,11 @@ def _say_most(sides: list[FaceSet]) -> str:
 
 def _advise_fewer(**numbers: tuple[int, int]) -> str:
     """Advice to lower those numbers that are not at their least yet, and "or"; "" for none."""
-    high = [name for name, (value, least) in numbers.items() if value > least]
+    high = [name for name, (value, minimum) in numbers.items() if value > minimum]
     return f"fewer {', '.join(high)}, or " if high else ""
 
 
-def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def check_range(name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
     """``value`` as a (least, most) pair.
 
     Raises:
@@ -286,8 +286,8 @@ def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[in
     """
     pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
     whole = all(isinstance(v, int | np.integer) for v in pair)
-    if not whole or not least <= pair[0] <= pair[1]:
-        raise ValueError(f"{name}={value!r}: must be at least {least}, or a (least, most) pair")
+    if not whole or not minimum <= pair[0] <= pair[1]:
+        raise ValueError(f"{name}={value!r}: must be at least {minimum}, or a (least, most) pair")
     low, high = pair
     return int(low), int(high)
 

@@ -47,8 +47,8 @@ def warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     halvings = max(0, int(np.log2(1 / scale))) if scale > 0 else 0
     if halvings:
         picture, matrix = _reduce(picture, matrix, side, 2**halvings)
-    found: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    return found
+    square: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    return square
 
 
 def shrink(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:

@@ -71,11 +71,11 @@ class YuNet:
         longest = max(picture.shape[:2])
         scale = min(1.0, LONGEST / longest)
         large = _LARGE / scale
-        found = [self._search(picture, scale)]
+        results = [self._search(picture, scale)]
         while scale * longest > _SMALL:
             scale /= 2
-            found.append(self._search(picture, scale))
-        return drop_parts(fuse(found), large)
+            results.append(self._search(picture, scale))
+        return drop_parts(fuse(results), large)
 
     def refine(self, picture: np.ndarray, faces: Detections) -> Detections:
         """``faces`` of the picture with landmarks found again; see :func:`refine_landmarks`."""
@@ -168,14 +168,14 @@ class Cascade:
         return Detections(boxes, landmarks.astype(np.float32), scores.clip(0, 1))[order]
 
 
-def fuse(found: Sequence[Detections]) -> Detections:
+def fuse(results: Sequence[Detections]) -> Detections:
     """One list of several of the same picture: boxes that overlap become one, averaged."""
     boxes, landmarks, scores = (
-        np.concatenate([getattr(faces, name) for faces in found])
+        np.concatenate([getattr(faces, name) for faces in results])
         for name in ("boxes", "landmarks", "scores")
     )
     order = np.argsort(-scores, kind="stable")
-    if len(found) == 1 or not len(order):
+    if len(results) == 1 or not len(order):
         return Detections(boxes, landmarks, scores)[order]
     boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
     same = overlaps(boxes, boxes) > _OVERLAP

@@ -45,9 +45,9 @@ def refine_landmarks(
         mirrored = _pick_middle(find(np.ascontiguousarray(window[:, ::-1])))
         if mirrored is not None:
             mirrored = mirrored[MIRRORED] * (-1, 1) + (_SIDE - 1, 0)
-        found = [five for five in (_pick_middle(find(window)), mirrored) if five is not None]
-        if found:
-            landmarks[i] = np.mean(found, 0) / scale + start
+        located = [five for five in (_pick_middle(find(window)), mirrored) if five is not None]
+        if located:
+            landmarks[i] = np.mean(located, 0) / scale + start
     return replace(faces, landmarks=landmarks)
 
 

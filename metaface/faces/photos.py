@@ -150,9 +150,11 @@ def list_folder(folder: str | os.PathLike) -> list[Path]:
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
     files, _, unreadable = walk(top)
-    found, skipped = pick_pictures(((parts, top.joinpath(*parts)) for parts in files), read_head)
-    report_skipped(str(top), [*skipped, *unreadable], len(found))
-    return [path for _, path in found]
+    photographs, skipped = pick_pictures(
+        ((parts, top.joinpath(*parts)) for parts in files), read_head
+    )
+    report_skipped(str(top), [*skipped, *unreadable], len(photographs))
+    return [path for _, path in photographs]
 
 
 def list_photos(photos: Photo | Iterable[Photo]) -> list[Photo]:

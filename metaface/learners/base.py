@@ -96,7 +96,7 @@ class MetaLearner(nn.Module):
     By default the meta-gradient is that of the query loss through :meth:`fit`; a learner whose
     outer loop descends another direction overrides :meth:`meta_gradient`.
 
-    Heads know no way: :meth:`fit` takes any number of people, whatever the training way was.
+    Heads are way-agnostic: :meth:`fit` takes any number of people, whatever the training way was.
 
     Attributes:
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
@@ -155,8 +155,8 @@ class MetaLearner(nn.Module):
         loss = compute_losses(logits, episodes.query_y).sum()
         learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
         slopes = _differentiate(loss, list(learned.values()))
-        found = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
-        return found, logits.detach()
+        gradients = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
+        return gradients, logits.detach()
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.
@@ -173,9 +173,9 @@ class MetaLearner(nn.Module):
         with explain_errors(self.embedding, episodes.query), self._written_out():
             parts = self._over_chunks(episodes, type(self).meta_gradient)
         for name, parameter in self.named_parameters():
-            found = [gradients[name] for gradients, _ in parts if name in gradients]
-            if found:
-                parameter.grad = torch.stack(found).sum(0).div_(len(episodes))
+            summands = [gradients[name] for gradients, _ in parts if name in gradients]
+            if summands:
+                parameter.grad = torch.stack(summands).sum(0).div_(len(episodes))
         return measure(torch.cat([logits for _, logits in parts]), episodes.query_y)
 
     def _over_chunks(
@@ -280,12 +280,12 @@ class MetaLearner(nn.Module):
             check_features(self.embedding, only, images.shape[1])
             return only[None]
 
-        def one(task_weights: Weights, task_images: Tensor) -> Tensor:
+        def embed_task(task_weights: Weights, task_images: Tensor) -> Tensor:
             features: Tensor = functional_call(self.embedding, task_weights, (task_images,))
             check_features(self.embedding, features, images.shape[1])
             return features
 
-        return vmap(one, (lanes, 0))(weights, images)
+        return vmap(embed_task, (lanes, 0))(weights, images)
 
     @contextmanager
     def _written_out(self) -> Iterator[None]:

@@ -63,11 +63,11 @@ class HeadStep(nn.Module):
         rest = features - mean
         if adam:
             square = rest.abs().sum(-1, keepdim=True).mean(1, keepdim=True).square()
-            least = mean.abs().sum(-1, keepdim=True).square()
+            floor = mean.abs().sum(-1, keepdim=True).square()
         else:
             square = rest.square().sum(-1, keepdim=True).mean(1, keepdim=True)
-            least = mean.square().sum(-1, keepdim=True)
-        size = (square + _FLOOR**2 * least + _TINY**2).sqrt()
+            floor = mean.square().sum(-1, keepdim=True)
+        size = (square + _FLOOR**2 * floor + _TINY**2).sqrt()
         return mean, size / _SUM if adam else size
 
     def slopes(self, slopes: Weights, features: Tensor, ways: int) -> Weights:
@@ -184,5 +184,5 @@ class LinearHeadLearner(MetaLearner):
 
 def differentiate(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
     """Of ``loss`` by every one of ``weights``."""
-    found = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
-    return dict(zip(weights, found, strict=True))
+    slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
+    return dict(zip(weights, slopes, strict=True))

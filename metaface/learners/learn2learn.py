@@ -232,14 +232,16 @@ def _named(name: str) -> Callable[..., nn.Module]:
         transform: nn.Module = l2l.optim.transforms.MetaCurvatureTransform(parameter)
         return transform
 
-    found: dict[str, Callable[..., nn.Module]] = {
+    algorithms: dict[str, Callable[..., nn.Module]] = {
         "MAML": l2l.algorithms.MAML,
         "MetaSGD": l2l.algorithms.MetaSGD,
         "GBML": partial(l2l.algorithms.GBML, transform=curvature),
     }
-    if name not in found:
-        raise ValueError(f"no algorithm {name!r} of learn2learn: choose one of {', '.join(found)}")
-    return found[name]
+    if name not in algorithms:
+        raise ValueError(
+            f"no algorithm {name!r} of learn2learn: choose one of {', '.join(algorithms)}"
+        )
+    return algorithms[name]
 
 
 def _learn2learn() -> ModuleType:

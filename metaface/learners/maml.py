@@ -196,14 +196,14 @@ class MAML(LinearHeadLearner):
                 back = {}
                 break
             moved = self.adapted(self._step(path.pop() | weights, *given, len(path)))
-            found = torch.autograd.grad(
+            slopes = torch.autograd.grad(
                 list(moved.values()),
                 [*weights.values(), *rates.values()],
                 [back[n] for n in moved],
                 allow_unused=True,
             )
-            back = {n: g for n, g in zip(weights, found, strict=False) if g is not None}
-            for name, g in zip(rates, found[len(weights) :], strict=True):
+            back = {n: g for n, g in zip(weights, slopes, strict=False) if g is not None}
+            for name, g in zip(rates, slopes[len(weights) :], strict=True):
                 total[name] += 0 if g is None else g
         # what is still by task, summed over the tasks
         total |= {n: g.sum(0) if g.ndim > own[n].ndim else g for n, g in back.items() if n in own}

@@ -57,10 +57,10 @@ def _forward(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
         return F.conv2d(x, weight, None, stride, padding, 1, groups)
     out = None
     for task in range(len(x)):
-        one = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
+        result = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
         if out is None:
-            out = _empty(one, len(x), *one.shape)
-        out[task].copy_(one)
+            out = _empty(result, len(x), *result.shape)
+        out[task].copy_(result)
     assert out is not None
     return out
 

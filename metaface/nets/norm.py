@@ -115,10 +115,10 @@ def norm_mode(module: nn.Module) -> str:
     A network that mixes modes goes by the one that leaks most, in that order. Plain
     ``nn.BatchNorm2d`` layers (of pretrained networks, always in eval mode) count as frozen.
     """
-    found = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
+    modes = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
     if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):
-        found.add("frozen")
-    return next((mode for mode in MODES if mode in found), "none")
+        modes.add("frozen")
+    return next((mode for mode in MODES if mode in modes), "none")
 
 
 # -- normalisation by the statistics of the images at hand ------------------------------------

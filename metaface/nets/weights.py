@@ -155,13 +155,13 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    found = [
+    faults = [
         f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
         for what, names in (("missing", missing), ("unknown", unknown), ("other shape", shapes))
         if names
     ]
-    if found:
-        raise ValueError(f"{path} does not fit {type(net).__name__} ({'; '.join(found)})")
+    if faults:
+        raise ValueError(f"{path} does not fit {type(net).__name__} ({'; '.join(faults)})")
     net.load_state_dict(dict(state))
 
 
