@@ -23,6 +23,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
@@ -124,7 +125,9 @@ def load_or_build(root: Path, key: str, build: Build) -> FaceSet:
 def build_in_memory(build: Build) -> FaceSet:
     """The set that ``build`` makes, held in memory."""
     images = io.BytesIO()
-    return _replace_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
+    faces = build(images)
+    store = np.frombuffer(images.getbuffer(), dtype=np.uint8)
+    return replace(faces, store=store.reshape(len(faces), *faces.store.shape[1:]))
 
 
 def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
@@ -135,18 +138,6 @@ def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
         error,
     )
     return build_in_memory(build)
-
-
-def _replace_store(faces: FaceSet, flat: np.ndarray) -> FaceSet:
-    return FaceSet.from_arrays(
-        flat.reshape(len(faces), *faces.store.shape[1:]),
-        faces.person,
-        domain=faces.domain,
-        people=faces.people,
-        domains=faces.domains,
-        skipped=faces.skipped,
-        truth=faces.truth,
-    )
 
 
 def _start(root: Path) -> tuple[Path, BinaryIO]:
@@ -259,11 +250,7 @@ def _checksums(
                 crc = zlib.crc32(block, crc)
     with open(folder / _LABELS, "rb") as file:
         labels = file_digest(file)
-    return {
-        "entry": name,
-        _IMAGES: crc if images is None else images[_IMAGES],
-        _LABELS: labels,
-    }
+    return {"entry": name, _IMAGES: crc if images is None else images[_IMAGES], _LABELS: labels}
 
 
 def _write_labels(file: BinaryIO, faces: FaceSet) -> None:

@@ -125,13 +125,8 @@ def split_together(
     """
     for (a, first), (b, second) in combinations(domains.items(), 2):
         pairs = find_same_photographs(first, second)
-        refuse_renamed(
-            replace(first, people=name_people(first)),
-            a,
-            replace(second, people=name_people(second)),
-            b,
-            pairs,
-        )
+        first, second = (replace(f, people=name_people(f)) for f in (first, second))
+        refuse_renamed(first, a, second, b, pairs)
     named = {name: _find_testable(faces, shots, queries) for name, faces in domains.items()}
     everywhere: dict[str, bool] = {}
     for testable in named.values():
