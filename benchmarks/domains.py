@@ -130,7 +130,9 @@ def in_place(source: str, detector: YuNet) -> Aligned:
         named = [photo.person for photo in found.photos]
         paths = tuple(photo.path for photo in found.photos)
     seen = [(picture, detector(picture)) for picture in pictures]
-    points = [detector.refine(p, choose.most_prominent(p, f)).landmarks for p, f in seen if len(f)]
+    points = [
+        detector.refine(p, choose.pick_most_prominent(p, f)).landmarks for p, f in seen if len(f)
+    ]
     place = np.median(np.concatenate(points), 0, keepdims=True)
     crops = brighten_dark(np.concatenate([align(picture, place) for picture in pictures]))
     people, person = np.unique(named, return_inverse=True)

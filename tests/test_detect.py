@@ -402,7 +402,7 @@ def why(pick, picture, faces) -> str:
     return f"{error.value.reason}: {error.value.detail}"
 
 
-EVERY = [choose.pick_all, choose.pick_one, choose.pick_to_enrol, choose.most_prominent]
+EVERY = [choose.pick_all, choose.pick_one, choose.pick_to_enrol, choose.pick_most_prominent]
 
 
 @pytest.mark.parametrize("pick", EVERY)
@@ -423,7 +423,7 @@ def test_small_faces(model, people):
     assert len(faces) == 1 and faces.boxes[0, 2:].min() < choose.SMALLEST
     for pick in EVERY[:3]:
         assert why(pick, picture, faces).startswith("face_too_small: 1")
-    assert len(choose.most_prominent(picture, faces)) == 1
+    assert len(choose.pick_most_prominent(picture, faces)) == 1
     picture, faces = seen(detector, (people.images[0], 150, 100, 52), size=(250, 300))
     assert len(choose.pick_all(picture, faces)) == len(choose.pick_one(picture, faces)) == 1
     assert "a face needs 32 at least" in why(choose.pick_to_enrol, picture, faces)
@@ -451,7 +451,7 @@ def test_several_faces(detector, people):
     assert len(choose.pick_all(picture, faces)) == 2
     for pick in (choose.pick_one, choose.pick_to_enrol):
         assert why(pick, picture, faces).startswith("several_faces: 2 faces, none stands out")
-    assert len(choose.most_prominent(picture, faces)) == 1  # where one is meant for sure
+    assert len(choose.pick_most_prominent(picture, faces)) == 1  # where one is meant for sure
     picture, faces = seen(
         detector, (people.images[0], 20, 100, 200), (people.images[1], 390, 60, 300)
     )
@@ -492,3 +492,16 @@ def test_unsure(detector, model, people):
         pytest.fail("no cover makes the detector unsure")
     assert "the detector is not sure of the face (0." in why(choose.pick_to_enrol, covered, faces)
     assert len(choose.pick_one(covered, faces)) == 1
+
+
+def test_what_was_renamed_is_refused_by_its_new_name(model, people):
+    with pytest.raises(TypeError, match=r"YuNet.*no least any more: write min_score"):
+        YuNet(model, least=0.3)
+
+    class Former(YuNet):
+        def closer(self, picture, faces):
+            return faces
+
+    detector, picture = Former(model), people.images[0]
+    with pytest.raises(TypeError, match=r"Former.closer is now called refine"):
+        choose.crop_faces(picture, detector(picture), detector)

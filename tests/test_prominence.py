@@ -257,7 +257,9 @@ def test_what_a_face_stands_out_by(better, worse):
     picture = stripes(400, 400)
     for faces, best in ((found(better, worse), 0), (found(worse, better), 1)):
         assert choose.measure_prominence(picture, faces).argmax() == best
-        assert choose.most_prominent(picture, faces).boxes.tolist() == [faces.boxes[best].tolist()]
+        assert choose.pick_most_prominent(picture, faces).boxes.tolist() == [
+            faces.boxes[best].tolist()
+        ]
 
 
 def test_a_blurred_face_stands_out_less():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from metaface import synthetic
 from metaface.faces.alignment import TEMPLATE, fit_similarity, warp
-from metaface.faces.choose import crop_faces, most_prominent
+from metaface.faces.choose import crop_faces, pick_most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
 from metaface.faces.exposure import brighten, brighten_dark
@@ -125,11 +125,11 @@ def test_on_real_hard_light_landmarks_come_nearer_to_where_they_are(test_data):
             pictures = {n: np.repeat(p[..., None], 3, 2) for n, p in pictures.items()}
             (front,) = (p for n, p in pictures.items() if "A+000E+00" in n)
             found = detector(front)
-            true = detector.refine(front, most_prominent(front, found)).landmarks[0]
+            true = detector.refine(front, pick_most_prominent(front, found)).landmarks[0]
             for picture in list(pictures.values())[::3]:
                 found = detector(picture)
                 if len(found):
-                    first = most_prominent(picture, found)
+                    first = pick_most_prominent(picture, found)
                     before.append(np.abs(first.landmarks[0] - true).mean())
                     after.append(np.abs(detector.refine(picture, first).landmarks[0] - true).mean())
     assert len(before) > 30

@@ -25,7 +25,7 @@ from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
 from metaface.learners import MetaLearner, Prototypical
-from metaface.learners.spec import ModelSpec, seen_by
+from metaface.learners.spec import ModelSpec, read_seen
 from metaface.metrics.intervals import interval
 from metaface.training import runs
 from metaface.training.fitting import fit_validation
@@ -130,7 +130,7 @@ class Job:
         Raises:
             ValueError: nobody is left.
         """
-        seen = seen_by(self.start) if self.start else None
+        seen = read_seen(self.start) if self.start else None
         return test.unseen(**seen) if seen else test
 
     def train(

@@ -82,7 +82,7 @@ def aligned(
     with open_source(path) as found:
         seen = embed_faces(
             (partial(found.read, photo) for photo in found.photos),
-            choose.most_prominent,
+            choose.pick_most_prominent,
             detector,
             embedder,
         )

@@ -82,7 +82,7 @@ def pick_prominent(picture: np.ndarray, faces: Detections) -> tuple[Detections, 
     return faces[first : first + 1], bool(values[first] > CLEAR * values[second])
 
 
-def most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
     """The face that a photograph of one person is of, as well as can be told.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metaface.learners.base import MetaLearner, State, Weights, compute_losses
-from metaface.nets.conv import channels_last
+from metaface.nets.conv import to_channels_last
 
 log = logging.getLogger("metaface.learners")
 
@@ -165,7 +165,7 @@ class LinearHeadLearner(MetaLearner):
         own = dict(self.named_parameters())
         moving = self.adapted(weights)
         shared = {n: w for n, w in moving.items() if n in own and w.ndim == own[n].ndim}
-        laid_out = {n: channels_last(w) if w.ndim == 4 else w for n, w in shared.items()}
+        laid_out = {n: to_channels_last(w) if w.ndim == 4 else w for n, w in shared.items()}
         return weights | {n: w.expand(tasks, *w.shape) for n, w in laid_out.items()}
 
     def head_scores(self, weights: Weights, features: Tensor) -> Tensor:

@@ -69,14 +69,14 @@ class ModelSpec:
         return learner
 
 
-def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+def find_former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that a learner had when its weights were made, where they are others today."""
     before = not any(name.endswith("head_step.rule") for name in weights)
     return {"inner_lr": 0.1} if before and learner.startswith("l2l-") else {}
 
 
 def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
+    """Load the weights to start from; whom they were trained on, see :func:`read_seen`."""
     trained = _trained(path)
     if trained is not None:
         state = nets.merge_low_rank(load_model(path)[0].embedding).state_dict()
@@ -97,7 +97,7 @@ def _trained(path: str | Path) -> dict[str, Any] | None:
     return loaded if isinstance(loaded, dict) and loaded.get("spec") else None
 
 
-def seen_by(start: str | Path) -> dict[str, Any] | None:
+def read_seen(start: str | Path) -> dict[str, Any] | None:
     """Whom the weights in ``start`` were trained on, as ``FaceSet.unseen`` takes it.
 
     None where the file does not say: published weights, or a checkpoint of older times.
@@ -135,7 +135,7 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         spec = ModelSpec(**state["spec"])
         best = state.get("best")
         weights = best["learner"] if best else state["learner"]
-        former = former_options(spec.learner, weights)
+        former = find_former_options(spec.learner, weights)
         spec = replace(spec, options={**former, **spec.options})
         learner = spec.build()
         learner.load_state_dict(weights)

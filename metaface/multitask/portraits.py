@@ -17,7 +17,7 @@ from metaface.data import FaceSet
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.faces.alignment import SIDE, align, shrink
-from metaface.faces.choose import most_prominent
+from metaface.faces.choose import pick_most_prominent
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Unusable, read
 from metaface.multitask.sprites import ATTRIBUTES, FaceSprites
@@ -152,7 +152,7 @@ def portraits(
             try:
                 picture = read(partial(found.read, found.photos[row]))
                 faces = detector(picture)
-                one = most_prominent(picture, faces)
+                one = pick_most_prominent(picture, faces)
             except Unusable:
                 continue
             if one.scores[0] < SURE:

@@ -199,7 +199,7 @@ def build_mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> Mobile
     return net.eval()
 
 
-def weights_digest(architecture: str, state: Mapping[str, Tensor]) -> str:
+def digest_weights(architecture: str, state: Mapping[str, Tensor]) -> str:
     """sha256 of a network: its architecture and its tensors, whatever file they came in.
 
     Counters of batches seen are left out: they change no output.

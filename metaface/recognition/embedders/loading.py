@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metaface.learners.spec import load_model
 from metaface.nets.backbones import Backbone
-from metaface.nets.weights import build_mobilefacenet, read_checkpoint, read_weights, weights_digest
+from metaface.nets.weights import build_mobilefacenet, digest_weights, read_checkpoint, read_weights
 from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
@@ -83,7 +83,7 @@ def _file(path: Path) -> CropEmbedder:
 
         return cast(CropEmbedder, JointFace.load(path))
     net, description = described(path, state, notes)
-    digest = weights_digest(description.architecture, state)
+    digest = digest_weights(description.architecture, state)
     named = [entry.name for entry in MODELS.values() if entry.weights == digest]
     return Network(
         net,
@@ -122,7 +122,7 @@ def described(
             )
         return build_mobilefacenet(state, path), description
     net = build_mobilefacenet(state, path)
-    digest = weights_digest("mobilefacenet", state)
+    digest = digest_weights("mobilefacenet", state)
     entry = next((e for e in MODELS.values() if e.weights == digest), None)
     if entry and entry.preprocessing:
         return net, Description("mobilefacenet", entry.preprocessing, entry.sha256, entry.licence)

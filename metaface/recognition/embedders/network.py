@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metaface.nets import merge_low_rank, norm_mode
 from metaface.nets.fold import fold_norms
-from metaface.nets.weights import weights_digest
+from metaface.nets.weights import digest_weights
 from metaface.recognition.embedders.base import CropEmbedder
 from metaface.recognition.preprocess import CROP, Preprocessing
 
@@ -44,7 +44,7 @@ class Network(CropEmbedder):
                 "face's embedding would depend on the faces beside it, and one photograph cannot "
                 "be identified. Train with --norm group or frozen"
             )
-        super().__init__(name, preprocessing, weights_digest(architecture, net.state_dict()))
+        super().__init__(name, preprocessing, digest_weights(architecture, net.state_dict()))
         self.device = torch.device("cpu")
         net = merge_low_rank(copy.deepcopy(net).cpu().eval())
         self.network = net
