@@ -26,7 +26,7 @@ from tqdm import tqdm
 import metaface as mf
 from metaface._json import read_record, write_json, write_record
 from metaface._progress import track
-from metaface.episodes.sampler import pictures
+from metaface.episodes.sampler import scale_pixels
 from metaface.experiments.protocols import align_people
 from metaface.faces.detect import YuNet
 from metaface.learners import FeatureLearner, MetaLearner
@@ -181,7 +181,7 @@ class Features:
 
 
 def images_of(store: np.ndarray, rows: Tensor, device: torch.device) -> Tensor:
-    return pictures(torch.from_numpy(store[rows.numpy()]).to(device))
+    return scale_pixels(torch.from_numpy(store[rows.numpy()]).to(device))
 
 
 @dataclass

@@ -27,7 +27,7 @@ from metaface.experiments.protocols import AlignedFaces, EmbedderNetwork, align_
 from metaface.faces import choose
 from metaface.faces.alignment import align
 from metaface.faces.detect import YuNet
-from metaface.faces.exposure import exposed
+from metaface.faces.exposure import brighten_dark
 from metaface.faces.photos import read
 from metaface.recognition import Network, Preprocessing, models
 from metaface.training.weight_interpolation import Measure, interpolate
@@ -129,9 +129,11 @@ def in_place(source: str, detector: YuNet) -> AlignedFaces:
         named = [photo.person for photo in found.photos]
         paths = tuple(photo.path for photo in found.photos)
     seen = [(picture, detector(picture)) for picture in pictures]
-    points = [detector.closer(p, choose.most_prominent(p, f)).landmarks for p, f in seen if len(f)]
+    points = [
+        detector.refine(p, choose.pick_most_prominent(p, f)).landmarks for p, f in seen if len(f)
+    ]
     place = np.median(np.concatenate(points), 0, keepdims=True)
-    crops = exposed(np.concatenate([align(picture, place) for picture in pictures]))
+    crops = brighten_dark(np.concatenate([align(picture, place) for picture in pictures]))
     people, person = np.unique(named, return_inverse=True)
     empty = np.empty((len(crops), 0), np.float32)
     return AlignedFaces(Path(source).stem, crops, empty, person, tuple(people.tolist()), paths, ())

@@ -19,8 +19,8 @@ from metaface._text import given_path
 from metaface.data import FaceSet
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
-from metaface.faces.alignment import SIDE, align, shrunk
-from metaface.faces.choose import most_prominent
+from metaface.faces.alignment import SIDE, align, shrink
+from metaface.faces.choose import pick_most_prominent
 from metaface.faces.detect import Detector
 from metaface.faces.detections import overlaps
 from metaface.faces.photos import Unusable, read
@@ -149,7 +149,7 @@ def find_portraits(
             try:
                 picture = read(partial(listing.read, listing.photos[row]))
                 faces = detector(picture)
-                face = most_prominent(picture, faces)
+                face = pick_most_prominent(picture, faces)
             except Unusable:
                 continue
             if face.scores[0] < SURE:
@@ -188,7 +188,7 @@ def align_faces(
     """Photographs ``[H, W, 3]`` by their landmarks ``[m, 5, 2]``, aligned and reduced to ``size``
     pixels."""
     crops = [align(picture, five[None])[0] for picture, five in zip(images, landmarks, strict=True)]
-    kept = np.stack(crops) if size == SIDE else shrunk(crops, size)
+    kept = np.stack(crops) if size == SIDE else shrink(crops, size)
     return FaceSet.from_arrays(kept, person, people=tuple(people), name=name)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from metaface import nets
 from metaface.data._sources import open_source
-from metaface.faces.choose import crops_of
+from metaface.faces.choose import crop_faces
 from metaface.faces.photos import read
 from metaface.recognition import Recognizer, models
 
@@ -63,7 +63,7 @@ def main() -> None:
         def plain(path: str) -> np.ndarray:
             picture = read(path)
             first = people.detector(picture)[:1]
-            crop = crops_of(picture, first, people.detector)[:, :, 8:104]
+            crop = crop_faces(picture, first, people.detector)[:, :, 8:104]
             pixels = torch.from_numpy(crop).permute(0, 3, 1, 2) / 255
             found: np.ndarray = (net(pixels) + net(pixels.flip(3))).numpy()
             return found

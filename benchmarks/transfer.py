@@ -17,7 +17,7 @@ import metaface as mf
 from metaface import synthetic
 from metaface.experiments.protocols import align_people
 from metaface.experiments.robustness import upright
-from metaface.faces.alignment import shrunk
+from metaface.faces.alignment import shrink
 from metaface.faces.detect import YuNet
 from metaface.recognition import models
 from metaface.recognition.embedders import loading
@@ -25,7 +25,7 @@ from metaface.recognition.embedders import loading
 
 def procedural(people: int, photos: int, size: int) -> mf.FaceSet:
     made = synthetic.render(people, photos, 112, "default", seed=11, progress=True)
-    crops = shrunk(upright(made.images, made.landmarks), size)
+    crops = shrink(upright(made.images, made.landmarks), size)
     return mf.FaceSet.from_arrays(crops, made.person, name="synthetic")
 
 

@@ -37,7 +37,7 @@ def font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 def in_first(text: str) -> bool:
     """Whether matplotlib's own font has every letter of ``text``."""
-    return _needed(text) <= _letters(_FIRST)
+    return _needed(text) <= _read_letters(_FIRST)
 
 
 def _path(text: str) -> str | None:
@@ -48,9 +48,9 @@ def _path(text: str) -> str | None:
     ):
         return None  # its letters would stand apart, or run backwards
     needed = _needed(text)
-    if needed <= _letters(_FIRST):
+    if needed <= _read_letters(_FIRST):
         return _FIRST
-    return next((path for path in _system_fonts() if needed <= _letters(path)), None)
+    return next((path for path in _system_fonts() if needed <= _read_letters(path)), None)
 
 
 def _needed(text: str) -> frozenset[int]:
@@ -69,7 +69,7 @@ def _system_fonts() -> tuple[str, ...]:
 
 
 @cache
-def _letters(path: str) -> frozenset[int]:
+def _read_letters(path: str) -> frozenset[int]:
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):  # no font that FreeType reads

@@ -32,7 +32,7 @@ from metaface.data import _load
 from metaface.evaluation import evaluate
 from metaface.evaluation.degradation import RenderedFaces, dial_robustness
 from metaface.experiments import sweep
-from metaface.faces.choose import crops_of
+from metaface.faces.choose import crop_faces
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
 from metaface.recognition import models
@@ -157,7 +157,7 @@ def faces_as_yunet_has_them(self: JointFace, picture: Any) -> Detections:
     """A shared network of two steps finds no face: it describes those that YuNet finds."""
     detector = YuNet(models.find("yunet"))
     found = detector(picture)
-    embeddings = self._crops(crops_of(picture, found, detector))
+    embeddings = self._crops(crop_faces(picture, found, detector))
     return Detections(found.boxes, found.landmarks, found.scores, embeddings)
 
 

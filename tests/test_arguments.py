@@ -99,9 +99,6 @@ def test_evaluate_names_the_argument_and_its_value(name, value):
         ("seed", None),
         ("people", True),
         ("photos", "3"),
-        ("min_photos", "3"),
-        ("min_photos", -1),
-        ("min_photos", None),
     ],
 )
 def test_load_names_the_argument_and_its_value(tmp_path, name, value):
@@ -109,6 +106,12 @@ def test_load_names_the_argument_and_its_value(tmp_path, name, value):
     with pytest.raises(ValueError, match=name) as refused:
         data.load("synthetic", **given)
     assert repr(value) in str(refused.value)
+
+
+@pytest.mark.parametrize("count", ["3", -1, None])
+def test_with_photos_names_the_argument_and_its_value(count):
+    with pytest.raises(ValueError, match=f"count={count!r}"):
+        FACES.with_photos(count)
 
 
 def test_split_names_the_argument_and_its_value():

@@ -543,7 +543,7 @@ def test_open_set_on_lfw(test_data):
     embedder, detector = loading.load("mobilefacenet_casia", models), default_detector(models)
     with open_source(test_data("lfw_deepfunneled.zip")) as found:
         reads = (partial(found.read, photo) for photo in found.photos)
-        seen = list(embed_faces(reads, choose.most_prominent, detector, embedder))
+        seen = list(embed_faces(reads, choose.pick_most_prominent, detector, embedder))
         both = [
             (one.embeddings[0], photo.person)
             for one, photo in zip(seen, found.photos, strict=True)

@@ -20,14 +20,14 @@ from metaface.checkpoint import CheckpointError
 from metaface.cli import main
 from metaface.data.domain_split import (
     SIDES,
-    identities,
-    joined,
+    join_domains,
+    limit_queries,
+    list_sides,
+    name_people,
     paired_domains,
-    queries_there,
-    sides,
     split_together,
 )
-from metaface.episodes.across_domains import AcrossDomains, partners
+from metaface.episodes.across_domains import AcrossDomains, find_partners
 from metaface.evaluation.domain_matrix import (
     embed_faceset,
     make_rows,
@@ -68,7 +68,7 @@ def named(names: list[str], name: str, photos: int = 4, seed: int = 0, **given) 
 
 
 def people_of(faces: FaceSet) -> set[str]:
-    called = identities(faces)
+    called = name_people(faces)
     return {called[p] for p in faces.person_ids}
 
 
@@ -160,9 +160,9 @@ def test_procedural_people_are_nobody_elses():
     parts = split_together(sets, seed=0)
     assert people_of(parts["a"].test) == people_of(parts["b"].test)
     assert not people_of(parts["a"].test) & people_of(parts["real"].test)
-    both = joined({n: parts[n].train for n in sets})
+    both = join_domains({n: parts[n].train for n in sets})
     assert len(both.person_ids) == 28  # 14 procedural people, in two domains, and 14 others
-    assert partners(both) == {"a": ("b",), "b": ("a",), "real": ()}
+    assert find_partners(both) == {"a": ("b",), "b": ("a",), "real": ()}
     # a checkpoint trained on them says whom evaluate must leave out
     seen = {"data": both.name, "people": list(both.people)}
     left = sets["b"].unseen(**seen)
@@ -191,7 +191,7 @@ def test_tasks_cross_domains_where_people_are_shared():
     alone = FaceSet.from_arrays(
         alone.images.repeat(2, 1).repeat(2, 2), alone.person, people=alone.people
     )
-    faces = joined({"day": day, "night": night, "alone": alone})
+    faces = join_domains({"day": day, "night": night, "alone": alone})
     sampler = AcrossDomains(faces, ways=6, shots=2, queries=3, seed=1)
     assert sampler.turns == [[("day", "night")], [("night", "day")], [("alone", "alone")]]
     for k in range(9):
@@ -211,20 +211,22 @@ def test_tasks_cross_domains_where_people_are_shared():
 
 def test_partners_take_turns():
     names = [f"n{n}" for n in range(6)]
-    faces = joined({d: named(names, "set", seed=i) for i, d in enumerate("abc")})
+    faces = join_domains({d: named(names, "set", seed=i) for i, d in enumerate("abc")})
     sampler = AcrossDomains(faces, ways=3, shots=1, queries=1)
     met = {(e.support_domain, e.query_domain) for e in (sampler.batch(k) for k in range(6))}
     assert len(met) == 6 and all(s != q for s, q in met)
 
 
 def test_a_domain_that_makes_no_task_is_named():
-    faces = joined({d: named(["x", "y", "z"], "set", photos=2, seed=i) for i, d in enumerate("ab")})
+    faces = join_domains(
+        {d: named(["x", "y", "z"], "set", photos=2, seed=i) for i, d in enumerate("ab")}
+    )
     with pytest.raises(ValueError, match="domain 'a'.*fewer shots or queries"):
         AcrossDomains(faces, ways=2, shots=3, queries=1)
 
 
 def test_training_across_resumes_and_is_not_taken_for_the_other(tmp_path):
-    faces = joined({"day": in_light(False), "night": in_light(True)})
+    faces = join_domains({"day": in_light(False), "night": in_light(True)})
     options = {"iterations": 4, "ways": 4, "queries": 2, "out": tmp_path, "progress": False}
 
     def learner() -> Prototypical:
@@ -249,14 +251,14 @@ def test_two_sides_are_of_the_people_in_both():
     photos, sketches = named(list("abcdx"), "photos"), named(list("ydcba"), "sketches", 2, seed=1)
     faces = paired_domains(photos, sketches)
     assert people_of(faces) == set("abcd") and len(faces) == 4 * (4 + 2)
-    assert sides(faces) == {"support_domain": SIDES[0], "query_domain": SIDES[1]}
+    assert list_sides(faces) == {"support_domain": SIDES[0], "query_domain": SIDES[1]}
     for side, given in zip(SIDES, (photos, sketches), strict=True):
         for person in "abcd":
             mine = faces.of_domains(side).of_people([faces.people.index(person)])
             wanted = given.of_people([given.people.index(person)])
             assert np.array_equal(mine.images, wanted.images)
-    assert queries_there(faces, 5) == 2 and queries_there(faces, 1) == 1
-    assert sides(photos) == {} and queries_there(photos, 9) == 9
+    assert limit_queries(faces, 5) == 2 and limit_queries(faces, 1) == 1
+    assert list_sides(photos) == {} and limit_queries(photos, 9) == 9
 
 
 def test_procedural_sides_are_known_elsewhere():
@@ -268,14 +270,14 @@ def test_procedural_sides_are_known_elsewhere():
     assert people_of(sets["drawn"]) == people_of(front)
     parts = split_together(sets)
     assert people_of(parts["drawn"].test) == people_of(parts["front"].test)
-    both = joined({n: p.train for n, p in parts.items()})
-    assert len(both.person_ids) == 14 and sides(both) == {}
-    assert partners(both) == {
+    both = join_domains({n: p.train for n, p in parts.items()})
+    assert len(both.person_ids) == 14 and list_sides(both) == {}
+    assert find_partners(both) == {
         "drawn/support": ("drawn/query", "front"),
         "drawn/query": ("drawn/support", "front"),
         "front": ("drawn/support", "drawn/query"),
     }
-    assert joined({"drawn": parts["drawn"].train}) is parts["drawn"].train
+    assert join_domains({"drawn": parts["drawn"].train}) is parts["drawn"].train
 
 
 def test_domains_by_file_name(sources, tmp_path):
@@ -357,7 +359,7 @@ def test_people_with_too_few_queries_are_tested_last():
     many = FaceSet.join({"a": named(names[:8], "s", 3, seed=1), "b": named(names[8:], "s", 1, 2)})
     faces = paired_domains(named(names, "photos", 9), many)  # 10 photographs or more of everybody
     parts = split_together({"one": faces}, queries=3)["one"]
-    assert people_of(parts.test) <= set(names[:8]) and queries_there(parts.test, 3) == 3
+    assert people_of(parts.test) <= set(names[:8]) and limit_queries(parts.test, 3) == 3
 
 
 def test_validation_where_few_have_more_queries_than_one():
@@ -372,7 +374,7 @@ def test_validation_where_few_have_more_queries_than_one():
         replace(faces, store=faces.store.repeat(2, 1).repeat(2, 2)) for faces in (people, val)
     )
     options = {"ways": 3, "shots": 1, "queries": 2, "iterations": 1, "progress": False}
-    history = train(Prototypical(tiny()), people, val, val_ways=4, **options, **sides(people))
+    history = train(Prototypical(tiny()), people, val, val_ways=4, **options, **list_sides(people))
     assert "val_accuracy" in history.rows[-1]
 
 
@@ -685,7 +687,9 @@ def test_procedural_and_other_people_of_one_number_train_and_validate_together()
     others = named([*numbers, *"abcdef"], "numbered", seed=2)
     sets = {"a": named(numbers, "synthetic"), "real": others}
     parts = split_together(sets, seed=0)
-    faces, val = (joined({n: getattr(p, part) for n, p in parts.items()}) for part in PARTS[:2])
+    faces, val = (
+        join_domains({n: getattr(p, part) for n, p in parts.items()}) for part in PARTS[:2]
+    )
     bare = [name.removeprefix("synthetic/") for name in people_of(faces)]
     assert {name.removeprefix("synthetic/") for name in people_of(val)} & {*bare}
     assert not val.known(**faces.seen())

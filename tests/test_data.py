@@ -19,7 +19,8 @@ import torch
 from helpers import damaged
 from PIL import ExifTags, Image, ImageOps
 
-from metaface.data import FaceSet, _cache, _pictures, clear_cache, load
+from metaface import synthetic
+from metaface.data import FaceSet, _cache, _pictures, _synthetic, clear_cache, load
 from metaface.data._sources import open_zip, read_entry
 from metaface.data.wider import read_wider
 
@@ -141,9 +142,11 @@ def test_odd_names(tmp_path):
 
 
 def test_one_photo_each_and_min_photos(folder, tmp_path):
-    assert load(folder, image_size=8, min_photos=3).person_ids.tolist() == [1, 2]
-    with pytest.raises(ValueError, match="min_photos=9.*the most is 4"):
-        load(folder, image_size=8, min_photos=9)
+    assert load(folder, image_size=8).with_photos(3).person_ids.tolist() == [1, 2]
+    with pytest.raises(ValueError, match="9 photographs .the most is 4"):
+        load(folder, image_size=8).with_photos(9)
+    with pytest.raises(TypeError, match=r"no min_photos any more.*with_photos"):
+        load(folder, min_photos=9)
     save(tmp_path / "one" / "Ana" / "1.png")
     faces = load(tmp_path / "one", image_size=8)
     assert faces.people == ("Ana",) and len(faces) == 1
@@ -609,6 +612,21 @@ def test_synthetic(cache, monkeypatch):
             load(bad)
 
 
+def test_synthetic_is_keyed_by_the_renderer(cache, monkeypatch, tmp_path):
+    options = {"people": 2, "photos": 1, "image_size": 16, "progress": False}
+    load("synthetic", **options)
+    copy = tmp_path / "synthetic"
+    shutil.copytree(Path(synthetic.__file__).parent, copy)
+    monkeypatch.setattr(synthetic, "__file__", str(copy / "__init__.py"))
+    _synthetic._digest_renderer.cache_clear()
+    load("synthetic", **options)
+    assert len(entries(cache)) == 1
+    (copy / "_paint.py").write_text("another renderer")
+    _synthetic._digest_renderer.cache_clear()
+    load("synthetic", **options)
+    assert len(entries(cache)) == 2
+
+
 def test_synthetic_refuses_unknown_domains():
     with pytest.raises(ValueError, match="nonsense"):
         load("synthetic:nonsense", people=2, photos=1)
@@ -628,7 +646,7 @@ def test_second_load_decodes_nothing(folder, monkeypatch, cache, kind):
     first = load(source, image_size=8)
     monkeypatch.setattr(_pictures, "decode", None)
     if kind == "zip":
-        monkeypatch.setattr("metaface.data._sources.bounded", None)  # no picture is read
+        monkeypatch.setattr("metaface.data._sources.check_length", None)  # no picture is read
     second = load(source, image_size=8)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.person, second.person) and first.people == second.people
@@ -639,8 +657,6 @@ def test_content_name_and_settings_are_the_key(folder, cache):
     load(folder, image_size=8)
     renamed = folder.rename(folder.with_name("album"))
     assert load(renamed, image_size=8).name == "album" and len(entries(cache)) == 1
-    load(renamed, image_size=8, min_photos=3)
-    assert len(entries(cache)) == 1
     for i, options in enumerate(({"image_size": 9}, {"crop": 0.5}, {"channels": 1})):
         load(renamed, **{"image_size": 8, **options})
         assert len(entries(cache)) == i + 2

@@ -16,8 +16,8 @@ from PIL import Image
 from metaface import metrics, synthetic
 from metaface.data.wider import read_wider
 from metaface.faces import choose
-from metaface.faces.alignment import SIDE, TEMPLATE, align, similarity
-from metaface.faces.detect import Cascade, YuNet, fused, without_parts
+from metaface.faces.alignment import SIDE, TEMPLATE, align, fit_similarity
+from metaface.faces.detect import Cascade, YuNet, drop_parts, fuse
 from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import Unusable, read
 
@@ -114,11 +114,11 @@ def test_only_parts_of_large_faces_are_dropped():
     )
     points = np.zeros((4, 5, 2), np.float32)
     faces = Detections(boxes, points, np.array([0.9, 0.8, 0.7, 0.6], np.float32))
-    assert without_parts(faces, 400).boxes[:, 0].tolist() == [100, 450, 0]  # half inside: kept
-    assert len(without_parts(faces, 501)) == 4  # a child before a parent, say
+    assert drop_parts(faces, 400).boxes[:, 0].tolist() == [100, 450, 0]  # half inside: kept
+    assert len(drop_parts(faces, 501)) == 4  # a child before a parent, say
     faces = Detections(boxes, points, np.array([0.7, 0.8, 0.9, 0.6], np.float32))
-    assert len(without_parts(faces, 400)) == 4  # the part is surer
-    assert len(without_parts(faces[:0], 400)) == 0
+    assert len(drop_parts(faces, 400)) == 4  # the part is surer
+    assert len(drop_parts(faces[:0], 400)) == 0
 
 
 def test_a_face_that_the_picture_cuts_off(detector, people):
@@ -275,7 +275,7 @@ def test_fused_by_loops(seed, lists):
         boxes = random.uniform((0, 0, 5, 5), (15, 15, 20, 20), (count, 4)).astype(np.float32)
         points = random.uniform(0, 30, (count, 5, 2)).astype(np.float32)
         found.append(Detections(boxes, points, random.random(count).astype(np.float32)))
-    got, want = fused(found), by_loops(found)
+    got, want = fuse(found), by_loops(found)
     assert len(got) == len(want)
     for i, (one, five, score) in enumerate(want):
         np.testing.assert_allclose(got.boxes[i], one, rtol=1e-4)
@@ -312,7 +312,7 @@ def test_similarity_by_least_squares(drawn):
         rows += [[px, -py, 1, 0], [py, px, 0, 1]]
         goals += [gx, gy]
     a, b, dx, dy = np.linalg.lstsq(np.array(rows), np.array(goals), rcond=None)[0]
-    (got,) = similarity(points[None])
+    (got,) = fit_similarity(points[None])
     want = np.array([[a, -b, dx], [b, a, dy]])
     np.testing.assert_allclose(got[:, :2], want[:, :2], atol=1e-9 + 1e-9 / scale)
     np.testing.assert_allclose(got[:, 2], want[:, 2], rtol=1e-6, atol=1e-5)
@@ -320,14 +320,14 @@ def test_similarity_by_least_squares(drawn):
 
 def test_similarity_of_exact_landmarks_undoes_the_motion():
     matrix = moved(3.0, 0.7, 40, -9)
-    (got,) = similarity((TEMPLATE @ matrix[:, :2].T + matrix[:, 2])[None])
+    (got,) = fit_similarity((TEMPLATE @ matrix[:, :2].T + matrix[:, 2])[None])
     both = np.vstack([got, [0, 0, 1]]) @ np.vstack([matrix, [0, 0, 1]])
     np.testing.assert_allclose(both, np.eye(3), atol=1e-9)
     assert np.linalg.det(got[:, :2]) > 0
 
 
 def test_landmarks_in_one_place_give_finite_crops():
-    assert np.isfinite(similarity(np.full((1, 5, 2), 7.0))).all()
+    assert np.isfinite(fit_similarity(np.full((1, 5, 2), 7.0))).all()
     assert align(ground(50, 50), np.full((1, 5, 2), 7.0)).shape == (1, SIDE, SIDE, 3)
 
 
@@ -372,7 +372,7 @@ def test_a_much_larger_face_is_the_face_reduced_before(people, times):
     got = align(large, (points * times - 0.5)[None])[0].astype(int)
     want = align(small, (points - 0.5)[None])[0].astype(int)
     assert np.abs(got - want).mean() < 5
-    matrix = similarity((points * times - 0.5)[None])[0]
+    matrix = fit_similarity((points * times - 0.5)[None])[0]
     plain = cv2.warpAffine(large, matrix, (SIDE, SIDE)).astype(int)
     if times > 3:
         assert np.abs(plain - want).mean() > 3 * np.abs(got - want).mean()
@@ -402,7 +402,7 @@ def why(pick, picture, faces) -> str:
     return f"{error.value.reason}: {error.value.detail}"
 
 
-EVERY = [choose.everyone, choose.the_one, choose.to_enrol, choose.most_prominent]
+EVERY = [choose.pick_all, choose.pick_one, choose.pick_to_enrol, choose.pick_most_prominent]
 
 
 @pytest.mark.parametrize("pick", EVERY)
@@ -423,17 +423,17 @@ def test_small_faces(model, people):
     assert len(faces) == 1 and faces.boxes[0, 2:].min() < choose.SMALLEST
     for pick in EVERY[:3]:
         assert why(pick, picture, faces).startswith("face_too_small: 1")
-    assert len(choose.most_prominent(picture, faces)) == 1
+    assert len(choose.pick_most_prominent(picture, faces)) == 1
     picture, faces = seen(detector, (people.images[0], 150, 100, 52), size=(250, 300))
-    assert len(choose.everyone(picture, faces)) == len(choose.the_one(picture, faces)) == 1
-    assert "a face needs 32 at least" in why(choose.to_enrol, picture, faces)
+    assert len(choose.pick_all(picture, faces)) == len(choose.pick_one(picture, faces)) == 1
+    assert "a face needs 32 at least" in why(choose.pick_to_enrol, picture, faces)
 
 
 @pytest.mark.parametrize("side", [15.5, 15.97, 15.9999])
 def test_a_size_that_is_refused_does_not_read_as_one_that_is_not(side):
     boxes = np.array([[5, 5, 40, side]], np.float32)
     faces = Detections(boxes, np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
-    said = why(choose.everyone, ground(60, 60), faces)
+    said = why(choose.pick_all, ground(60, 60), faces)
     assert said == f"face_too_small: {side} pixels: a face needs 16 at least"
 
 
@@ -448,14 +448,14 @@ def test_small_faces_beside_a_large_one_are_left_out(model, people):
 def test_several_faces(detector, people):
     two = [(people.images[0], 20, 100, 224), (people.images[1], 400, 100, 224)]
     picture, faces = seen(detector, *two)
-    assert len(choose.everyone(picture, faces)) == 2
-    for pick in (choose.the_one, choose.to_enrol):
+    assert len(choose.pick_all(picture, faces)) == 2
+    for pick in (choose.pick_one, choose.pick_to_enrol):
         assert why(pick, picture, faces).startswith("several_faces: 2 faces, none stands out")
-    assert len(choose.most_prominent(picture, faces)) == 1  # where one is meant for sure
+    assert len(choose.pick_most_prominent(picture, faces)) == 1  # where one is meant for sure
     picture, faces = seen(
         detector, (people.images[0], 20, 100, 200), (people.images[1], 390, 60, 300)
     )
-    for pick in (choose.the_one, choose.to_enrol):
+    for pick in (choose.pick_one, choose.pick_to_enrol):
         assert pick(picture, faces).boxes[0, 0] > 400
 
 
@@ -465,16 +465,16 @@ def test_low_contrast(detector, people):
     picture = np.full_like(picture, 130)
     picture[:, :] = face
     faces = detector(people.images[0])  # the detector may well see it; where it is, is known
-    assert why(choose.to_enrol, picture, faces).startswith("low_quality: hardly any contrast")
-    assert len(choose.the_one(picture, faces)) == 1
+    assert why(choose.pick_to_enrol, picture, faces).startswith("low_quality: hardly any contrast")
+    assert len(choose.pick_one(picture, faces)) == 1
 
 
 def test_blurred(detector, people):
     face = cv2.GaussianBlur(people.images[0], (0, 0), 6)
     picture, faces = seen(detector, (face, 150, 100, 224))
     assert len(faces) == 1 and faces.scores[0] > 0.7
-    assert why(choose.to_enrol, picture, faces).startswith("low_quality: blurred")
-    assert len(choose.the_one(picture, faces)) == 1
+    assert why(choose.pick_to_enrol, picture, faces).startswith("low_quality: blurred")
+    assert len(choose.pick_one(picture, faces)) == 1
 
 
 def test_unsure(detector, model, people):
@@ -490,5 +490,5 @@ def test_unsure(detector, model, people):
             break
     else:
         pytest.fail("no cover makes the detector unsure")
-    assert "the detector is not sure of the face (0." in why(choose.to_enrol, covered, faces)
-    assert len(choose.the_one(covered, faces)) == 1
+    assert "the detector is not sure of the face (0." in why(choose.pick_to_enrol, covered, faces)
+    assert len(choose.pick_one(covered, faces)) == 1

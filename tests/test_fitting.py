@@ -13,7 +13,7 @@ from PIL import Image
 
 from metaface import FaceSet, checkpoint, evaluation, machine
 from metaface.cli import main
-from metaface.data.domain_split import SIDES, paired_domains, sides
+from metaface.data.domain_split import SIDES, list_sides, paired_domains
 from metaface.evaluation import degradation
 from metaface.experiments import benchmark, cross_domain, joint, sweep
 from metaface.learners import MAML, Prototypical, Recipe
@@ -102,10 +102,10 @@ def test_what_is_given_is_kept_and_the_rest_fitted():
 def test_each_side_is_fitted_to_its_own_domain():
     left, right = (uneven([n] * 8, name, n) for n, name in ((6, "left"), (2, "right")))
     both = paired_domains(left, right)
-    found, said = fit_recipe(Recipe(ways=10, shots=9, queries=5), both, **sides(both))
+    found, said = fit_recipe(Recipe(ways=10, shots=9, queries=5), both, **list_sides(both))
     assert found == Recipe(ways=8, shots=6, queries=2)
     assert "ways 8 instead of 10, shots 6 instead of 9, queries 2 instead of 5" in said
-    history = train(Prototypical(tiny()), both, **FAST, **sides(both))
+    history = train(Prototypical(tiny()), both, **FAST, **list_sides(both))
     assert (history.recipe["ways"], history.recipe["queries"]) == (8, 1)
     found, _ = fit_recipe(
         Recipe(ways=10, shots=9, queries=5), both, support_domain=SIDES[0], query_domain=SIDES[0]

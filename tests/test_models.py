@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from metaface import nets
 from metaface.learners.spec import ModelSpec, save_model
 from metaface.nets import Norm2d
-from metaface.nets.fold import folded
+from metaface.nets.fold import fold_norms
 from metaface.nets.weights import read_weights
 from metaface.recognition import models
 from metaface.recognition.embedders import _onnx_file
@@ -457,7 +457,7 @@ def test_folding_changes_no_answer_and_not_the_network():
         before = {n: t.clone() for n, t in lively(net).state_dict().items()}
         x = torch.rand(3, channels, *size, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            fast, want = folded(net, x[:1]), net(x)
+            fast, want = fold_norms(net, x[:1]), net(x)
             torch.testing.assert_close(
                 fast(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max())
             )
@@ -479,7 +479,7 @@ def test_a_convolution_used_twice_is_not_folded():
     net = lively(Twice())
     x = torch.rand(2, 3, 9, 9)
     with torch.no_grad():
-        torch.testing.assert_close(folded(net, x)(x), net(x))
+        torch.testing.assert_close(fold_norms(net, x)(x), net(x))
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -856,7 +856,7 @@ def exported(tmp_path_factory):
     class Unscaled(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = folded(net, torch.zeros(1, 3, 112, 112))
+            self.net = fold_norms(net, torch.zeros(1, 3, 112, 112))
             self.net.to(memory_format=torch.contiguous_format)
 
         def forward(self, x):
@@ -919,7 +919,7 @@ def test_published_weights_give_the_known_answer_as_onnx(casia, casia_folder, tm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            folded(net, torch.zeros(1, 3, 112, 96)).to(memory_format=torch.contiguous_format),
+            fold_norms(net, torch.zeros(1, 3, 112, 96)).to(memory_format=torch.contiguous_format),
             (torch.rand(1, 3, 112, 96),),
             tmp_path / "casia.onnx",
             dynamo=True,

@@ -22,8 +22,8 @@ from metaface import checkpoint
 from metaface.cli import main
 from metaface.experiments import protocols
 from metaface.faces import detect
-from metaface.faces.alignment import SIDE, TEMPLATE, similarity
-from metaface.faces.choose import everyone
+from metaface.faces.alignment import SIDE, TEMPLATE, fit_similarity
+from metaface.faces.choose import pick_all
 from metaface.faces.detections import overlaps
 from metaface.learners import LEARNERS
 from metaface.learners.spec import ModelSpec, save_model
@@ -218,7 +218,7 @@ def test_landmark_frames_are_those_of_the_aligned_crops() -> None:
     points = torch.from_numpy(scenes().landmarks.astype(np.float64))
     found = landmark_frames(points)
     matrix = np.concatenate(
-        [similarity(points.numpy()), np.tile([[[0, 0, 1.0]]], (len(points), 1, 1))], 1
+        [fit_similarity(points.numpy()), np.tile([[[0, 0, 1.0]]], (len(points), 1, 1))], 1
     )
     back = np.linalg.inv(matrix)
     middle = back @ np.array([SIDE / 2, SIDE / 2, 1])
@@ -756,7 +756,7 @@ def test_one_network_finds_and_names_people(trained: Path) -> None:
     labelled = scenes()
     enrolled = [i for i in range(12) if len(joint(labelled.images[i])) == 1]
     assert len(enrolled) >= 8
-    seen = list(embed_faces([labelled.images[i] for i in enrolled], everyone, joint, joint))
+    seen = list(embed_faces([labelled.images[i] for i in enrolled], pick_all, joint, joint))
     for i, one in zip(enrolled, seen, strict=True):
         assert isinstance(one, EmbeddedFaces) and one.crops.shape == (1, 112, 112, 3)
         assert np.array_equal(one.embeddings, joint(labelled.images[i]).embeddings)

@@ -25,7 +25,7 @@ from metaface.cli import main
 from metaface.data._sources import open_source
 from metaface.data.wider import read_wider
 from metaface.experiments import benchmark, cross_domain, protocols
-from metaface.faces.photos import in_folder, listed
+from metaface.faces.photos import list_folder, list_photos
 from metaface.metrics.pairs import read_pairs
 from metaface.options import BenchmarkSettings, CrossDomainSettings
 from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
@@ -345,8 +345,8 @@ def test_an_empty_path_is_refused_in_python(run, tmp_path):
         "from_pretrained": lambda: Recognizer.from_pretrained("", gallery=""),
         "models": lambda: mf.recognition.models.models_folder(""),
         "cache": lambda: data.load("Ana", cache=""),
-        "in_folder": lambda: in_folder(""),
-        "listed": lambda: listed(""),
+        "in_folder": lambda: list_folder(""),
+        "listed": lambda: list_photos(""),
         "import": lambda: import_weights(""),
         "aligned": lambda: protocols.align_people("", Row(), squares()),
         "detection": lambda: protocols.measure_detection("", Row()),

@@ -24,7 +24,15 @@ from metaface import synthetic
 from metaface.data import _decode
 from metaface.data._quiet import quiet
 from metaface.faces.detections import overlaps
-from metaface.faces.photos import LONGEST, REASONS, Unusable, in_folder, listed, read, reduced
+from metaface.faces.photos import (
+    LONGEST,
+    REASONS,
+    Unusable,
+    list_folder,
+    list_photos,
+    read,
+    read_reduced,
+)
 from metaface.recognition import Recognizer
 
 HANG = 30  # seconds for one file
@@ -135,7 +143,7 @@ def test_sixty_photographs_in_threads(recognizer, tmp_path):
     faces = synthetic.render(people=range(1, 6), photos=12, image_size=112, seed=3)
     for i, image in enumerate(faces.images):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
-    alone = [recognizer.identify(path) for path in in_folder(tmp_path)]
+    alone = [recognizer.identify(path) for path in list_folder(tmp_path)]
     assert len(alone) == 60 and sum(len(one) for one in alone) > 50
     for _ in range(2):
         together = recognizer.identify(tmp_path)
@@ -249,7 +257,7 @@ def test_large_photographs_are_reduced_and_boxes_are_not(recognizer, tmp_path, s
     image.transpose(odd_photos.TURNS[6]).save(
         tmp_path / f"a.{suffix}", exif=odd_photos.orientation(6), quality=90, compress_level=1
     )
-    pixels, times = reduced(tmp_path / f"a.{suffix}")
+    pixels, times = read_reduced(tmp_path / f"a.{suffix}")
     assert pixels.shape == (2979, LONGEST, 3) and times == pytest.approx(6600 / LONGEST)
     (match,) = recognizer.identify(tmp_path / f"a.{suffix}")
     assert overlaps(np.array([match.box]) / 15, truth[None])[0, 0] > 0.85
@@ -260,7 +268,7 @@ def test_large_photographs_are_reduced_and_boxes_are_not(recognizer, tmp_path, s
 def test_one_large_picture_is_decoded_at_a_time(monkeypatch):
     monkeypatch.setattr("metaface.data._decode._LARGE", 1000)
     inside, most = 0, 0
-    plain = _decode._plain
+    plain = _decode._convert
 
     def slow(image: Image.Image, mode: str) -> Image.Image:
         nonlocal inside, most
@@ -270,7 +278,7 @@ def test_one_large_picture_is_decoded_at_a_time(monkeypatch):
         inside -= 1
         return plain(image, mode)
 
-    monkeypatch.setattr(_decode, "_plain", slow)
+    monkeypatch.setattr(_decode, "_convert", slow)
     data = encoded(kind="PNG")
     threads = [threading.Thread(target=read, args=(lambda: data,)) for _ in range(6)]
     for thread in threads:
@@ -345,13 +353,13 @@ def test_listing_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
-    names = [p.relative_to(tmp_path).as_posix() for p in in_folder(tmp_path)]
+    names = [p.relative_to(tmp_path).as_posix() for p in list_folder(tmp_path)]
     assert names == ["a.PNG", "b.jpg", "deep/c.webp"]
-    assert listed(tmp_path) == in_folder(tmp_path)
-    assert listed("x.jpg") == ["x.jpg"] and listed(["x.jpg"]) == ["x.jpg"]
-    assert len(listed(np.zeros((3, 8, 8, 3), np.uint8))) == 3
+    assert list_photos(tmp_path) == list_folder(tmp_path)
+    assert list_photos("x.jpg") == ["x.jpg"] and list_photos(["x.jpg"]) == ["x.jpg"]
+    assert len(list_photos(np.zeros((3, 8, 8, 3), np.uint8))) == 3
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        in_folder(tmp_path / "none")
+        list_folder(tmp_path / "none")
 
 
 def test_pillows_warnings_stay_inside_with_many_threads(recwarn):

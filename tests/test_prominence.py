@@ -126,7 +126,7 @@ def test_the_face_that_is_meant_is_taken(lfw, detector, seed, count):
     for _ in range(count):
         picture, (true, *_) = composed(random, lfw)
         found = detector(picture)
-        face, clear = choose.chosen(picture, found)
+        face, clear = choose.pick_prominent(picture, found)
         right += is_face(face.boxes[0], true)
         before += is_face(nearest_the_middle(picture, found).boxes[0], true)
         unsure += not clear
@@ -143,7 +143,7 @@ def albums(lfw, detector, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.nd
     while len(made) < 3:
         seed += 1
         picture, (true, *_) = composed(np.random.default_rng([seed, 15]), lfw)
-        if choose.chosen(picture, detector(picture))[1]:
+        if choose.pick_prominent(picture, detector(picture))[1]:
             path = top / f"person {len(made)}" / "0.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(picture).save(path)
@@ -154,7 +154,7 @@ def albums(lfw, detector, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.nd
 def crop_of(picture: np.ndarray, true: np.ndarray, detector: YuNet) -> np.ndarray:
     found = detector(picture)
     (row,) = np.flatnonzero([is_face(box, true) for box in found.boxes])
-    return choose.crops_of(picture, found[row : row + 1], detector)[0]
+    return choose.crop_faces(picture, found[row : row + 1], detector)[0]
 
 
 def test_data_sets_and_align_take_the_face_that_is_meant(albums, detector, model, tmp_path, capsys):
@@ -260,32 +260,36 @@ def found(*rows: tuple[float, float, float, float]) -> Detections:
 def test_what_a_face_stands_out_by(better, worse):
     picture = stripes(400, 400)
     for faces, best in ((found(better, worse), 0), (found(worse, better), 1)):
-        assert choose.prominence(picture, faces).argmax() == best
-        assert choose.most_prominent(picture, faces).boxes.tolist() == [faces.boxes[best].tolist()]
+        assert choose.measure_prominence(picture, faces).argmax() == best
+        assert choose.pick_most_prominent(picture, faces).boxes.tolist() == [
+            faces.boxes[best].tolist()
+        ]
 
 
 def test_a_blurred_face_stands_out_less():
     picture = stripes(400, 400)
     picture[:, 200:] = cv2.GaussianBlur(picture, (0, 0), 6)[:, 200:]
-    sharp, blurred = choose.prominence(picture, found((100, 200, 60, 0.9), (300, 200, 60, 0.9)))
+    sharp, blurred = choose.measure_prominence(
+        picture, found((100, 200, 60, 0.9), (300, 200, 60, 0.9))
+    )
     assert sharp > 2 * blurred
     # a dark face of little contrast is as sharp as a bright one
-    (faint,) = choose.prominence(stripes(400, 400) // 2, found((100, 200, 60, 0.9)))
+    (faint,) = choose.measure_prominence(stripes(400, 400) // 2, found((100, 200, 60, 0.9)))
     assert faint == pytest.approx(sharp)
 
 
 def test_the_order_of_faces_and_the_size_of_the_picture_do_not_matter():
     faces = found((100, 150, 80, 0.9), (250, 200, 60, 0.94), (390, 20, 90, 0.8))
     picture = stripes(400, 400)
-    values = choose.prominence(picture, faces)
-    turned = choose.prominence(picture, faces[::-1])
+    values = choose.measure_prominence(picture, faces)
+    turned = choose.measure_prominence(picture, faces[::-1])
     assert np.array_equal(turned[::-1], values)
     double = Detections(faces.boxes * 2, faces.landmarks * 2, faces.scores)
     large = cv2.resize(picture, (800, 800), interpolation=cv2.INTER_CUBIC)
-    assert choose.prominence(large, double) == pytest.approx(2 * values, rel=0.05)
+    assert choose.measure_prominence(large, double) == pytest.approx(2 * values, rel=0.05)
 
 
 def test_boxes_without_an_area_inside_the_picture_stand_out_least():
     faces = found((-300, -300, 80, 0.99), (200, 200, 20, 0.6), (900, 200, 80, 0.99))
-    face, clear = choose.chosen(stripes(400, 400), faces)
+    face, clear = choose.pick_prominent(stripes(400, 400), faces)
     assert face.scores[0] == np.float32(0.6) and clear

@@ -125,9 +125,9 @@ def test_yaw_is_what_it_says():
 
 def test_steps_refuse():
     with pytest.raises(ValueError, match="no steps of a dial 'fog': choose of yaw"):
-        synthetic.stepped("fog", 1)
+        synthetic.turn_dial("fog", 1)
     with pytest.raises(ValueError, match="yaw has the steps 0 to 5"):
-        synthetic.stepped("yaw", 6)
+        synthetic.turn_dial("yaw", 6)
 
 
 # ---------------------------------------------------------------- accuracy

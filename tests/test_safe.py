@@ -128,13 +128,13 @@ def test_a_learner_that_only_forgot_is_as_before(tune, able, parts):
 def test_a_learner_that_learnt_is_the_blend(tune, parts):
     start = nets.set_trainable(tiny(width=16), tune, 16)
     learner = learnt(copy.deepcopy(start), parts[0])
-    end = nets.blended(start, learner.embedding, 1)
+    end = nets.interpolate_weights(start, learner.embedding, 1)
     other = patterns(10, 12, seed=1)
     choice = weight_interpolation.interpolate_learner(
         learner, start, parts[1], [other], keep_loss=1
     )
     assert choice.share > 0 and choice.chosen.gained > choice.steps[0].gained + 0.1
-    want = nets.blended(start, end, choice.share)
+    want = nets.interpolate_weights(start, end, choice.share)
     torch.testing.assert_close(learner.embedding(IMAGES), want(IMAGES))
     assert len(choice.chosen.kept) == 1 and 0 < choice.chosen.kept[0] <= 1
 

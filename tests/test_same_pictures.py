@@ -444,7 +444,7 @@ class Cached(Recognizer):
             key = sha256(data).digest()
             if key not in self.seen:
                 (self.seen[key],) = embed_faces(
-                    [lambda data=data: data], choose.the_one, self.detector, self.embedder
+                    [lambda data=data: data], choose.pick_one, self.detector, self.embedder
                 )
             yield self.seen[key]
 
@@ -495,7 +495,7 @@ def flat(folder: Path, files) -> Path:
 
 
 def usable(people: Recognizer, files) -> list:
-    seen = people._embed(files, choose.the_one)
+    seen = people._embed(files, choose.pick_one)
     return [file for file, one in zip(files, seen, strict=True) if isinstance(one, EmbeddedFaces)]
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from metaface.faces.alignment import TEMPLATE, similarity
+from metaface.faces.alignment import TEMPLATE, fit_similarity
 from metaface.multitask import ATTRIBUTES, EXPRESSIONS, FaceAnnotations, FaceSprites, compose
 from metaface.multitask import _backdrop as backdrop
 from metaface.multitask.sprites import PHOTOS, TEMPLATE_BOX
@@ -207,7 +207,7 @@ def test_settings_out_of_range(pool, settings, message):
 
 def test_the_template_box_is_that_of_procedural_people():
     frontal = render(300, 1, 112, {"a": replace(PHOTOS, yaw=(0, 6), pitch=4, roll=3, shift=0)})
-    matrix = similarity(frontal.landmarks)
+    matrix = fit_similarity(frontal.landmarks)
     corners = np.stack([frontal.box[:, :2], frontal.box[:, :2] + frontal.box[:, 2:]], 1)
     moved = np.einsum("nij,nkj->nki", matrix[:, :, :2], corners) + matrix[:, None, :, 2]
     left, top, width, height = TEMPLATE_BOX
@@ -225,7 +225,7 @@ def test_aligned_crops():
     assert set(np.unique(found.masks)) == {0, 255}
     # the similarity that takes the landmarks to the template takes the box to the template's
     for box, points, image in zip(found.boxes, found.landmarks, found.image, strict=True):
-        matrix = similarity(points[None])[0]
+        matrix = fit_similarity(points[None])[0]
         scale = np.hypot(*matrix[0, :2])
         spread = np.abs(points @ matrix[:, :2].T + matrix[:, 2] - TEMPLATE).max()
         assert spread < 2.5  # the template is nearly the same in a mirror

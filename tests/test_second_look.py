@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from metaface import synthetic
-from metaface.faces.alignment import TEMPLATE, similarity, warped
-from metaface.faces.choose import crops_of, most_prominent
+from metaface.faces.alignment import TEMPLATE, fit_similarity, warp
+from metaface.faces.choose import crop_faces, pick_most_prominent
 from metaface.faces.detect import YuNet
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import brightened, exposed
-from metaface.faces.landmarks import second_look
+from metaface.faces.exposure import brighten, brighten_dark
+from metaface.faces.landmarks import refine_landmarks
 
 
 def dots(height: int, width: int, points: np.ndarray, radius: float) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_wrong_landmarks_are_found_again_whatever_the_size(size):
     side = int(2.2 * size + 60)
     picture = dots(side, side, true, size / 18)
     wrong = face(true + np.random.default_rng(0).normal(0, size / 25, (5, 2)))
-    again = second_look(picture, wrong, find_dots)
+    again = refine_landmarks(picture, wrong, find_dots)
     assert np.abs(wrong.landmarks[0] - true).max() > size / 30
     np.testing.assert_allclose(again.landmarks[0], true, atol=size / 60)
     np.testing.assert_array_equal(again.boxes, wrong.boxes)
@@ -66,7 +66,7 @@ def test_wrong_landmarks_are_found_again_whatever_the_size(size):
 def test_a_face_that_is_not_found_again_keeps_its_landmarks():
     true = TEMPLATE + 40
     guess = face(true + 3)
-    again = second_look(np.zeros((200, 200, 3), np.uint8), guess, find_dots)
+    again = refine_landmarks(np.zeros((200, 200, 3), np.uint8), guess, find_dots)
     np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
@@ -75,20 +75,20 @@ def test_another_face_beside_it_is_not_taken_for_it():
         return face(TEMPLATE * 0.4 + 200)
 
     guess = face(TEMPLATE + 40)
-    again = second_look(np.full((300, 300, 3), 90, np.uint8), guess, beside)
+    again = refine_landmarks(np.full((300, 300, 3), 90, np.uint8), guess, beside)
     np.testing.assert_array_equal(again.landmarks, guess.landmarks)
 
 
 def test_nobody_is_looked_at_twice():
     nobody = Detections(np.empty((0, 4)), np.empty((0, 5, 2)), np.empty(0))
-    assert len(second_look(np.zeros((50, 50, 3), np.uint8), nobody, find_dots)) == 0
+    assert len(refine_landmarks(np.zeros((50, 50, 3), np.uint8), nobody, find_dots)) == 0
 
 
 def test_a_detector_without_closer_is_taken_at_its_word():
     picture = synthetic.render(1, 1, 128, "frontal", seed=1).images[0]
     points = face(TEMPLATE + 8)
-    crop = crops_of(picture, points, find_dots)[0]
-    want = warped(picture, similarity(points.landmarks)[0], 112)
+    crop = crop_faces(picture, points, find_dots)[0]
+    want = warp(picture, fit_similarity(points.landmarks)[0], 112)
     np.testing.assert_array_equal(crop, want)
 
 
@@ -96,7 +96,7 @@ def test_a_detector_without_closer_is_taken_at_its_word():
 def test_only_dark_crops_are_brightened(level):
     crop = np.full((1, 112, 112, 3), level, np.uint8)
     kept = crop.copy()
-    got = exposed(crop)
+    got = brighten_dark(crop)
     np.testing.assert_array_equal(crop, kept)
     if level >= 0.3 * 255:
         np.testing.assert_array_equal(got, crop)
@@ -107,7 +107,7 @@ def test_only_dark_crops_are_brightened(level):
 
 def test_brightened_is_a_gamma():
     picture = np.random.default_rng(0).integers(0, 120, (30, 40, 3), np.uint8)
-    got = brightened(picture, picture, 0.45, 0.45)
+    got = brighten(picture, picture, 0.45, 0.45)
     grey = np.median(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)) / 255
     gamma = np.log(0.45) / np.log(grey)
     np.testing.assert_allclose(got, 255 * (picture / 255) ** gamma, atol=0.51)
@@ -125,12 +125,12 @@ def test_on_real_hard_light_landmarks_come_nearer_to_where_they_are(test_data):
             pictures = {n: np.repeat(p[..., None], 3, 2) for n, p in pictures.items()}
             (front,) = (p for n, p in pictures.items() if "A+000E+00" in n)
             found = detector(front)
-            true = detector.closer(front, most_prominent(front, found)).landmarks[0]
+            true = detector.refine(front, pick_most_prominent(front, found)).landmarks[0]
             for picture in list(pictures.values())[::3]:
                 found = detector(picture)
                 if len(found):
-                    first = most_prominent(picture, found)
+                    first = pick_most_prominent(picture, found)
                     before.append(np.abs(first.landmarks[0] - true).mean())
-                    after.append(np.abs(detector.closer(picture, first).landmarks[0] - true).mean())
+                    after.append(np.abs(detector.refine(picture, first).landmarks[0] - true).mean())
     assert len(before) > 30
     assert np.mean(after) < 0.8 * np.mean(before), (np.mean(before), np.mean(after))

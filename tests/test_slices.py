@@ -12,7 +12,7 @@ from helpers import squares
 
 from metaface import metrics
 from metaface.cli import main
-from metaface.data.attributes import column, read_attributes
+from metaface.data.attributes import read_attributes, read_column
 from metaface.experiments.protocols import AlignedFaces
 from metaface.metrics.group_names import bin_numbers, name_groups
 from metaface.metrics.groups import MOST, Errors, draw_pairs_within
@@ -263,7 +263,7 @@ def test_read_attributes(tmp_path, text):
     key, found = read_attributes(written(tmp_path, text))
     assert key == "person" and list(found) == ["Ana", "Bo", "Cy"]
     assert found["Bo"] == {"sex": "m", "age": ""}
-    assert column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
+    assert read_column(found, "sex", ["Cy", "Bo", "Cy"]).tolist() == ["f", "m", "f"]
 
 
 def test_read_attributes_of_photographs(tmp_path):
@@ -294,9 +294,9 @@ def test_read_attributes_refuses(tmp_path, text, message):
 def test_columns_refuse(tmp_path):
     _, found = read_attributes(written(tmp_path, CSV))
     with pytest.raises(ValueError, match="no column 'beard': there are sex, age"):
-        column(found, "beard", ["Ana"])
+        read_column(found, "beard", ["Ana"])
     with pytest.raises(ValueError, match="no attributes of Di, Ed, Flo and 1 more: of 5 names"):
-        column(found, "sex", ["Ana", "Flo", "Gus", "Di", "Ed", "Di"])
+        read_column(found, "sex", ["Ana", "Flo", "Gus", "Di", "Ed", "Di"])
 
 
 # ---------------------------------------------------------------- page and command

@@ -661,5 +661,7 @@ def test_validation_within_one_domain_counts_the_support_photographs():
 
 def test_a_weight_of_no_values_is_finite():
     net = nn.ParameterList([torch.zeros(0), torch.ones(2)])
-    assert nets.not_finite(net) is None
-    assert nets.not_finite(nn.ParameterList([torch.zeros(0), torch.full((2,), torch.nan)])) == "1"
+    assert nets.find_not_finite(net) is None
+    assert (
+        nets.find_not_finite(nn.ParameterList([torch.zeros(0), torch.full((2,), torch.nan)])) == "1"
+    )

@@ -21,8 +21,8 @@ from metaface.learners import (
     LinearProbe,
     MetaLearner,
     Prototypical,
+    align_covariance,
     build,
-    coral,
 )
 from metaface.nets import Backbone, MobileFaceNet
 from metaface.nets.trainable import count_trainable, set_trainable
@@ -349,10 +349,10 @@ def test_coral_gives_the_target_its_mean_and_covariance():
         torch.from_numpy(random.normal(size=(n, 5)) @ random.normal(size=(5, 5)) + k)
         for n, k in ((60, 3), (40, -1))
     )
-    got = coral(source, target, ridge=0)
+    got = align_covariance(source, target, ridge=0)
     torch.testing.assert_close(torch.cov(got.T), torch.cov(target.T))
     torch.testing.assert_close(got.mean(0), target.mean(0))
-    assert coral(source.float(), target.float()).dtype == torch.float32
+    assert align_covariance(source.float(), target.float()).dtype == torch.float32
 
 
 def test_coral_with_a_ridge_is_the_papers_formula():
@@ -361,7 +361,7 @@ def test_coral_with_a_ridge_is_the_papers_formula():
     spread = [np.cov(x.T) + 0.1 * np.trace(np.cov(x.T)) / 6 * np.eye(6) for x in (source, target)]
     whiten = scipy.linalg.inv(scipy.linalg.sqrtm(spread[0]))
     want = (source - source.mean(0)) @ whiten @ scipy.linalg.sqrtm(spread[1]) + target.mean(0)
-    got = coral(torch.from_numpy(source), torch.from_numpy(target), ridge=0.1)
+    got = align_covariance(torch.from_numpy(source), torch.from_numpy(target), ridge=0.1)
     np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8)
 
 
@@ -371,6 +371,6 @@ def test_coral_refuses_what_has_no_covariance():
         (torch.rand(1, 3), torch.rand(4, 3), "two photographs"),
     ):
         with pytest.raises(ValueError, match=message):
-            coral(source, target)
+            align_covariance(source, target)
     with pytest.raises(ValueError, match="no spread in some direction: give ridge"):
-        coral(torch.rand(3, 8), torch.rand(20, 8), ridge=0)
+        align_covariance(torch.rand(3, 8), torch.rand(20, 8), ridge=0)

@@ -96,7 +96,7 @@ def test_low_rank_changes_are_what_they_say_and_merge():
             nn.init.normal_(parameter)
     plain = pinned().state_dict()
     want = net(IMAGES)
-    merged = nets.merged(copy.deepcopy(net))
+    merged = nets.merge_low_rank(copy.deepcopy(net))
     torch.testing.assert_close(merged(IMAGES), want)
     assert set(merged.state_dict()) == set(plain)
     changes = [
@@ -115,10 +115,10 @@ def test_going_part_of_the_way():
         if name.endswith(".up"):
             nn.init.normal_(parameter)
     kept = copy.deepcopy(after.state_dict())
-    torch.testing.assert_close(nets.blended(before, after, 0.0)(IMAGES), before(IMAGES))
-    torch.testing.assert_close(nets.blended(before, after, 1.0)(IMAGES), after(IMAGES))
-    half = nets.blended(before, after, 0.5).state_dict()
-    ends = nets.merged(copy.deepcopy(after)).state_dict()
+    torch.testing.assert_close(nets.interpolate_weights(before, after, 0.0)(IMAGES), before(IMAGES))
+    torch.testing.assert_close(nets.interpolate_weights(before, after, 1.0)(IMAGES), after(IMAGES))
+    half = nets.interpolate_weights(before, after, 0.5).state_dict()
+    ends = nets.merge_low_rank(copy.deepcopy(after)).state_dict()
     for name, tensor in before.state_dict().items():
         if tensor.is_floating_point():
             torch.testing.assert_close(half[name], (tensor + ends[name]) / 2)

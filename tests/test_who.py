@@ -22,12 +22,12 @@ from torch.utils.data import ConcatDataset, Subset
 from metaface import FaceSet, checkpoint
 from metaface.cli import main
 from metaface.data import load
-from metaface.data._content import telling
+from metaface.data._content import is_distinctive
 from metaface.data._sources import open_source
-from metaface.data.domain_split import joined, paired_domains, split_together
+from metaface.data.domain_split import join_domains, paired_domains, split_together
 from metaface.experiments import benchmark, cross_domain
 from metaface.experiments.protocols import align_people
-from metaface.faces.photos import in_folder
+from metaface.faces.photos import list_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
 from metaface.options import BenchmarkSettings, CrossDomainSettings
@@ -559,7 +559,7 @@ def test_black_pictures_make_nobody_known(tmp_path):
     one = FaceSet.from_arrays(images, [0, 1], people=["a", "b"], name="one")
     other = FaceSet.from_arrays(images, [1, 0], people=["b", "x"], name="other")
     assert other.known(**one.seen()) == {0: "b"}
-    assert not telling(black[0]) and telling(images[1])
+    assert not is_distinctive(black[0]) and is_distinctive(images[1])
 
 
 # --- domains
@@ -574,7 +574,7 @@ def test_domains_with_the_same_photographs_under_other_names_are_refused(tmp_pat
     with pytest.raises(ValueError, match="copy has photographs of photos.*xAna is Ana"):
         split_together(sets)
     with pytest.raises(ValueError, match="xAna is Ana"):
-        joined(sets)
+        join_domains(sets)
     settings = CrossDomainSettings(
         domains={n: str(tmp_path / n) for n in sets},
         learners=("prototypical",),
@@ -687,7 +687,7 @@ def test_what_systems_keep_is_nobody_and_no_photograph(tmp_path, junk, form):
         picture(7000 + n).save(source / place / junk / "1.png")
     (source / "Ana" / "Thumbs.db").write_bytes(b"\xff\xd8\xff")
     if form == "folder":
-        assert [p.relative_to(source).as_posix() for p in in_folder(source)] == [
+        assert [p.relative_to(source).as_posix() for p in list_folder(source)] == [
             "Ana/0.png",
             "Ana/1.png",
             "Bo/0.png",
@@ -743,7 +743,7 @@ def test_what_is_not_read_is_listed(tmp_path, caplog):
     again = load(zipped(source), image_size=16)
     assert {s.path.partition("/")[2] for s in again.skipped} == {s.path for s in faces.skipped}
     caplog.clear()
-    assert len(in_folder(source)) == 4
+    assert len(list_folder(source)) == 4
     assert "4 skipped, 4 pictures used" in caplog.text and "c.mp4 (a video" in caplog.text
 
 
@@ -852,7 +852,7 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
     from metaface.data import _listing
 
     opened = []
-    head = _listing.file_head
+    head = _listing.read_head
     monkeypatch.setattr(
         "metaface.data._sources.file_head", lambda path: opened.append(path.name) or head(path)
     )
@@ -861,7 +861,7 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
         (("a", "1.png"), tmp_path / "1.png"),
         (("a", "x.odd"), tmp_path / "x.odd"),
     ]
-    found, left = _listing.pictures(files, lambda path: opened.append(path.name) or head(path))
+    found, left = _listing.pick_pictures(files, lambda path: opened.append(path.name) or head(path))
     assert opened == ["x.odd"] and len(found) == 1
     assert [s.path for s in left] == ["a/x.odd"]  # gone meanwhile
 
@@ -913,7 +913,7 @@ def test_mpo_is_read(tmp_path):
     source = tmp_path / "p"
     (source / "Ana").mkdir(parents=True)
     picture(1).save(source / "Ana" / "1.mpo", "MPO", save_all=True, append_images=[picture(2)])
-    assert len(load(source, image_size=16)) == 1 and len(in_folder(source)) == 1
+    assert len(load(source, image_size=16)) == 1 and len(list_folder(source)) == 1
 
 
 @pytest.mark.parametrize("name", ["IMG 1", "5f3c", "Mr. Smith", "1.2", "a.jpg_large", "x.jpg~"])
@@ -922,7 +922,7 @@ def test_pictures_without_a_suffix_are_read(tmp_path, name, form):
     source = album(tmp_path / "p", ["Ana", "Bo"], photos=1)
     picture(7).save(source / "Ana" / name, "JPEG")
     (source / "Ana" / "README").write_text("no picture")
-    assert in_folder(source)[-1 if name > "0.png" else 0]
+    assert list_folder(source)[-1 if name > "0.png" else 0]
     faces = load(zipped(source) if form == "zip" else source, image_size=16)
     assert faces.photos().tolist() == [2, 1] and not faces.skipped
 
@@ -947,7 +947,7 @@ def test_links_to_folders_are_followed(tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
     (tmp_path / "here" / "loop").symlink_to(tmp_path / "here")
-    assert [p.name for p in in_folder(tmp_path / "here")] == ["0.png", "1.png"]
+    assert [p.name for p in list_folder(tmp_path / "here")] == ["0.png", "1.png"]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])

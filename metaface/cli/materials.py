@@ -108,8 +108,8 @@ def align(
             try:
                 picture = read(partial(found.read, photo))
                 seen = detector(picture)
-                face, clear = choose.chosen(picture, seen)
-                crop = choose.crops_of(picture, face, detector)[0]
+                face, clear = choose.pick_prominent(picture, seen)
+                crop = choose.crop_faces(picture, face, detector)[0]
             except Unusable as why:
                 tqdm.write(printable(f"{photo.path} skipped: {why}"), sys.stderr)
                 skipped += 1

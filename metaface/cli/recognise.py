@@ -352,12 +352,12 @@ def load_models(options: ModelOptions) -> tuple[Detector, Embedder]:
 
 
 def _photos(given: Sequence[str]) -> list[Any]:
-    from metaface.faces.photos import in_folder
+    from metaface.faces.photos import list_folder
 
     found: list[Any] = []
     for path in given:
         if Path(path).is_dir():
-            inside = in_folder(path)
+            inside = list_folder(path)
             if not inside:
                 raise ValueError(f"no pictures in the folder {path}")
             found += inside

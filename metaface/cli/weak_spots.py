@@ -32,7 +32,7 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
     from metaface.experiments.protocols import EmbedderNetwork, align_people
     from metaface.experiments.robustness import RENDER, People, upright
     from metaface.learners import Prototypical
-    from metaface.learners.spec import load_model, seen_by
+    from metaface.learners.spec import load_model, read_seen
 
     rendered = o.data.split(":")[0] == "synthetic"
     counts: dict[str, Any] = {"people": o.people, "photos": o.photos} if rendered else {}
@@ -46,7 +46,7 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
             progress=not o.quiet,
             **counts,
         )
-        if seen := seen_by(checkpoint):
+        if seen := read_seen(checkpoint):
             faces = faces.unseen(**seen)
         return People(learner, faces)
     if rendered:
@@ -236,7 +236,7 @@ def slices(
 
 
 def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
-    from metaface.data.attributes import column, read_attributes
+    from metaface.data.attributes import read_attributes, read_column
     from metaface.metrics.group_names import name_groups
 
     faces = people.faces
@@ -260,6 +260,6 @@ def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
     else:
         names = people.paths
     try:
-        return name_groups(by, column(attributes, by, names), o.bins)
+        return name_groups(by, read_column(attributes, by, names), o.bins)
     except ValueError as error:
         raise ValueError(f"{o.attributes}: {error}") from error

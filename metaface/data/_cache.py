@@ -23,6 +23,8 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,7 +82,12 @@ def clear_cache(cache: str | Path | None = None) -> int:
     return len(entries)
 
 
-def cached(root: Path, key: str, build: Build) -> FaceSet:
+def key_of(*parts: object) -> str:
+    """The key of an entry that depends on these alone."""
+    return blake2b(repr((VERSION, *parts)).encode(), digest_size=16).hexdigest()
+
+
+def load_or_build(root: Path, key: str, build: Build) -> FaceSet:
     """The entry ``key``, built where it is missing or damaged.
 
     Where the directory cannot be written or is full, the set is built in memory, with a warning.
@@ -92,7 +99,7 @@ def cached(root: Path, key: str, build: Build) -> FaceSet:
             return faces
         temporary, images = _start(root)
     except OSError as error:
-        return _without(root, error, build)
+        return _build_uncached(root, error, build)
     try:
         with images:
             faces = build(images)
@@ -110,37 +117,27 @@ def cached(root: Path, key: str, build: Build) -> FaceSet:
         return faces
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # before the second try: it may be full
-        return _without(root, error, build)
+        return _build_uncached(root, error, build)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def in_memory(build: Build) -> FaceSet:
+def build_in_memory(build: Build) -> FaceSet:
     """The set that ``build`` makes, held in memory."""
     images = io.BytesIO()
-    return _with_store(build(images), np.frombuffer(images.getbuffer(), dtype=np.uint8))
+    faces = build(images)
+    store = np.frombuffer(images.getbuffer(), dtype=np.uint8)
+    return replace(faces, store=store.reshape(len(faces), *faces.store.shape[1:]))
 
 
-def _without(root: Path, error: OSError, build: Build) -> FaceSet:
+def _build_uncached(root: Path, error: OSError, build: Build) -> FaceSet:
     log.warning(
         "cannot cache decoded photographs in %s (%s): keeping them in memory for this run; set "
         "METAFACE_CACHE to a directory of your own that can be written and has room",
         root,
         error,
     )
-    return in_memory(build)
-
-
-def _with_store(faces: FaceSet, flat: np.ndarray) -> FaceSet:
-    return FaceSet.from_arrays(
-        flat.reshape(len(faces), *faces.store.shape[1:]),
-        faces.person,
-        domain=faces.domain,
-        people=faces.people,
-        domains=faces.domains,
-        skipped=faces.skipped,
-        truth=faces.truth,
-    )
+    return build_in_memory(build)
 
 
 def _start(root: Path) -> tuple[Path, BinaryIO]:
@@ -199,10 +196,7 @@ def _read(entry: Path) -> FaceSet | None:
         if not private and any(p.lstat().st_mode & 0o022 for p in parts):
             raise ValueError("others may write to it")
         _compare(entry)
-        with (
-            open(entry / _LABELS, "rb") as file,
-            np.load(file, allow_pickle=False) as labels,
-        ):
+        with open(entry / _LABELS, "rb") as file, np.load(file, allow_pickle=False) as labels:
             arrays = {name: labels[name] for name in labels.files}
         info = json.loads(str(arrays.pop("info")))
         shape = (len(arrays["person"]), *info["shape"])
@@ -237,9 +231,9 @@ def _compare(entry: Path) -> None:
     facts = (entry / _IMAGES).stat()
     state = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
     kept = json.loads((entry / _CHECKSUMS).read_bytes())
-    found = _checksums(entry, entry.name, kept if _checked.get(entry) == state else None)
-    if kept != found:
-        wrong = [name for name in found if kept.get(name) != found[name]]
+    there = _checksums(entry, entry.name, kept if _checked.get(entry) == state else None)
+    if kept != there:
+        wrong = [name for name in there if kept.get(name) != there[name]]
         raise ValueError(f"{', '.join(wrong) or _CHECKSUMS} does not fit its checksum")
     _checked[entry] = state
 
@@ -256,11 +250,7 @@ def _checksums(
                 crc = zlib.crc32(block, crc)
     with open(folder / _LABELS, "rb") as file:
         labels = file_digest(file)
-    return {
-        "entry": name,
-        _IMAGES: crc if images is None else images[_IMAGES],
-        _LABELS: labels,
-    }
+    return {"entry": name, _IMAGES: crc if images is None else images[_IMAGES], _LABELS: labels}
 
 
 def _write_labels(file: BinaryIO, faces: FaceSet) -> None:

@@ -17,16 +17,16 @@ _SHOWN = 0.1  # share of the pixels that must be of another shade than most
 
 def digest(picture: np.ndarray) -> int:
     """A signed 64-bit number for the pixels of a picture, uint8 ``[H, W, C]``."""
-    found = blake2b(picture.tobytes(), digest_size=8).digest()
-    return int.from_bytes(found, "little", signed=True)
+    hashed = blake2b(picture.tobytes(), digest_size=8).digest()
+    return int.from_bytes(hashed, "little", signed=True)
 
 
-def digests(store: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def digest_all(store: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """int64 ``[M]``: :func:`digest` of the pictures ``store[rows]``."""
     return np.fromiter((digest(store[row]) for row in rows), np.int64, len(rows))
 
 
-def telling(picture: np.ndarray) -> bool:
+def is_distinctive(picture: np.ndarray) -> bool:
     """Whether a picture shows enough for an equal one to be the same photograph: not one that is
     black, blank, or a dot on paper."""
     step = max(1, min(picture.shape[:2]) // _LOOKED_AT)
@@ -40,7 +40,7 @@ class Distinct:
     several people is nobody's.
 
     Equal are pictures whose pixels are; those that show next to nothing are not compared, see
-    :func:`telling`.
+    :func:`is_distinctive`.
     """
 
     def __init__(self) -> None:
@@ -51,24 +51,24 @@ class Distinct:
     def add(self, path: str, person: str, picture: np.ndarray) -> Skipped | None:
         """Why a picture is left out; None: it is kept, in the next row."""
         row = self._row.setdefault(digest(picture), len(self._kept))
-        if row == len(self._kept) or not telling(picture):
+        if row == len(self._kept) or not is_distinctive(picture):
             self._kept.append((path, person))
             return None
         first, owner = self._kept[row]
         if owner == person:
             return Skipped(path, f"{TWICE} as {first}")
         self._shared.setdefault(row, []).append(person)
-        return Skipped(path, _of_several([owner, person]))
+        return Skipped(path, _say_several([owner, person]))
 
     def nobodys(self) -> dict[int, Skipped]:
         """The rows that were kept, and are nobody's."""
         return {
-            row: Skipped(self._kept[row][0], _of_several([self._kept[row][1], *others]))
+            row: Skipped(self._kept[row][0], _say_several([self._kept[row][1], *others]))
             for row, others in self._shared.items()
         }
 
 
-def _of_several(people: list[str]) -> str:
+def _say_several(people: list[str]) -> str:
     names = list(dict.fromkeys(people))
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     under = " and ".join([*names[:_NAMED], *more])

@@ -98,11 +98,11 @@ def decode(data: bytes, geometry: Geometry) -> np.ndarray:
     Raises:
         UnreadableError: whatever is wrong with the file.
     """
-    with _opened(data) as image:
+    with _open(data) as image:
         return fit(image, geometry)
 
 
-def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
+def decode_whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float]:
     """All of a picture file's content, or of a Pillow image of any mode.
 
     Returns:
@@ -112,18 +112,18 @@ def whole(picture: bytes | Image.Image, longest: int) -> tuple[np.ndarray, float
     Raises:
         UnreadableError: whatever is wrong with it.
     """
-    with _opened(picture) as image:
+    with _open(picture) as image:
         times = max(1.0, max(image.size) / longest)  # before the decoder shrinks it
         size = (max(1, round(image.width / times)), max(1, round(image.height / times)))
 
         def small() -> np.ndarray:
             grey = image.getbands() in (("1",), ("L",), ("I",))  # which takes a third
-            pixels, turn = _loaded(image, "L" if grey else "RGB")
+            pixels, turn = _load(image, "L" if grey else "RGB")
             if times > 1:
                 pixels = pixels.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-            return np.asarray(_turned(pixels, turn).convert("RGB"))
+            return np.asarray(_turn(pixels, turn).convert("RGB"))
 
-        return _alone_if_large(image, longest, small), times
+        return _run_alone_if_large(image, longest, small), times
 
 
 def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
@@ -132,7 +132,7 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
     share = geometry.share(min(image.size))
 
     def square() -> np.ndarray:
-        pixels = _turned(*_loaded(image, "L" if geometry.channels == 1 else "RGB"))
+        pixels = _turn(*_load(image, "L" if geometry.channels == 1 else "RGB"))
         side = max(1.0, share * min(pixels.size))
         left, top = (pixels.width - side) / 2, (pixels.height - side) / 2
         pixels = pixels.resize(
@@ -140,11 +140,11 @@ def fit(image: Image.Image, geometry: Geometry) -> np.ndarray:
         )
         return np.asarray(pixels).reshape(size, size, geometry.channels)
 
-    return _alone_if_large(image, 2 * size / share, square)
+    return _run_alone_if_large(image, 2 * size / share, square)
 
 
 @contextlib.contextmanager
-def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
+def _open(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     try:
         with quiet():
             if isinstance(picture, Image.Image):
@@ -153,7 +153,7 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
             elif not picture:
                 raise UnreadableError("empty file")
             else:
-                with Image.open(io.BytesIO(picture), formats=_formats()) as image:
+                with Image.open(io.BytesIO(picture), formats=_list_formats()) as image:
                     _check_scans(picture, image)
                     if isinstance(image, TiffImagePlugin.TiffImageFile):
                         _mend_colours(image)
@@ -161,9 +161,9 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
     except UnreadableError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooLargeError(_too_large()) from None
+        raise TooLargeError(_say_too_large()) from None
     except UnidentifiedImageError:
-        if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _formats():
+        if isinstance(picture, bytes) and is_heif(picture[:12]) and "HEIF" not in _list_formats():
             raise UnreadableError(
                 "a HEIC photograph takes pillow-heif: pip install 'metaface[heif]', or save it as "
                 "JPEG"
@@ -173,7 +173,7 @@ def _opened(picture: bytes | Image.Image) -> Iterator[Image.Image]:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _alone_if_large(
+def _run_alone_if_large(
     image: Image.Image, needed: float, work: Callable[[], np.ndarray]
 ) -> np.ndarray:
     """``work()`` on ``image``; of large pictures one at a time, however many threads there are.
@@ -193,16 +193,16 @@ def _alone_if_large(
         return alone.submit(work).result()
 
 
-def _loaded(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose | None]:
+def _load(image: Image.Image, mode: str) -> tuple[Image.Image, Image.Transpose | None]:
     """``image`` in ``mode``, and how to turn it upright."""
     image.load()
     turn = None
     with contextlib.suppress(Exception):  # a broken EXIF block is no reason to lose the picture
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return _plain(image, mode), turn
+    return _convert(image, mode), turn
 
 
-def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+def _turn(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
@@ -211,10 +211,10 @@ def _check_size(image: Image.Image) -> None:
     if not width * height:
         raise UnreadableError(f"{width}x{height} pixels: there is nothing in it")
     if width * height > MAX_PIXELS:
-        raise TooLargeError(f"{width}x{height}: {_too_large()}")
+        raise TooLargeError(f"{width}x{height}: {_say_too_large()}")
 
 
-def as_image(photo: object) -> Image.Image:
+def to_image(photo: object) -> Image.Image:
     """A Pillow image of a Pillow image, an array (see :func:`from_array`) or a tensor like it.
 
     A tensor is ``[H, W]`` or ``[C, H, W]``.
@@ -297,29 +297,29 @@ def _mend_colours(image: TiffImagePlugin.TiffImageFile) -> None:
         tiles[at] = make((*tile[:3], ("YCbCr", *tile[3][1:])))
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
+def _convert(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in ``mode`` (L or RGB); what is transparent becomes white."""
     if image.mode == mode and not image.has_transparency_data:
         return image
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no known range: save it with 8 bits")
     wide = 1
-    if image.mode.startswith("I") and any(np.asarray(s).max() > 255 for _, s in _strips(image)):
+    if image.mode.startswith("I") and any(np.asarray(s).max() > 255 for _, s in _cut_strips(image)):
         wide = _WIDE
     plain = Image.new(mode, image.size)
-    for top, strip in _strips(image):  # what it takes on the way is several times as large
-        plain.paste(_plain_strip(strip, mode, wide), (0, top))
+    for top, strip in _cut_strips(image):  # what it takes on the way is several times as large
+        plain.paste(_convert_strip(strip, mode, wide), (0, top))
     return plain
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+def _cut_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """An image in parts, one below the other, and where each begins."""
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
-def _plain_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
+def _convert_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, or 8, held as I;16, I;16B or I
         levels = np.asarray(image).clip(0, 255 * wide)
         image = Image.fromarray((levels // wide).astype(np.uint8))
@@ -332,12 +332,12 @@ def _plain_strip(image: Image.Image, mode: str, wide: int) -> Image.Image:
     return image.convert(mode)
 
 
-def _too_large() -> str:
+def _say_too_large() -> str:
     return f"more than {MAX_PIXELS // 1_000_000} megapixels, refused as a decompression bomb"
 
 
 @cache
-def _formats() -> list[str]:
+def _list_formats() -> list[str]:
     """Those of ``FORMATS`` that this Pillow knows (EPS and the like run programs: left out)."""
     Image.init()
     with contextlib.suppress(ImportError):

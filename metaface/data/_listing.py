@@ -40,16 +40,7 @@ _MAYBE_RAW = (
     "it begins as a TIFF, as raw photographs do, which are not read: save it as JPEG or PNG, or "
     "call a TIFF .tif"
 )
-_VIDEOS = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".wmv",
-    ".mpg",
-    ".mpeg",
+_VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg"} | {
     ".3gp",
     ".mts",
     ".m2ts",
@@ -59,47 +50,13 @@ _VIDEOS = (
     ".m2v",
     ".insv",
     ".lrv",
-)
+}
 _RAWS = (
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".crw",
-    ".nef",
-    ".nrw",
-    ".arw",
-    ".sr2",
-    ".srf",
-    ".orf",
-    ".raf",
-    ".rw2",
-    ".pef",
-    ".srw",
-    ".x3f",
-    ".3fr",
-    ".iiq",
-    ".kdc",
-    ".dcr",
-    ".erf",
-    ".mef",
-    ".mrw",
-    ".rwl",
-    ".gpr",
-    ".raw",
-    ".fff",
-    ".ptx",
-    ".mos",
-    ".rw1",
+    {".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".orf", ".raf"}
+    | {".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".dcr", ".erf", ".mef", ".mrw"}
+    | {".rwl", ".gpr", ".raw", ".fff", ".ptx", ".mos", ".rw1"}
 )
-_OTHERS = (
-    ".jxl",
-    ".psd",
-    ".psb",
-    ".xcf",
-    ".svg",
-    ".eps",
-    ".pdf",
-    ".exr",
+_OTHERS = {".jxl", ".psd", ".psb", ".xcf", ".svg", ".eps", ".pdf", ".exr"} | {
     ".hdr",
     ".tga",
     ".ico",
@@ -108,7 +65,7 @@ _OTHERS = (
     ".pcx",
     ".hdp",
     ".wdp",
-)
+}
 _NOT_READ = (
     dict.fromkeys(_VIDEOS, _VIDEO)
     | dict.fromkeys(_RAWS, _RAW)
@@ -117,106 +74,29 @@ _NOT_READ = (
     | {".jps": "two pictures side by side, which are not read: save one of them"}
 )
 _NO_PICTURES = frozenset(
-    (
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yml",
-        ".yaml",
-        ".toml",
-        ".ini",
-        ".cfg",
-        ".log",
-        ".md",
-        ".rst",
-        ".html",
-        ".htm",
-        ".css",
-        ".js",
-        ".py",
-        ".ipynb",
-        ".m",
-        ".sh",
-        ".bat",
-        ".c",
-        ".h",
-        ".cpp",
-        ".mat",
-        ".npy",
-        ".npz",
-        ".pkl",
-        ".pt",
-        ".pth",
-        ".onnx",
-        ".h5",
-        ".hdf5",
-        ".db",
-        ".sqlite",
-        ".doc",
-        ".docx",
-        ".xls",
-        ".xlsx",
-        ".ppt",
-        ".pptx",
-        ".odt",
-        ".ods",
-        ".rtf",
-        ".tex",
-        ".zip",
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".bz2",
-        ".xz",
-        ".7z",
-        ".rar",
-        ".mp3",
-        ".wav",
-        ".m4a",
-        ".aac",
-        ".flac",
-        ".ogg",
-        ".srt",
-        ".xmp",
-        ".aae",
-        ".pp3",
-        ".pts",
-        ".url",
-        ".lnk",
-        ".md5",
-        ".lst",
-    )
+    {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yml", ".yaml", ".toml", ".ini"}
+    | {".cfg", ".log", ".md", ".rst", ".html", ".htm", ".css", ".js", ".py", ".ipynb", ".m"}
+    | {".sh", ".bat", ".c", ".h", ".cpp", ".mat", ".npy", ".npz", ".pkl", ".pt", ".pth", ".onnx"}
+    | {".h5", ".hdf5", ".db", ".sqlite", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx"}
+    | {".odt", ".ods", ".rtf", ".tex", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z"}
+    | {".rar", ".mp3", ".wav", ".m4a", ".aac", ".flac", ".ogg", ".srt", ".xmp", ".aae", ".pp3"}
+    | {".pts", ".url", ".lnk", ".md5", ".lst"}
 )
 """suffixes of files that are no pictures: they are not opened"""
 _PLAIN_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,4}")  # others are part of a name: "Mr. Smith", "1.2"
 _HEAD = 16  # bytes that tell what a file is
-_READ_STARTS = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF8",
-    b"\0\0\0\x0cjP  ",
-    b"\xff\x4f\xff\x51",
-)
+_JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_READ_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", *_JPEG2000)
 _PORTABLE = re.compile(rb"P[1-6][ \t\r\n]+[0-9#]")
 _TIFF = (b"II*\0", b"MM\0*")
 _OTHER_STARTS = {
-    (
-        b"\x1aE\xdf\xa3",
-        b"OggS",
-        b"FLV\x01",
-        b"\x30\x26\xb2\x75",
-        b"\0\0\x01\xba",
-        b"\0\0\x01\xb3",
-        b"G@\0",
-        b"G@\x11",
-    ): _VIDEO,
+    (b"\x1aE\xdf\xa3", b"OggS", b"FLV\x01", b"\x30\x26\xb2\x75"): _VIDEO,
+    (b"\0\0\x01\xba", b"\0\0\x01\xb3", b"G@\0", b"G@\x11"): _VIDEO,
     (b"FUJIFILM", b"FOVb", b"\0MRM", b"IIU\0", b"IIRO", b"IIRS", b"MMOR"): _RAW,
     (b"8BPS", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"II\xbc\x01", b"v/1\x01", b"gimp xcf"): _OTHER,
 }
 _VIDEO_BRANDS = (b"iso", b"mp4", b"avc", b"qt ", b"M4V", b"3gp", b"3g2", b"mmp", b"dash", b"XAVC")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 Parts = tuple[str, ...]
 Handle = TypeVar("Handle")
 
@@ -268,7 +148,7 @@ def walk(top: Path) -> tuple[list[Parts], list[Parts], list[Skipped]]:
     return files, folders, skipped
 
 
-def pictures(
+def pick_pictures(
     files: Iterable[tuple[Parts, Handle]], head: Callable[[Handle], bytes]
 ) -> tuple[list[tuple[Parts, Handle]], list[Skipped]]:
     """The photographs among files, sorted by path; and those that are of no kind that is read.
@@ -280,20 +160,20 @@ def pictures(
         files: each by the parts of its path, and what finds it.
         head: the first ``_HEAD`` bytes of a file, or more; may raise anything.
     """
-    found, skipped = [], []
+    photographs, skipped = [], []
     for parts, handle in sorted(files, key=lambda file: file[0]):
         suffix = os.path.splitext(parts[-1])[1].lower()
         reason = _READ if suffix in SUFFIXES else _NOT_READ.get(suffix)
         if reason is None and suffix not in _NO_PICTURES:
-            reason = _by_start(head, handle, bool(_PLAIN_SUFFIX.fullmatch(suffix)))
+            reason = _judge_start(head, handle, bool(_PLAIN_SUFFIX.fullmatch(suffix)))
         if reason == _READ:
-            found.append((parts, handle))
+            photographs.append((parts, handle))
         elif reason is not None:
             skipped.append(Skipped("/".join(parts), reason))
-    return found, skipped
+    return photographs, skipped
 
 
-def file_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """The first bytes of a regular file; of anything else none.
 
     Raises:
@@ -305,7 +185,7 @@ def file_head(path: Path) -> bytes:
         return file.read(_HEAD)
 
 
-def _by_start(head: Callable[[Handle], bytes], handle: Handle, suffix: bool) -> str | None:
+def _judge_start(head: Callable[[Handle], bytes], handle: Handle, suffix: bool) -> str | None:
     """``_READ``, or why a file is not read, by its first bytes; None: it is no picture.
 
     Args:
@@ -341,13 +221,4 @@ def _by_start(head: Callable[[Handle], bytes], handle: Handle, suffix: bool) -> 
 
 def is_heif(start: bytes) -> bool:
     """Whether a file that starts so is a HEIC or HEIF photograph, as phones make them."""
-    return start[4:8] == b"ftyp" and start[8:12] in (
-        b"heic",
-        b"heix",
-        b"heim",
-        b"heis",
-        b"hevc",
-        b"hevx",
-        b"mif1",
-        b"msf1",
-    )
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from metaface._progress import track
 from metaface._text import same_name
 from metaface.data._content import Distinct
-from metaface.data._decode import Geometry, UnreadableError, as_image, decode, fit
+from metaface.data._decode import Geometry, UnreadableError, decode, fit, to_image
 from metaface.data._skipped import Skipped
 from metaface.data._sources import EXPECTED, Photo, Source
 from metaface.data.faceset import FaceSet
@@ -69,31 +69,31 @@ def assemble(name: str, outcomes: Iterable[Outcome], geometry: Geometry, out: Bi
         skipped.append(image)
     if nobodys := distinct.nobodys():
         skipped += nobodys.values()
-        rows = _without(rows, nobodys, geometry, out)
+        rows = _drop_rows(rows, nobodys, geometry, out)
     if not rows:
         shown = ", ".join(f"{s.path} ({s.reason})" for s in skipped[:3]) or "none there"
         raise ValueError(
             f"no usable person in {name}: none of {len(skipped)} pictures could be used: {shown}"
             f"; {EXPECTED}"
         )
-    order = {one.person: one.order for one in reversed(rows)}
+    order = {row.person: row.order for row in reversed(rows)}
     people = sorted(order, key=lambda person: (order[person], person))
-    domains = sorted({one.domain for one in rows})
+    domains = sorted({row.domain for row in rows})
     person_id = {person: i for i, person in enumerate(people)}
     domain_id = {domain: i for i, domain in enumerate(domains)}
     size = geometry.image_size
     return FaceSet(
         store=np.empty((0, size, size, geometry.channels), np.uint8),
         rows=np.arange(len(rows)),
-        person=np.array([person_id[one.person] for one in rows], np.int64),
-        domain=np.array([domain_id[one.domain] for one in rows], np.int64),
+        person=np.array([person_id[row.person] for row in rows], np.int64),
+        domain=np.array([domain_id[row.domain] for row in rows], np.int64),
         people=tuple(people),
         domains=tuple(domains),
         skipped=tuple(skipped),
     )
 
 
-def _without(
+def _drop_rows(
     rows: list[Outcome], gone: Container[int], geometry: Geometry, out: BinaryIO
 ) -> list[Outcome]:
     """``rows`` without those that are ``gone``, whose images go from ``out``, too."""
@@ -110,10 +110,10 @@ def _without(
     return [rows[row] for row in kept]
 
 
-def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
+def decode_all(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outcome]:
     """Every photo of ``source``, in order, decoded by a few threads."""
 
-    def one(photo: Photo) -> Outcome:
+    def decode_one(photo: Photo) -> Outcome:
         image: np.ndarray | Skipped
         try:
             image = decode(source.read(photo), geometry)
@@ -126,10 +126,10 @@ def decoded(source: Source, geometry: Geometry, progress: bool) -> Iterator[Outc
 
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        _bar(len(source.photos), source.name, progress) as bar,
+        _show_progress(len(source.photos), source.name, progress) as bar,
     ):
         for start in range(0, len(source.photos), _BATCH):
-            for outcome in pool.map(one, source.photos[start : start + _BATCH]):
+            for outcome in pool.map(decode_one, source.photos[start : start + _BATCH]):
                 bar.update()
                 yield outcome
 
@@ -153,14 +153,14 @@ class Items:
             ValueError: an item that is not a picture and a person; names the item and the remedy.
         """
         name = type(self.dataset).__name__
-        with _bar(len(self.dataset), name, progress) as bar:
+        with _show_progress(len(self.dataset), name, progress) as bar:
             for i in range(len(self.dataset)):
                 bar.update()
                 try:
-                    part = _part_of(self.dataset, i)
+                    part = _find_part(self.dataset, i)
                     pair = self.dataset[i]
-                    image: np.ndarray | Skipped = fit(_image(pair), geometry)
-                    label = _label(pair, part)
+                    image: np.ndarray | Skipped = fit(_read_image(pair), geometry)
+                    label = _read_label(pair, part)
                 except (OSError, SyntaxError, UnreadableError) as error:  # what Pillow raises
                     yield Outcome("", "", "all", Skipped(f"item {i}", str(error)))
                     continue
@@ -168,7 +168,7 @@ class Items:
                     raise ValueError(f"{name}[{i}]: {error}") from error
                 yield Outcome(f"item {i}", self._person(part, label), "all", image, label)
 
-    def people(self, found: Sequence[str]) -> list[str]:
+    def people(self, names: Sequence[str]) -> list[str]:
         """What the people ``found`` in the items are called: by the labels, where the names that
         the data set has are not of its labels. Who is known by number beside other data sets is
         said in a warning.
@@ -186,9 +186,9 @@ class Items:
                     f"name its label {unnamed[0]}: mend classes or class_to_idx there"
                 )
             number = {name: str(label) for label, name in labels.items() if name is not None}
-            return [number.get(name, name) for name in found]
+            return [number.get(name, name) for name in names]
         self._say_numbers()
-        return list(found)
+        return list(names)
 
     def _say_numbers(self) -> None:
         """Say whom data sets without names make one person, and whom they cannot."""
@@ -203,7 +203,7 @@ class Items:
                 "data sets classes",
                 type(self.dataset).__name__,
                 len(twice),
-                _first(twice),
+                _list_labels(twice),
             )
         if times and len(sets) < len(self.labels):
             log.warning(
@@ -211,34 +211,34 @@ class Items:
                 "data sets of it name; where they are not, give all of them classes",
                 type(self.dataset).__name__,
                 len(times),
-                _first(sorted(times)),
+                _list_labels(sorted(times)),
             )
 
     def _person(self, part: Any, label: int) -> str:
         key = id(part)
         if key not in self._names:
-            self._names[key] = _names_of(part)
+            self._names[key] = _read_names(part)
         name = self._names[key].get(label)
         self.labels.setdefault(key, {})[label] = name
         return str(label) if name is None else name
 
 
-def _first(labels: Sequence[int]) -> str:
+def _list_labels(labels: Sequence[int]) -> str:
     return ", ".join(map(str, labels[:_LISTED])) + ", ..." * (len(labels) > _LISTED)
 
 
-def bases(dataset: Any) -> Iterator[Any]:
+def find_bases(dataset: Any) -> Iterator[Any]:
     """The data sets that a torch ``Subset`` or ``ConcatDataset`` is made of; else itself."""
     if isinstance(dataset, Subset):
-        yield from bases(dataset.dataset)
+        yield from find_bases(dataset.dataset)
     elif isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
-            yield from bases(part)
+            yield from find_bases(part)
     else:
         yield dataset
 
 
-def _part_of(dataset: Any, i: int) -> Any:
+def _find_part(dataset: Any, i: int) -> Any:
     """The data set that item ``i`` of a ``Subset`` or ``ConcatDataset`` is from."""
     while True:
         if isinstance(dataset, Subset):
@@ -251,7 +251,7 @@ def _part_of(dataset: Any, i: int) -> Any:
             return dataset
 
 
-def _names_of(part: Any) -> dict[int, str]:
+def _read_names(part: Any) -> dict[int, str]:
     """What the labels of a data set are called: by its ``class_to_idx``, or else ``classes``."""
     given = getattr(part, "class_to_idx", None)
     if isinstance(given, Mapping):
@@ -264,16 +264,16 @@ def _names_of(part: Any) -> dict[int, str]:
     return names if len({*names.values()}) == len(names) else {}
 
 
-def _image(pair: Any) -> Image.Image:
+def _read_image(pair: Any) -> Image.Image:
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise TypeError(
             f"expected (image, label), got {type(pair).__name__} (decoded arrays: "
             "FaceSet.from_arrays)"
         )
-    return as_image(pair[0])
+    return to_image(pair[0])
 
 
-def _label(pair: Any, part: Any) -> int:
+def _read_label(pair: Any, part: Any) -> int:
     given = pair[1]
     kinds = getattr(part, "target_type", ())
     if isinstance(given, (tuple, list)) and "identity" in kinds and len(given) == len(kinds):
@@ -290,5 +290,5 @@ def _label(pair: Any, part: Any) -> int:
     )
 
 
-def _bar(total: int, name: str, progress: bool) -> tqdm:
+def _show_progress(total: int, name: str, progress: bool) -> tqdm:
     return track(total=total, desc=f"decoding {name}", unit="photo", delay=1, show=progress)

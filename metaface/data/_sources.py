@@ -19,7 +19,7 @@ from zlib import crc32
 
 from metaface._text import folded, printable, same_name, without_unseen
 from metaface.data._decode import TooLargeError, UnreadableError
-from metaface.data._listing import Parts, file_head, is_junk, pictures, walk
+from metaface.data._listing import Parts, is_junk, pick_pictures, read_head, walk
 from metaface.data._skipped import Skipped
 from metaface.data.faceset import SPLITS
 
@@ -111,12 +111,12 @@ def open_source(path: Path) -> Iterator[Source]:
         ValueError: nothing usable there; says what was found and what was expected.
     """
     if path.is_dir():
-        yield _folder(path)
+        yield _open_folder(path)
     elif path.suffix.lower() == ".csv":
-        yield _csv(path)
+        yield _open_csv(path)
     elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         with open_zip(path) as archive:
-            yield _zip(path, archive)
+            yield _open_zip_source(path, archive)
     else:
         raise ValueError(f"{path} is neither a folder, a .zip nor a .csv: {EXPECTED}")
 
@@ -138,11 +138,11 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             f"{path} is not a whole zip file ({error}): download or copy it again"
         ) from error
     with archive:
-        _rename(path, archive)
+        _decode_names(path, archive)
         yield archive
 
 
-def _rename(path: Path, archive: zipfile.ZipFile) -> None:
+def _decode_names(path: Path, archive: zipfile.ZipFile) -> None:
     entries = archive.infolist()
     unmarked = [e for e in entries if not e.flag_bits & _UTF8 and not e.filename.isascii()]
     others = []
@@ -174,20 +174,22 @@ def read_entry(archive: zipfile.ZipFile, entry: str | zipfile.ZipInfo) -> bytes:
     """
     try:
         with archive.open(entry) as file:
-            return bounded(file.read(MAX_BYTES + 1))
+            return check_length(file.read(MAX_BYTES + 1))
     except (KeyError, UnreadableError):
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged entries
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def _folder(top: Path) -> Source:
+def _open_folder(top: Path) -> Source:
     files, folders, unreadable = walk(top)
-    photos, skipped = _people([(parts, top.joinpath(*parts)) for parts in files], folders, top)
-    return Source(_name(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
+    photos, skipped = _assign_people(
+        [(parts, top.joinpath(*parts)) for parts in files], folders, top
+    )
+    return Source(_name_set(top.resolve()), photos, [*skipped, *unreadable], _read_file, _read_file)
 
 
-def _name(path: Path) -> str:
+def _name_set(path: Path) -> str:
     """What the set at ``path`` is called; a part of one, such as ``val``, with the set's name."""
     stem = path.name if path.is_dir() else path.stem
     if stem.casefold() in SPLITS:
@@ -195,7 +197,7 @@ def _name(path: Path) -> str:
     return printable(stem)
 
 
-def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
+def _open_zip_source(path: Path, archive: zipfile.ZipFile) -> Source:
     files, folders = [], []
     for info in archive.infolist():  # names are labels here, never paths to write to
         names = info.filename.replace("\\", "/").split("/")
@@ -211,7 +213,7 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
         with archive.open(entry) as file:
             return file.read(16)
 
-    photos, skipped = _people(files, folders, path, head)
+    photos, skipped = _assign_people(files, folders, path, head)
     locked = [p for p in photos if p.handle.flag_bits & _LOCKED]
     if locked and len(locked) == len(photos):
         raise ValueError(
@@ -230,10 +232,10 @@ def _zip(path: Path, archive: zipfile.ZipFile) -> Source:
         return f"{photo.handle.CRC} {photo.handle.file_size}".encode()
 
     usable = [p for p in photos if not p.handle.flag_bits & _LOCKED]
-    return Source(_name(path), usable, skipped, read, mark)
+    return Source(_name_set(path), usable, skipped, read, mark)
 
 
-def _csv(path: Path) -> Source:
+def _open_csv(path: Path) -> Source:
     photos, skipped = [], []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -274,18 +276,18 @@ def _csv(path: Path) -> Source:
     if not photos:
         first = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise ValueError(f"{path}: no row has a path and a person{first}; {EXPECTED}")
-    photos = _with_same_names(photos, path)
-    return Source(_name(path), photos, skipped, _read_file, _read_file)
+    photos = _unify_names(photos, path)
+    return Source(_name_set(path), photos, skipped, _read_file, _read_file)
 
 
-def _people(
+def _assign_people(
     files: list[tuple[Parts, Any]],
     folders: Iterable[Parts],
     top: Path,
-    head: Callable[[Any], bytes] = file_head,
+    head: Callable[[Any], bytes] = read_head,
 ) -> tuple[list[Photo], list[Skipped]]:
     """Whose each picture is: the outermost folder that itself holds pictures, and is no group (see
-    :func:`_groups`), is the person.
+    :func:`_find_groups`), is the person.
 
     A person's name is that folder's path below the deepest folder common to all of them, so
     wrapper folders vanish and Omniglot's characters are ``alphabet/character``; of one person
@@ -295,33 +297,33 @@ def _people(
     Args:
         files, folders: by the parts of their paths; without junk.
         top: the source, for messages.
-        head: see :func:`metaface.data._listing.pictures`.
+        head: see :func:`metaface.data._listing.pick_pictures`.
     """
-    found, skipped = pictures(files, head)
-    holders = Counter(parts[:-1] for parts, _ in found)
+    photographs, skipped = pick_pictures(files, head)
+    holders = Counter(parts[:-1] for parts, _ in photographs)
     if not holders or set(holders) == {()}:
         kinds = Counter(os.path.splitext(parts[-1])[1].lower() or "no suffix" for parts, _ in files)
         there = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)) or "no files"
         where = "only directly in it, in no person's folder" if holders else "none of them pictures"
         raise ValueError(f"no usable person in {top}: found {there} ({where}); {EXPECTED}")
-    groups = _groups(holders)
+    groups = _find_groups(holders)
     person_of = {
-        holder: next((h for h in _from_outermost(holder) if h in holders and h not in groups), None)
+        holder: next((h for h in _list_outer(holder) if h in holders and h not in groups), None)
         for holder in holders
     }
     persons = {person for person in person_of.values() if person is not None}
     common = os.path.commonprefix(list(persons))  # type: ignore[type-var]  # noqa: RUF071
     depth = len(common) - (len(persons) == 1)
     whose: list[tuple[Parts, Parts, Any]] = []
-    for parts, handle in found:
+    for parts, handle in photographs:
         person = person_of[parts[:-1]]
         if person is None:
             skipped.append(Skipped("/".join(parts), "beside the identity folders, not in one"))
         else:
             whose.append((person[depth:], parts, handle))
-    _say_albums(person_of, depth, top)
-    apart = _without_splits([person for person, *_ in whose], top)
-    photos = _with_same_names(
+    _warn_of_albums(person_of, depth, top)
+    apart = _drop_splits([person for person, *_ in whose], top)
+    photos = _unify_names(
         (
             Photo("/".join(parts), "/".join(person), handle)
             for person, (_, parts, handle) in zip(apart, whose, strict=True)
@@ -329,12 +331,12 @@ def _people(
         top,
     )
     photos.sort(key=lambda photo: photo.person.split("/"))  # stable
-    return photos, skipped + _empty(
-        folders, [parts for parts, _ in files], found, persons, depth, skipped
+    return photos, skipped + _find_empty(
+        folders, [parts for parts, _ in files], photographs, persons, depth, skipped
     )
 
 
-def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
+def _find_groups(holders: Mapping[Parts, int]) -> set[Parts]:
     """The folders that hold pictures and are no person's all the same, but hold people's folders.
 
     Such are those with several folders of pictures below them, beside which their own are few: a
@@ -347,12 +349,12 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
     """
     below: dict[Parts, list[int]] = {}  # folders of pictures below each, and pictures in them
     for holder, count in holders.items():
-        for outer in _from_outermost(holder[:-1]):
+        for outer in _list_outer(holder[:-1]):
             if outer in holders:
                 there = below.setdefault(outer, [0, 0])
                 there[0] += 1
                 there[1] += count
-    beside = Counter(f[:-1] for f in {f for holder in holders for f in _from_outermost(holder)})
+    beside = Counter(f[:-1] for f in {f for holder in holders for f in _list_outer(holder)})
     plain = Counter(holder[:-1] for holder in holders if holder and holder not in below)
 
     def few(folder: Parts, several: int, count: int) -> bool:
@@ -368,12 +370,12 @@ def _groups(holders: Mapping[Parts, int]) -> set[Parts]:
     }
 
 
-def _from_outermost(folder: Parts) -> Iterator[Parts]:
+def _list_outer(folder: Parts) -> Iterator[Parts]:
     """The folders that a folder lies in, from the outermost one below the source, and itself."""
     return (folder[:n] for n in range(1, len(folder) + 1))
 
 
-def _say_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) -> None:
+def _warn_of_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) -> None:
     """Say which people's folders hold several others with pictures."""
     inside = Counter(person for holder, person in person_of.items() if person not in (None, holder))
     several = {person: n for person, n in inside.items() if person is not None and n > 1}
@@ -389,7 +391,7 @@ def _say_albums(person_of: Mapping[Parts, Parts | None], depth: int, top: Path) 
         )
 
 
-def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
+def _drop_splits(people: list[Parts], top: Path) -> list[Parts]:
     """``people`` without the folders ``train``, ``val``, ... where those hold the same people, said
     in a warning; so are people of equal names in other folders beside each other."""
     for place in (0, -1):
@@ -398,7 +400,7 @@ def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
         split_of: dict[str, set[str]] = {}
         for person, left in bare.items():
             split_of.setdefault(same_name("/".join(left)), set()).add(person[place])
-        both = sorted(name for name, found in split_of.items() if len(found) > 1)
+        both = sorted(name for name, splits in split_of.items() if len(splits) > 1)
         if both:
             log.warning(
                 "%s: %s are taken for parts of one set, and people of equal names in them for one "
@@ -410,11 +412,11 @@ def _without_splits(people: list[Parts], top: Path) -> list[Parts]:
             )
             people = [bare.get(person, person) for person in people]
             break
-    _say_namesakes(set(people), top)
+    _warn_of_namesakes(set(people), top)
     return people
 
 
-def _say_namesakes(people: set[Parts], top: Path) -> None:
+def _warn_of_namesakes(people: set[Parts], top: Path) -> None:
     """Say where folders beside each other hold people of equal names, half of a folder's or more,
     who are taken for different ones."""
     named: dict[tuple[Parts, str], list[Parts]] = {}  # beside each other, of one name
@@ -422,8 +424,8 @@ def _say_namesakes(people: set[Parts], top: Path) -> None:
     for person in sorted(people):
         if size[person[:-1]] > 1:  # one is no group, but a person with a folder in theirs
             named.setdefault((person[:-2], folded(person[-1])), []).append(person)
-    alike = [found for found in named.values() if len({p[:-1] for p in found}) > 1]
-    shared = Counter(group for found in alike for group in {p[:-1] for p in found})
+    alike = [namesakes for namesakes in named.values() if len({p[:-1] for p in namesakes}) > 1]
+    shared = Counter(group for namesakes in alike for group in {p[:-1] for p in namesakes})
     if any(2 * n >= size[group] for group, n in shared.items()):
         shown = " and ".join("/".join(person) for person in alike[0][:2])
         log.warning(
@@ -436,11 +438,11 @@ def _say_namesakes(people: set[Parts], top: Path) -> None:
         )
 
 
-def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
+def _unify_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
     """``photos`` with the names of their people as :func:`same_name` has them; what nobody sees in
     a name is taken out, and names easily mixed up stay apart, with a warning."""
     names: dict[str, str] = {}
-    found = []
+    renamed = []
     for photo in photos:
         person = photo.person
         if person not in names:
@@ -452,7 +454,7 @@ def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
                     names[person],
                 )
         same = names[person]
-        found.append(photo if same == person else replace(photo, person=same))
+        renamed.append(photo if same == person else replace(photo, person=same))
     first: dict[str, str] = {}
     pairs = [(first.setdefault(folded(n), n), n) for n in dict.fromkeys(names.values())]
     mixed = [f"{other} and {name}" for other, name in pairs if other != name]
@@ -464,20 +466,20 @@ def _with_same_names(photos: Iterable[Photo], top: Path) -> list[Photo]:
             len(mixed),
             printable("; ".join(mixed[:_NAMED])) + ", ..." * (len(mixed) > _NAMED),
         )
-    return found
+    return renamed
 
 
-def _empty(
+def _find_empty(
     folders: Iterable[Parts],
     files: Iterable[Parts],
-    found: list[tuple[Parts, Any]],
+    photographs: list[tuple[Parts, Any]],
     persons: set[Parts],
     depth: int,
     skipped: list[Skipped],
 ) -> list[Skipped]:
     """The folders where a person's could be, without anything that was used or skipped in them."""
-    left = [tuple(one.path.split("/")) for one in skipped]
-    there = [parts for parts, _ in found] + left
+    left = [tuple(entry.path.split("/")) for entry in skipped]
+    there = [parts for parts, _ in photographs] + left
     full = {parts[:n] for parts in there for n in range(1, len(parts))}
     everywhere = {*folders, *(parts[:n] for parts in files for n in range(1, len(parts)))}
     beside = {parts[:-1] for parts in full if len(parts) > depth}  # folders that people lie in
@@ -485,7 +487,7 @@ def _empty(
     return [
         Skipped("/".join(parts), "a folder without a picture")
         for parts in sorted(everywhere - full)
-        if parts[:-1] in beside and not any(outer in persons for outer in _from_outermost(parts))
+        if parts[:-1] in beside and not any(outer in persons for outer in _list_outer(parts))
     ]
 
 
@@ -506,10 +508,10 @@ def read_file(path: Path) -> bytes:
     if status.st_size > MAX_BYTES:
         raise _too_large()
     with open(path, "rb") as file:
-        return bounded(file.read(MAX_BYTES + 1))
+        return check_length(file.read(MAX_BYTES + 1))
 
 
-def bounded(data: bytes) -> bytes:
+def check_length(data: bytes) -> bytes:
     """``data``, the content of a picture file.
 
     Raises:

@@ -38,7 +38,7 @@ def read_attributes(path: str | Path) -> tuple[str, Attributes]:
                 )
             if len(set(header)) < len(header):
                 raise ValueError(f"{path}: a column is there twice in {header}: rename one")
-            found: Attributes = {}
+            attributes: Attributes = {}
             for row in lines:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -46,19 +46,19 @@ def read_attributes(path: str | Path) -> tuple[str, Attributes]:
                 name = cells.pop(key, "")
                 if not name:
                     raise ValueError(f"{path}: line {lines.line_num} names no {key}")
-                if name in found:
+                if name in attributes:
                     raise ValueError(
                         f"{path}: line {lines.line_num}: {key} {name!r} is there twice: keep one"
                     )
-                found[name] = {c: cells.get(c, "") for c in header if c != key}
+                attributes[name] = {c: cells.get(c, "") for c in header if c != key}
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV in UTF-8 ({error}): save it as one") from error
-    if not found:
+    if not attributes:
         raise ValueError(f"{path}: no row below the names of the columns")
-    return key, found
+    return key, attributes
 
 
-def column(
+def read_column(
     attributes: Mapping[str, Mapping[str, str]], by: str, names: Sequence[str]
 ) -> np.ndarray:
     """One attribute of each of ``names`` (people or paths, one a photograph): text ``[n]``.

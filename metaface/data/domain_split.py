@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from metaface.data import FaceSet
-from metaface.data.faceset import SYNTHETIC, refuse_renamed, same_photographs
+from metaface.data.faceset import SYNTHETIC, find_same_photographs, refuse_renamed
 
 SIDES = ("/support", "/query")  # domains of a set of two sides
 
@@ -28,7 +28,7 @@ class Parts:
     test: FaceSet
 
 
-def identities(faces: FaceSet) -> tuple[str, ...]:
+def name_people(faces: FaceSet) -> tuple[str, ...]:
     """What each of ``faces.people`` is called among the people of other sets."""
     if faces.name.split(":")[0] != SYNTHETIC:
         return faces.people
@@ -40,7 +40,7 @@ def paired_domains(support: FaceSet, query: FaceSet) -> FaceSet:
     """One set of two: tasks take their support from the first, their queries from the second.
 
     Such as photographs and sketches of the same people. The people who are in both are kept, by
-    name; what asks for tasks of a set knows such a set by :func:`sides`.
+    name; what asks for tasks of a set knows such a set by :func:`list_sides`.
 
     Args:
         support, query: sets of one image shape. The pictures are copied.
@@ -50,20 +50,20 @@ def paired_domains(support: FaceSet, query: FaceSet) -> FaceSet:
             (it would be its own query), or different image shapes.
     """
     _refuse_own_queries(support, query)
-    both = joined(dict(zip(SIDES, (support, query), strict=True)))
+    both = join_domains(dict(zip(SIDES, (support, query), strict=True)))
     photos = [both.of_domains(side).photos() for side in SIDES]
     common = np.flatnonzero(np.minimum(*photos))
     if len(common) < 2:
         raise ValueError(
             f"{support.name} and {query.name} have {len(common)} people of equal names, and a "
-            f"domain of two sides needs 2 (the first: {_some(support)}; the second: "
-            f"{_some(query)}): give two sources of the same people"
+            f"domain of two sides needs 2 (the first: {_list_some(support)}; the second: "
+            f"{_list_some(query)}): give two sources of the same people"
         )
     return both.of_people(common)
 
 
 def _refuse_own_queries(support: FaceSet, query: FaceSet) -> None:
-    pairs = same_photographs(support, query)
+    pairs = find_same_photographs(support, query)
     if len(pairs):
         raise ValueError(
             f"{len(pairs)} photographs are on both sides ({support.name}, {query.name}), such as "
@@ -72,28 +72,28 @@ def _refuse_own_queries(support: FaceSet, query: FaceSet) -> None:
         )
 
 
-def sides(faces: FaceSet) -> dict[str, Any]:
+def list_sides(faces: FaceSet) -> dict[str, Any]:
     """``support_domain`` and ``query_domain`` of a :func:`paired_domains` set; empty for others."""
     if faces.domains != SIDES:
         return {}
     return dict(zip(("support_domain", "query_domain"), SIDES, strict=True))
 
 
-def queries_there(faces: FaceSet, queries: int) -> int:
+def limit_queries(faces: FaceSet, queries: int) -> int:
     """``queries``, or as many as everybody has on the query side of :func:`paired_domains`."""
-    if not sides(faces):
+    if not list_sides(faces):
         return queries
     return min(queries, int(faces.of_domains(SIDES[1]).photos()[faces.person_ids].min()))
 
 
-def none_left(train: FaceSet, val: FaceSet, photos: int) -> bool:
+def are_all_left_for_test(train: FaceSet, val: FaceSet, photos: int) -> bool:
     """Whether nobody in training and validation has so many photographs (two or more, which a test
     takes): such people were all left for the test."""
     return photos > 1 and max(int(part.photos().max()) for part in (train, val)) < photos
 
 
-def _some(faces: FaceSet) -> str:
-    names = identities(faces)
+def _list_some(faces: FaceSet) -> str:
+    names = name_people(faces)
     return ", ".join(names[p] for p in faces.person_ids[:3])
 
 
@@ -123,22 +123,17 @@ def split_together(
         ValueError: a part of a domain that would have fewer than two people; or two domains with
             the same photographs under other names, whose people would be in several parts.
     """
-    for (a, one), (b, other) in combinations(domains.items(), 2):
-        pairs = same_photographs(one, other)
-        refuse_renamed(
-            replace(one, people=identities(one)),
-            a,
-            replace(other, people=identities(other)),
-            b,
-            pairs,
-        )
-    named = {name: _testable(faces, shots, queries) for name, faces in domains.items()}
+    for (a, first), (b, second) in combinations(domains.items(), 2):
+        pairs = find_same_photographs(first, second)
+        first, second = (replace(f, people=name_people(f)) for f in (first, second))
+        refuse_renamed(first, a, second, b, pairs)
+    named = {name: _find_testable(faces, shots, queries) for name, faces in domains.items()}
     everywhere: dict[str, bool] = {}
     for testable in named.values():
         for person, able in testable.items():
             everywhere[person] = able and everywhere.get(person, True)
     part_of: dict[str, str] = {}
-    found = {}
+    split = {}
     for name, testable in named.items():
         people: list[str] = np.random.default_rng(seed).permutation(sorted(testable)).tolist()
         last = {p: (not testable[p], not everywhere[p]) for p in people}
@@ -149,22 +144,22 @@ def split_together(
             wanted = max(2, round(share * len(people))) - held
             part_of |= dict.fromkeys(free[: max(0, wanted)], part)
         part_of |= {p: "train" for p in people if p not in part_of}
-        found[name] = _parts(name, domains[name], part_of)
-    return found
+        split[name] = _take_parts(name, domains[name], part_of)
+    return split
 
 
-def _testable(faces: FaceSet, shots: int, queries: int) -> dict[str, bool]:
+def _find_testable(faces: FaceSet, shots: int, queries: int) -> dict[str, bool]:
     """Whether each person, by identity, has the photographs for a test task."""
     able = faces.photos() >= shots + queries
-    if sides(faces):
+    if list_sides(faces):
         support, query = (faces.of_domains(side).photos() for side in SIDES)
         able = (support >= shots) & (query >= queries)
-    called = identities(faces)
+    called = name_people(faces)
     return {called[p]: bool(able[p]) for p in faces.person_ids}
 
 
-def _parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
-    called = identities(faces)
+def _take_parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
+    called = name_people(faces)
     ids: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for person in faces.person_ids:
         ids[part_of[called[person]]].append(int(person))
@@ -177,7 +172,7 @@ def _parts(name: str, faces: FaceSet, part_of: Mapping[str, str]) -> Parts:
     return Parts(**{part: faces.of_people(members) for part, members in ids.items()})
 
 
-def joined(parts: Mapping[str, FaceSet]) -> FaceSet:
+def join_domains(parts: Mapping[str, FaceSet]) -> FaceSet:
     """``FaceSet.join``, procedural people called ``synthetic/0`` and so on; one part as it is.
 
     The sides of :func:`paired_domains` become two domains, ``name/support`` and ``name/query``.
@@ -187,6 +182,6 @@ def joined(parts: Mapping[str, FaceSet]) -> FaceSet:
     flat = {
         name + side: part.of_domains(side) if side else part
         for name, part in parts.items()
-        for side in sides(part).values() or ("",)
+        for side in list_sides(part).values() or ("",)
     }
-    return FaceSet.join({n: replace(part, people=identities(part)) for n, part in flat.items()})
+    return FaceSet.join({n: replace(part, people=name_people(part)) for n, part in flat.items()})

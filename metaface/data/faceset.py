@@ -13,7 +13,7 @@ import torch
 
 from metaface._text import printable, same_name
 from metaface.arguments import check_given_counts
-from metaface.data._content import digests, telling
+from metaface.data._content import digest_all, is_distinctive
 from metaface.data._skipped import Skipped
 
 SYNTHETIC = "synthetic"
@@ -171,7 +171,7 @@ class FaceSet:
         for name, part in parts.items():
             known = np.zeros(len(part), bool)
             for other in kept:
-                known |= _in_both(parts[other], other, part, name)
+                known |= _mark_shared(parts[other], other, part, name)
             again += int(known.sum())
             kept[name] = part.take(~known)
         if again:
@@ -180,7 +180,7 @@ class FaceSet:
                 again,
                 ", ".join(map(printable, parts)),
             )
-        found = cls.from_arrays(
+        joined = cls.from_arrays(
             np.concatenate([part.images for part in kept.values()]),
             np.concatenate(
                 [
@@ -191,12 +191,12 @@ class FaceSet:
             domain=np.repeat(np.arange(len(parts)), [len(part) for part in kept.values()]),
             people=tuple(people),
             domains=tuple(parts),
-            name=together(part.name for part in parts.values()),
-            source=together(part.source for part in parts.values()),
+            name=join_names(part.name for part in parts.values()),
+            source=join_names(part.source for part in parts.values()),
             skipped=[skipped for part in parts.values() for skipped in part.skipped],
         )
         crops = {part.crop for part in parts.values()}
-        return replace(found, crop=crops.pop() if len(crops) == 1 else None)
+        return replace(joined, crop=crops.pop() if len(crops) == 1 else None)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -226,13 +226,13 @@ class FaceSet:
     @cached_property
     def contents(self) -> np.ndarray:
         """int64 ``[M]``: a digest of the pixels of each photograph of this view."""
-        return digests(self.store, self.rows)
+        return digest_all(self.store, self.rows)
 
     def seen(self) -> dict[str, Any]:
         """The people of this view, as :meth:`known` and :meth:`unseen` of another set take them.
 
         To be kept in a file: ``data``, the set's name; ``source``; ``people``, their names; and
-        ``photos``: the ``shape`` and ``crop`` of a photograph, ``digests`` of all of them, int64
+        ``photos``: the ``shape`` and ``crop`` of a photograph, ``digest_all`` of all of them, int64
         ``[M]``, and ``whose`` each is, int64 ``[M]``, an index into ``people``.
         """
         number = np.full(len(self.people), -1)
@@ -273,27 +273,27 @@ class FaceSet:
         Returns:
             What each is called there, by id.
         """
-        pairs = zip(_keys(data, people), people, strict=True)
+        pairs = zip(_make_keys(data, people), people, strict=True)
         names = {key: name for keys, name in pairs for key in keys}
-        mine = _keys(self.name, self.people)
-        compared = photos is not None and _comparable(photos, self)
-        found: dict[int, str] = {}
+        mine = _make_keys(self.name, self.people)
+        compared = photos is not None and _can_compare(photos, self)
+        called: dict[int, str] = {}
         if compared:
             assert photos is not None
             theirs, whose = (torch.as_tensor(photos[n]).numpy() for n in ("digests", "whose"))
             for at in np.flatnonzero(np.isin(self.contents, theirs)):
                 person = int(self.person[at])
-                if person not in found and telling(self.store[self.rows[at]]):
-                    found[person] = people[whose[np.argmax(theirs == self.contents[at])]]
-        by_name = _shared(self.source, source) or _one_set(self.name, data, compared)
+                if person not in called and is_distinctive(self.store[self.rows[at]]):
+                    called[person] = people[whose[np.argmax(theirs == self.contents[at])]]
+        by_name = _have_one_source(self.source, source) or _are_one_set(self.name, data, compared)
         alike = {int(p): [k for k in mine[p] if k in names] for p in self.person_ids}
         for person, keys in alike.items():
             for key in keys:
                 if by_name or key.startswith(f"{SYNTHETIC}/"):
-                    found.setdefault(person, names[key])
+                    called.setdefault(person, names[key])
         for earlier in before:
-            found = self.known(**earlier) | found
-        others = [self.people[p] for p, keys in alike.items() if keys and p not in found]
+            called = self.known(**earlier) | called
+        others = [self.people[p] for p, keys in alike.items() if keys and p not in called]
         if not (photos is None or compared or by_name or _is_synthetic(self.name, data)):
             log.warning(
                 "%s: its photographs have another size or crop than those of %s: nobody is known "
@@ -309,12 +309,12 @@ class FaceSet:
                 printable(self.name),
                 len(others),
                 printable(data),
-                _listed(others),
+                _list_names(others),
                 "none of their photographs"
                 if compared
                 else "whether they have the same photographs is not known",
             )
-        return found
+        return called
 
     def unseen(
         self,
@@ -343,7 +343,7 @@ class FaceSet:
         ids = [p for p in self.person_ids if p not in known]
         if not ids:
             raise ValueError(
-                f"{self.name}: everybody in it was seen in training ({_listed(who)}): test on "
+                f"{self.name}: everybody in it was seen in training ({_list_names(who)}): test on "
                 "others"
             )
         log.warning(
@@ -351,7 +351,7 @@ class FaceSet:
             printable(self.name),
             len(known),
             len(self.person_ids),
-            _listed(who),
+            _list_names(who),
         )
         return self.of_people(ids)
 
@@ -368,6 +368,22 @@ class FaceSet:
     def of_people(self, ids: Iterable[int]) -> FaceSet:
         """The view of these people (ids into ``people``)."""
         return self.take(np.isin(self.person, np.fromiter(ids, dtype=np.int64)))
+
+    def with_photos(self, count: int) -> FaceSet:
+        """The view of the people with at least ``count`` photographs.
+
+        Raises:
+            ValueError: nobody has so many.
+        """
+        check_given_counts(count=count)
+        photos = self.photos()
+        keep = np.flatnonzero(photos >= max(1, count))
+        if not len(keep):
+            raise ValueError(
+                f"no usable person in {self.name}: none of its {len(self.person_ids)} people has "
+                f"{count} photographs (the most is {photos.max()})"
+            )
+        return self.of_people(keep)
 
     def of_domains(self, *names: str) -> FaceSet:
         """The view of these domains, by name.
@@ -487,7 +503,7 @@ class FaceSet:
         return line
 
 
-def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
+def _make_keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     """What each of the people of a set called ``data`` may be known by among those of others.
 
     The people of a joined set may be called ``source/name``. Procedural ones are
@@ -513,59 +529,59 @@ def _keys(data: str, people: Iterable[str]) -> list[tuple[str, ...]]:
     return keys
 
 
-def same_photographs(one: FaceSet, other: FaceSet) -> np.ndarray:
+def find_same_photographs(first: FaceSet, second: FaceSet) -> np.ndarray:
     """int64 ``[n, 2]``: positions in both of the photographs that two sets share; of equal ones in
     ``one``, the first."""
-    if one.image_shape != other.image_shape:
+    if first.image_shape != second.image_shape:
         return np.empty((0, 2), np.int64)
-    values, first = np.unique(one.contents, return_index=True)
-    place = np.searchsorted(values, other.contents).clip(max=len(values) - 1)
-    both = np.flatnonzero(values[place] == other.contents)
-    rows = [at for at in both if telling(other.store[other.rows[at]])]
-    return np.array([(first[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
+    values, firsts = np.unique(first.contents, return_index=True)
+    place = np.searchsorted(values, second.contents).clip(max=len(values) - 1)
+    both = np.flatnonzero(values[place] == second.contents)
+    rows = [at for at in both if is_distinctive(second.store[second.rows[at]])]
+    return np.array([(firsts[place[at]], at) for at in rows], np.int64).reshape(-1, 2)
 
 
-def _in_both(one: FaceSet, name: str, other: FaceSet, its_name: str) -> np.ndarray:
+def _mark_shared(first: FaceSet, name: str, second: FaceSet, its_name: str) -> np.ndarray:
     """bool ``[M]``: which photographs of ``other`` are in ``one``, of the same person.
 
     Raises:
         ValueError: one is of another person there.
     """
-    pairs = same_photographs(one, other)
-    refuse_renamed(one, name, other, its_name, pairs)
-    found = np.zeros(len(other), bool)
-    found[pairs[:, 1]] = True
-    return found
+    pairs = find_same_photographs(first, second)
+    refuse_renamed(first, name, second, its_name, pairs)
+    shared = np.zeros(len(second), bool)
+    shared[pairs[:, 1]] = True
+    return shared
 
 
 def refuse_renamed(
-    one: FaceSet, name: str, other: FaceSet, its_name: str, pairs: np.ndarray
+    first: FaceSet, name: str, second: FaceSet, its_name: str, pairs: np.ndarray
 ) -> None:
     """Refuse sets that have a photograph in common that is not of the same person in both.
 
     Args:
         one, other: sets, called ``name`` and ``its_name`` in the message.
-        pairs: see :func:`same_photographs`.
+        pairs: see :func:`find_same_photographs`.
 
     Raises:
         ValueError: so it is; names people of both.
     """
-    who = {(one.people[one.person[a]], other.people[other.person[b]]): None for a, b in pairs}
+    who = {(first.people[first.person[a]], second.people[second.person[b]]): None for a, b in pairs}
     renamed = [f"{theirs} is {mine}" for mine, theirs in who if mine != theirs]
     if renamed:
         raise ValueError(
             f"{its_name} has photographs of {name} under other people's names "
-            f"({_listed(renamed)} there): give both the same names, or leave one of them out"
+            f"({_list_names(renamed)} there): give both the same names, or leave one of them out"
         )
 
 
-def together(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """The name, or the source, of a set of several."""
-    parts = dict.fromkeys(one for name in names for one in name.split(" + "))
+    parts = dict.fromkeys(part_name for name in names for part_name in name.split(" + "))
     return " + ".join(part for part in parts if part)
 
 
-def _comparable(photos: Mapping[str, Any], faces: FaceSet) -> bool:
+def _can_compare(photos: Mapping[str, Any], faces: FaceSet) -> bool:
     """Whether equal photographs have equal pixels, as far as is known."""
     crops = {photos.get("crop"), faces.crop} - {None}
     return list(photos["shape"]) == list(faces.image_shape) and len(crops) < 2
@@ -575,24 +591,24 @@ def _is_synthetic(*names: str) -> bool:
     return all(name.split(":")[0] == SYNTHETIC for name in names)
 
 
-def _shared(one: str, other: str) -> bool:
+def _have_one_source(one: str, other: str) -> bool:
     return bool({*one.split(" + ")} & {*other.split(" + ")} - {""})
 
 
-def _one_set(one: str, other: str, compared: bool) -> bool:
+def _are_one_set(one: str, other: str, compared: bool) -> bool:
     """Whether sets of these names are parts of one, such as ``faces/train`` and ``faces/val``; or
     of one name, where their photographs are not compared: that two folders are called alike says
     nothing where they are."""
     pairs = [(a, b) for a in one.split(" + ") for b in other.split(" + ")]
-    return any(not compared if a == b else _whole(a) == _whole(b) for a, b in pairs)
+    return any(not compared if a == b else _name_whole(a) == _name_whole(b) for a, b in pairs)
 
 
-def _whole(name: str) -> str:
+def _name_whole(name: str) -> str:
     """The name of the set that a set is a part of: ``faces`` of ``faces/val``."""
     whole, _, part = name.rpartition("/")
     return whole if part.casefold() in SPLITS else name
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _NAMED else ""
     return printable("; ".join(names[:_NAMED])) + more

@@ -52,12 +52,12 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
     path = given_path(path, "the photographs")
     if path.is_dir():
         files = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
-        name = _annotations(path, list(files))
+        name = _find_annotations(path, list(files))
         data = files[name].read_bytes()
     elif path.suffix.lower() == ".zip":
         with open_zip(path) as archive:
             files = {entry.filename: path for entry in archive.infolist()}
-            name = _annotations(path, list(files))
+            name = _find_annotations(path, list(files))
             try:
                 data = read_entry(archive, name)
             except UnreadableError as error:
@@ -73,16 +73,16 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not text in UTF-8 ({error})") from error
-    found = _from_json(where, text) if name.endswith(".json") else _from_text(where, text)
+    entries = _parse_json(where, text) if name.endswith(".json") else _parse_text(where, text)
     beside = PurePosixPath(name).parent
     result = []
-    for picture, faces in found:
+    for picture, faces in entries:
         numbers = np.array(faces, dtype=np.float64).reshape(-1, 5)
         boxes = numbers[:, :4]
         places = [str(beside / "images" / picture), str(beside / picture)]
         result.append(
             Annotated(
-                path=next((p for p in places if _there(path, p, files)), picture),
+                path=next((p for p in places if _is_there(path, p, files)), picture),
                 boxes=boxes,
                 ignore=(boxes[:, 2:].min(1, initial=np.inf) < min_side) | (numbers[:, 4] != 0),
             )
@@ -90,11 +90,11 @@ def read_wider(path: str | Path, min_side: float = 24) -> list[Annotated]:
     return result
 
 
-def _there(path: Path, place: str, files: dict[str, Path]) -> bool:
+def _is_there(path: Path, place: str, files: dict[str, Path]) -> bool:
     return place in files if files else (path.parent / place).is_file()
 
 
-def _annotations(path: Path, names: list[str]) -> str:
+def _find_annotations(path: Path, names: list[str]) -> str:
     for ending in (JSON, TEXT):
         fitting = sorted(n for n in names if n.endswith(ending))
         if len(fitting) > 1:
@@ -104,7 +104,7 @@ def _annotations(path: Path, names: list[str]) -> str:
     raise FileNotFoundError(f"{path} holds no {JSON} and no file that ends in {TEXT}")
 
 
-def _from_text(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]]:
+def _parse_text(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]]:
     lines = [line.strip() for line in text.splitlines()]
     while lines and not lines[-1]:
         lines.pop()
@@ -124,13 +124,13 @@ def _from_text(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]
                 f"{where}: the file ends after {len(faces)} of the {count} faces of {picture}: "
                 "download it again"
             )
-        yield picture, [_face(where, at + i + 1, line) for i, line in enumerate(faces)]
+        yield picture, [_parse_face(where, at + i + 1, line) for i, line in enumerate(faces)]
         at += len(faces)
         if not faces and at < len(lines) and len(lines[at].split()) == 10:
             at += 1  # the set writes a line of zeros where there is no face
 
 
-def _face(where: Path, number: int, line: str) -> list[float]:
+def _parse_face(where: Path, number: int, line: str) -> list[float]:
     try:
         numbers = [float(word) for word in line.split()]
     except ValueError:
@@ -140,7 +140,7 @@ def _face(where: Path, number: int, line: str) -> list[float]:
     return [*numbers[:4], numbers[INVALID]]
 
 
-def _from_json(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]]:
+def _parse_json(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]]:
     try:
         images = json.loads(text)["images"]
         entries = list(enumerate(images))
@@ -148,7 +148,7 @@ def _from_json(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]
         raise ValueError(f'{where}: expected {{"images": [...]}} ({error!r})') from error
     for i, image in entries:
         try:
-            picture, faces = str(image["file"]), [_entry(face) for face in image["faces"]]
+            picture, faces = str(image["file"]), [_parse_box(face) for face in image["faces"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{where}: images[{i}]: expected {{"file": name, "faces": [{{"bbox": [x, y, width, '
@@ -157,7 +157,7 @@ def _from_json(where: Path, text: str) -> Iterator[tuple[str, list[list[float]]]
         yield picture, faces
 
 
-def _entry(face: dict[str, Any]) -> list[float]:
+def _parse_box(face: dict[str, Any]) -> list[float]:
     numbers = [float(number) for number in face["bbox"]]
     if len(numbers) != 4 or not np.isfinite(numbers).all():
         raise ValueError(f"a box of {numbers}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
 
 from metaface.data import FaceSet
-from metaface.episodes.augment import Augment
 from metaface.episodes.sampler import Episodes, EpisodeSampler
 
 
-def partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:
+def find_partners(faces: FaceSet) -> dict[str, tuple[str, ...]]:
     """Of each domain that has photographs: the others that show at least two people of it."""
     people = {
         name: set(faces.person[faces.domain == d].tolist()) for d, name in enumerate(faces.domains)
@@ -34,10 +34,14 @@ class AcrossDomains:
     that shares its people with no other has tasks of its own, both sides from it: nobody's
     photographs could be its query. Batch k is a pure function of (seed, stream, k).
 
+    The pairs of domains have different people, and so a sampler each, which takes the draws of any
+    ``EpisodeSampler``; this class only decides whose turn it is.
+
     Args:
         faces: people of several domains.
-        ways, shots, queries, seed, stream, augment, device: as of ``EpisodeSampler``; where two
-            domains have fewer people in common than ``ways``, all of them are in each task.
+        ways, shots, queries: as of ``EpisodeSampler``; where two domains have fewer people in
+            common than ``ways``, all of them are in each task.
+        options: ``seed``, ``stream``, ``augment`` and ``device`` of ``EpisodeSampler``.
 
     Attributes:
         people: int64 ``[P]``, people who are in some task.
@@ -53,35 +57,20 @@ class AcrossDomains:
         ways: int | tuple[int, int] = 5,
         shots: int | tuple[int, int] = 1,
         queries: int = 5,
-        *,
-        seed: int = 0,
-        stream: str = "train",
-        augment: Augment | None = None,
-        device: str | torch.device = "cpu",
+        **options: Any,
     ) -> None:
-        self.faces, self.seed, self.augment = faces, seed, augment
+        self.faces = faces
         most = shots if isinstance(shots, int) else shots[1]
         self._samplers: list[list[EpisodeSampler]] = []
-        for support, others in partners(faces).items():
+        for support, others in find_partners(faces).items():
             mine = []
             for query in others or (support,):
-                able = _able(faces, support, query, most, queries)
+                able = _count_able(faces, support, query, most, queries)
                 if able < 2 and others:
                     continue
-                mine.append(
-                    EpisodeSampler(
-                        faces,
-                        _at_most(ways, max(2, able)),
-                        shots,
-                        queries,
-                        seed=seed,
-                        stream=stream,
-                        support_domain=support,
-                        query_domain=query,
-                        augment=augment,
-                        device=device,
-                    )
-                )
+                size = (_limit_ways(ways, max(2, able)), shots, queries)
+                options |= {"support_domain": support, "query_domain": query}
+                mine.append(EpisodeSampler(faces, *size, **options))
             if not mine:
                 raise ValueError(
                     f"domain {support!r} of {faces.name}: no two people of it have {most} "
@@ -89,6 +78,8 @@ class AcrossDomains:
                     "shots or queries, or leave it out"
                 )
             self._samplers.append(mine)
+        first = self._samplers[0][0]
+        self.seed, self.augment = first.seed, first.augment
         everybody = [sampler.people for mine in self._samplers for sampler in mine]
         self.people = np.unique(np.concatenate(everybody))
         self.turns = [[(s.support_domain, s.query_domain) for s in mine] for mine in self._samplers]
@@ -100,7 +91,7 @@ class AcrossDomains:
         return mine[turn % len(mine)].batch(k, size, part)
 
 
-def _able(faces: FaceSet, support: str, query: str, shots: int, queries: int) -> int:
+def _count_able(faces: FaceSet, support: str, query: str, shots: int, queries: int) -> int:
     """How many people have the photographs for a task of these domains."""
     left = faces.of_domains(support).photos()
     if support == query:
@@ -108,6 +99,6 @@ def _able(faces: FaceSet, support: str, query: str, shots: int, queries: int) ->
     return int(((left >= shots) & (faces.of_domains(query).photos() >= queries)).sum())
 
 
-def _at_most(ways: int | tuple[int, int], able: int) -> tuple[int, int]:
+def _limit_ways(ways: int | tuple[int, int], able: int) -> tuple[int, int]:
     low, high = (ways, ways) if isinstance(ways, int) else ways
     return min(low, able), min(high, able)

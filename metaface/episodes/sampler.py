@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaface._splitmix import GOLDEN, mix_bits, scale_bits
 from metaface.arguments import check_given_counts
 from metaface.data import FaceSet
 from metaface.episodes.augment import Augment
@@ -131,16 +132,17 @@ class EpisodeSampler:
         self.people = np.flatnonzero(enough)
         self.left_out = tuple(faces.people[p] for p in faces.person_ids if not enough[p])
         if len(self.people) < self.ways[1]:
+            lower = _advise_fewer(
+                ways=(self.ways[1], 2), shots=(most_shots, 1), queries=(queries, 1)
+            )
             raise ValueError(
                 f"{faces.name}: {self.ways[1]}-way {most_shots}-shot {queries}-query tasks need "
                 f"{self.ways[1]} people with at least {' + '.join(map(str, needs))} photographs "
                 f"each, but only {len(self.people)} of {len(faces.person_ids)} have them"
-                f"{_most(sides)}: "
-                f"use {_fewer(ways=(self.ways[1], 2), shots=(most_shots, 1), queries=(queries, 1))}"
-                "more people or photographs"
+                f"{_say_most(sides)}: use {lower}more people or photographs"
             )
         self._sides = [_ByPerson(side, self.people) for side in sides]
-        self._key = _stream_key(seed, stream)
+        self._key = _hash_stream(seed, stream)
         self._drawn_block: Any = (None, None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -188,7 +190,7 @@ class EpisodeSampler:
         )
 
     def _keys(self, indices: np.ndarray) -> np.ndarray:
-        return _mix(self._key ^ _mix(np.asarray(indices, dtype=np.uint64)))
+        return mix_bits(self._key ^ mix_bits(np.asarray(indices, dtype=np.uint64)))
 
     def _rows(self, indices: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
         """People ``[B, N]`` and rows of support ``[B, N*K]`` and query ``[B, N*Q]``.
@@ -210,8 +212,10 @@ class EpisodeSampler:
         return people[start:stop], support[start:stop], query[start:stop]
 
     def _draw(self, keys: np.ndarray, ways: int, shots: int) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = _distinct(keys, 3, np.full(len(keys), len(self.people)), ways)
-        person_keys = _mix(keys[:, None] ^ _mix(chosen.astype(np.uint64) + np.uint64(1 << 32)))
+        chosen = _draw_distinct(keys, 3, np.full(len(keys), len(self.people)), ways)
+        person_keys = mix_bits(
+            keys[:, None] ^ mix_bits(chosen.astype(np.uint64) + np.uint64(1 << 32))
+        )
         if self._shared:
             rows = self._sides[0].draw(person_keys, 4, chosen, shots + self.queries)
             support, query = rows[..., :shots], rows[..., shots:]
@@ -219,7 +223,7 @@ class EpisodeSampler:
             support = self._sides[0].draw(person_keys, 4, chosen, shots)
             query = self._sides[1].draw(person_keys, 5, chosen, self.queries)
         if self.faces.versions > 1:
-            drawn = _uniform(person_keys[..., None], 8, 1) * self.faces.versions
+            drawn = _draw_uniform(person_keys[..., None], 8, 1) * self.faces.versions
             first = drawn.astype(np.int64) * (len(self.faces.store) // self.faces.versions)
             support, query = support + first, query + first
         rows_of = [self.people[chosen], support, query]
@@ -231,12 +235,12 @@ class EpisodeSampler:
     def images(self, rows: Tensor) -> Tensor:
         """The photographs of rows ``[n]`` of the store: float32 ``[n, C, H, W]`` in 0..1."""
         flat = self._store.index_select(0, rows.to(self._store.device))
-        return pictures(flat)
+        return scale_pixels(flat)
 
     def _images(self, rows: Tensor, keys: np.ndarray, purpose: int) -> Tensor:
         images = self.images(rows.flatten())
         if self.augment is not None:
-            draws = _uniform(keys[:, None, None], purpose, rows.shape[1], self.augment.draws)
+            draws = _draw_uniform(keys[:, None, None], purpose, rows.shape[1], self.augment.draws)
             images = self.augment(images, torch.from_numpy(draws).flatten(0, 1).float())
         return images.unflatten(0, rows.shape)
 
@@ -244,7 +248,7 @@ class EpisodeSampler:
         low, high = bounds
         if low == high:
             return low
-        return low + int(_uniform(keys[:, None], purpose, 1)[0, 0] * (high - low + 1))
+        return low + int(_draw_uniform(keys[:, None], purpose, 1)[0, 0] * (high - low + 1))
 
 
 class _ByPerson:
@@ -258,23 +262,23 @@ class _ByPerson:
 
     def draw(self, keys: np.ndarray, purpose: int, chosen: np.ndarray, k: int) -> np.ndarray:
         """int64 ``[B, N, k]``: k distinct photographs of each chosen person."""
-        picks = _distinct(keys, purpose, self.count[chosen], k)
+        picks = _draw_distinct(keys, purpose, self.count[chosen], k)
         return self.rows[self.start[chosen][..., None] + picks]
 
 
-def _most(sides: list[FaceSet]) -> str:
+def _say_most(sides: list[FaceSet]) -> str:
     """The most photographs that anybody has on each side."""
     most = [str(side.photos().max(initial=0)) for side in sides]
     return f" (the most that anybody has is {' + '.join(most)})"
 
 
-def _fewer(**numbers: tuple[int, int]) -> str:
+def _advise_fewer(**numbers: tuple[int, int]) -> str:
     """Advice to lower those numbers that are not at their least yet, and "or"; "" for none."""
-    high = [name for name, (value, least) in numbers.items() if value > least]
+    high = [name for name, (value, minimum) in numbers.items() if value > minimum]
     return f"fewer {', '.join(high)}, or " if high else ""
 
 
-def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+def check_range(name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
     """``value`` as a (least, most) pair.
 
     Raises:
@@ -282,43 +286,33 @@ def check_range(name: str, value: int | tuple[int, int], least: int) -> tuple[in
     """
     pair = value if isinstance(value, tuple | list) and len(value) == 2 else (value, value)
     whole = all(isinstance(v, int | np.integer) for v in pair)
-    if not whole or not least <= pair[0] <= pair[1]:
-        raise ValueError(f"{name}={value!r}: must be at least {least}, or a (least, most) pair")
+    if not whole or not minimum <= pair[0] <= pair[1]:
+        raise ValueError(f"{name}={value!r}: must be at least {minimum}, or a (least, most) pair")
     low, high = pair
     return int(low), int(high)
 
 
-# Counter-based random numbers: splitmix64's finaliser (Steele et al. 2014) over (key, counter).
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def _stream_key(seed: int, stream: str) -> np.ndarray:
+def _hash_stream(seed: int, stream: str) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=8).digest()
     return np.frombuffer(digest, dtype=np.uint64)
 
 
-def pictures(stored: Tensor) -> Tensor:
+def scale_pixels(stored: Tensor) -> Tensor:
     """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``, as a FaceSet stores them."""
     # the bytes seen as [n, C, H, W]: already the layout convolutions are fastest in
     return stored.float().mul_(1 / 255).permute(0, 3, 1, 2)
 
 
-def _uniform(keys: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
+def _draw_uniform(keys: np.ndarray, purpose: int, *shape: int) -> np.ndarray:
     """float64 in [0, 1): ``keys`` broadcast against a block of ``shape`` counters."""
     counters = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64).reshape(shape)
     counters += np.array(purpose << 40, dtype=np.uint64)
-    bits = _mix(keys + counters * np.uint64(0x9E3779B97F4A7C15))
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return scale_bits(mix_bits(keys + counters * GOLDEN))
 
 
-def _distinct(keys: np.ndarray, purpose: int, n: np.ndarray, k: int) -> np.ndarray:
+def _draw_distinct(keys: np.ndarray, purpose: int, n: np.ndarray, k: int) -> np.ndarray:
     """int64 ``[..., k]``: k distinct numbers of 0..n-1, shuffled, for each key (Floyd 1987)."""
-    draws = _uniform(keys[..., None], purpose, 2 * k)
+    draws = _draw_uniform(keys[..., None], purpose, 2 * k)
     picks = np.empty((*keys.shape, k), dtype=np.int64)
     for j in range(k):
         top = n - k + j

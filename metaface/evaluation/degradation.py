@@ -14,7 +14,7 @@ from torch import Tensor
 from metaface._progress import track
 from metaface.arguments import check_given_counts, refuse_moved
 from metaface.data import IMAGE_SIZE, FaceSet
-from metaface.episodes.sampler import EpisodeSampler, pictures
+from metaface.episodes.sampler import EpisodeSampler, scale_pixels
 from metaface.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from metaface.evaluation.episodic import BATCH_PIXELS, device_of, embed
 from metaface.learners import FeatureLearner, MetaLearner
@@ -310,7 +310,7 @@ class _Measurement:
 
     def _pictures(self, some: Tensor) -> Tensor:
         """float32 ``[n, C, H, W]`` in 0..1 of uint8 ``[n, H, W, C]``."""
-        return pictures(some.to(device_of(self.learner)))
+        return scale_pixels(some.to(device_of(self.learner)))
 
     def _embed(self, images: np.ndarray) -> Tensor:
         stored = torch.from_numpy(np.ascontiguousarray(images))

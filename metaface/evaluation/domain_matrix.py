@@ -12,8 +12,8 @@ import torch
 from metaface import nets
 from metaface.arguments import refuse_moved
 from metaface.data import FaceSet
-from metaface.data.domain_split import SIDES, queries_there, sides
-from metaface.episodes.sampler import pictures
+from metaface.data.domain_split import SIDES, limit_queries, list_sides
+from metaface.episodes.sampler import scale_pixels
 from metaface.evaluation.episodic import device_of, embed, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import ci95_over_seeds
@@ -99,7 +99,7 @@ def measure(
         has an embedding that no task changes; ``seconds``, what testing took.
     """
     began = time.perf_counter()
-    queries = queries_there(faces, queries)
+    queries = limit_queries(faces, queries)
     tested = []
     for n in ways:
         for k in shots:
@@ -111,7 +111,7 @@ def measure(
                 queries=queries,
                 episodes=episodes,
                 seed=seed,
-                domains=SIDES if sides(faces) else None,
+                domains=SIDES if list_sides(faces) else None,
                 progress=progress,
             )
             accuracies = [round(float(a), 6) for a in result.accuracies]
@@ -120,7 +120,7 @@ def measure(
     measured: dict[str, Any] = {"episodes": tested, "rank1": None, "tar_at_far": None}
     if isinstance(learner, FeatureLearner) and learner.sees_single_images:
         features = embed_faceset(learner, faces)
-        known = faces.domain == faces.domains.index(SIDES[0]) if sides(faces) else None
+        known = faces.domain == faces.domains.index(SIDES[0]) if list_sides(faces) else None
         measured["rank1"] = rank1(features, faces.person, known, seed=seed)
         measured["tar_at_far"] = tar_at_far(features, faces.person, known, seed=seed)
     return measured | {"seconds": time.perf_counter() - began}
@@ -133,7 +133,7 @@ def embed_faceset(learner: MetaLearner, faces: FaceSet) -> np.ndarray:
     with learner.predicting():
         features = embed(
             learner,
-            lambda rows: pictures(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
+            lambda rows: scale_pixels(torch.from_numpy(faces.store[rows.numpy()]).to(device)),
             torch.from_numpy(faces.rows),
         ).cpu()
     return torch.nn.functional.normalize(features, dim=-1).numpy()

@@ -20,7 +20,7 @@ from metaface.episodes.sampler import BLOCK, EpisodeSampler
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.learners.checks import check_scores
 from metaface.metrics.intervals import ci95
-from metaface.nets import not_finite
+from metaface.nets import find_not_finite
 
 log = logging.getLogger("metaface.evaluation")
 
@@ -127,7 +127,7 @@ def evaluate(
             "network into a learner, such as metaface.learners.Prototypical(network)"
         )
     check_given_counts(1, ways=ways, shots=shots, queries=queries, episodes=episodes)
-    if (weight := not_finite(learner)) is not None:
+    if (weight := find_not_finite(learner)) is not None:
         raise ValueError(f"{weight} of the learner holds infinite numbers or NaN: train it again")
     support_domain, query_domain = domains or (None, None)
     sampler = EpisodeSampler(

@@ -15,7 +15,7 @@ import numpy as np
 from metaface import data, machine, nets, report
 from metaface._text import file_name
 from metaface.data import FaceSet
-from metaface.data.domain_split import none_left
+from metaface.data.domain_split import are_all_left_for_test
 from metaface.data.faceset import SYNTHETIC
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.evaluation import Result, evaluate
@@ -91,7 +91,7 @@ def load_people(
                 f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
             )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
-        if none_left(train_faces, val_faces, wanted):
+        if are_all_left_for_test(train_faces, val_faces, wanted):
             notes.append(
                 f"{faces.name}: all {len(test.person_ids)} people with {wanted} photographs or "
                 "more are left for the test; nobody in training or validation has as many"

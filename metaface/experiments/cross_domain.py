@@ -17,11 +17,11 @@ from metaface.arguments import check_once
 from metaface.data import FaceSet
 from metaface.data.domain_split import (
     Parts,
-    joined,
-    none_left,
+    are_all_left_for_test,
+    join_domains,
+    limit_queries,
+    list_sides,
     paired_domains,
-    queries_there,
-    sides,
     split_together,
 )
 from metaface.data.faceset import SYNTHETIC
@@ -179,8 +179,8 @@ class _DomainMatrix(Experiment):
             self.settings,
             name,
             seed,
-            joined({domain: self.domains[domain].train for domain in inside}),
-            joined({domain: self.domains[domain].val for domain in inside}),
+            join_domains({domain: self.domains[domain].train for domain in inside}),
+            join_domains({domain: self.domains[domain].val for domain in inside}),
             folder,
             device=self.device,
             progress=self.progress,
@@ -250,14 +250,14 @@ def _check_testable(settings: CrossDomainSettings, domains: Mapping[str, Parts])
     """Fail before training where a test could not be drawn after it; what is not plain of it."""
     notes = []
     for name, parts in domains.items():
-        queries = queries_there(parts.test, settings.queries)
+        queries = limit_queries(parts.test, settings.queries)
         if queries < settings.queries:
             notes.append(
                 f"domain {name}: tested with {queries} of {settings.queries} queries a person, as "
                 "many as everybody has"
             )
         wanted = max(settings.shots) + settings.queries
-        if not sides(parts.test) and none_left(parts.train, parts.val, wanted):
+        if not list_sides(parts.test) and are_all_left_for_test(parts.train, parts.val, wanted):
             notes.append(
                 f"domain {name}: all people with {wanted} photographs or more are left for the "
                 "test; nobody in training or validation has as many"
@@ -265,7 +265,7 @@ def _check_testable(settings: CrossDomainSettings, domains: Mapping[str, Parts])
         for ways in settings.ways:
             for shots in settings.shots:
                 try:
-                    EpisodeSampler(parts.test, ways, shots, queries, **sides(parts.test))
+                    EpisodeSampler(parts.test, ways, shots, queries, **list_sides(parts.test))
                 except ValueError as error:
                     raise ValueError(f"domain {name}: {error}") from error
     for note in notes:

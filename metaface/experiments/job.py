@@ -12,10 +12,10 @@ import torch
 
 from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
-from metaface.data.domain_split import sides
+from metaface.data.domain_split import list_sides
 from metaface.episodes.augment import Augment
 from metaface.learners import MetaLearner
-from metaface.learners.spec import ModelSpec, seen_by
+from metaface.learners.spec import ModelSpec, read_seen
 from metaface.machine import choose_device
 from metaface.options.jobs import RECIPE, JobSettings
 from metaface.training import Budget, Run, Task, Validation, runs, train
@@ -72,7 +72,7 @@ def leave_out_seen(job: JobSettings, test: FaceSet) -> FaceSet:
     Raises:
         ValueError: nobody is left.
     """
-    seen = seen_by(job.start) if job.start else None
+    seen = read_seen(job.start) if job.start else None
     return test.unseen(**seen) if seen else test
 
 
@@ -106,7 +106,7 @@ def train_learner(
     spec = specify(job, name)
     learner = spec.build(seed, start=job.start)
     learner.task_chunk = job.task_chunk
-    val_ways, _, fewer = fit_validation(val, min(job.ways), 1, **sides(val))
+    val_ways, _, fewer = fit_validation(val, min(job.ways), 1, **list_sides(val))
     if fewer:
         fewer = f"{name}: {fewer}"
         log.warning(fewer)
@@ -115,7 +115,7 @@ def train_learner(
         faces,
         val,
         task=Task(
-            **job.given(name), augment=Augment.of(job.augment), across=across, **sides(faces)
+            **job.given(name), augment=Augment.of(job.augment), across=across, **list_sides(faces)
         ),
         budget=Budget(job.iterations, job.images, job.minutes),
         validation=Validation(val_ways, 1, val_episodes, on_validation),

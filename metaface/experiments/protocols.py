@@ -20,7 +20,7 @@ from metaface.data._skipped import TWICE, report_skipped
 from metaface.data._sources import open_source
 from metaface.data.wider import read_wider
 from metaface.faces import choose
-from metaface.faces.alignment import shrunk
+from metaface.faces.alignment import shrink
 from metaface.faces.detect import Detector
 from metaface.faces.photos import Unusable, read
 from metaface.learners import Prototypical
@@ -64,7 +64,7 @@ class AlignedFaces:
 
     def faces(self, size: int = 112) -> FaceSet:
         """The crops as a data set of MetaFace, reduced to ``size`` pixels."""
-        crops = self.crops if size == self.crops.shape[1] else shrunk(self.crops, size)
+        crops = self.crops if size == self.crops.shape[1] else shrink(self.crops, size)
         return FaceSet.from_arrays(crops, self.person, people=self.people, name=self.name)
 
 
@@ -84,7 +84,7 @@ def align_people(
     with open_source(path) as listing:
         seen = embed_faces(
             (partial(listing.read, photo) for photo in listing.photos),
-            choose.most_prominent,
+            choose.pick_most_prominent,
             detector,
             embedder,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from metaface.data import FaceSet
 from metaface.evaluation.domain_matrix import embed_faceset
 from metaface.faces.alignment import align
-from metaface.faces.exposure import exposed
+from metaface.faces.exposure import brighten_dark
 from metaface.learners import MetaLearner
 
 RENDER = 160  # pixels of a render that is aligned: more than the crop shows
@@ -46,4 +46,4 @@ class People:
 def upright(images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Renders aligned by their own landmarks: uint8 ``[n, 112, 112, 3]``."""
     pairs = zip(images, landmarks, strict=True)
-    return exposed(np.concatenate([align(image, five[None] - 0.5) for image, five in pairs]))
+    return brighten_dark(np.concatenate([align(image, five[None] - 0.5) for image, five in pairs]))

@@ -34,30 +34,30 @@ def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         uint8 RGB ``[n, 112, 112, 3]``; black where the picture ends.
     """
     crops = np.empty((len(landmarks), SIDE, SIDE, 3), np.uint8)
-    for i, matrix in enumerate(similarity(landmarks)):
-        crops[i] = warped(picture, matrix, SIDE)
+    for i, matrix in enumerate(fit_similarity(landmarks)):
+        crops[i] = warp(picture, matrix, SIDE)
     return crops
 
 
-def warped(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+def warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """A square of ``side`` pixels in which ``matrix @ (x, y, 1)``, ``[2, 3]`` without shear, is the
     place of the picture's pixel x, y; black where the picture ends."""
     # what is much larger than the square is reduced first, so that no pixel is passed over
     scale = float(np.hypot(*matrix[0, :2]))
     halvings = max(0, int(np.log2(1 / scale))) if scale > 0 else 0
     if halvings:
-        picture, matrix = _reduced(picture, matrix, side, 2**halvings)
-    found: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    return found
+        picture, matrix = _reduce(picture, matrix, side, 2**halvings)
+    square: np.ndarray = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    return square
 
 
-def shrunk(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
+def shrink(crops: Sequence[np.ndarray] | np.ndarray, size: int) -> np.ndarray:
     """uint8 ``[n, size, size, 3]`` of square crops of any size, by the mean of the pixels."""
     shape = (size, size)
     return np.stack([cv2.resize(crop, shape, interpolation=cv2.INTER_AREA) for crop in crops])
 
 
-def similarity(landmarks: np.ndarray) -> np.ndarray:
+def fit_similarity(landmarks: np.ndarray) -> np.ndarray:
     """The least-squares similarity transforms from ``landmarks`` to the template.
 
     In closed form (Umeyama 1991, in the plane, without reflection), all faces at once.
@@ -79,7 +79,7 @@ def similarity(landmarks: np.ndarray) -> np.ndarray:
     return np.concatenate([turn, shift], 2)
 
 
-def _reduced(
+def _reduce(
     picture: np.ndarray, matrix: np.ndarray, side: int, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The part of the picture that the square shows, reduced by ``factor``, and its transform."""

@@ -10,7 +10,7 @@ import numpy as np
 from metaface.faces.alignment import align
 from metaface.faces.detect import Detector
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import exposed
+from metaface.faces.exposure import brighten_dark
 from metaface.faces.photos import Unusable
 
 SMALLEST = 16
@@ -29,23 +29,25 @@ _LEAST_SHARPNESS = 4.0  # standard deviation of the Laplacian of the crop, to be
 Pick = Callable[[np.ndarray, Detections], Detections]
 
 
-def crops_of(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
+def crop_faces(picture: np.ndarray, faces: Detections, detector: Detector) -> np.ndarray:
     """uint8 RGB ``[n, 112, 112, 3]``: the faces as they are embedded."""
-    closer = getattr(detector, "closer", None)
-    return exposed(align(picture, (closer(picture, faces) if closer else faces).landmarks))
+    if hasattr(detector, "closer"):
+        raise TypeError(f"{type(detector).__name__}.closer is now called refine: rename it")
+    refine = getattr(detector, "refine", None)
+    return brighten_dark(align(picture, (refine(picture, faces) if refine else faces).landmarks))
 
 
-def everyone(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_all(picture: np.ndarray, faces: Detections) -> Detections:
     """All faces that are large enough.
 
     Raises:
         Unusable: ``no_face`` or ``face_too_small``.
     """
-    _some(picture, faces)
-    return _large(faces, SMALLEST)
+    _refuse_none(picture, faces)
+    return _drop_small(faces, SMALLEST)
 
 
-def prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
+def measure_prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     """How much each face looks like the one that a photograph of one person is of: float ``[n]``.
 
     The side of the face in pixels (the root of the area that its box has inside the picture), times
@@ -62,42 +64,42 @@ def prominence(picture: np.ndarray, faces: Detections) -> np.ndarray:
     start, end = faces.boxes[:, :2], faces.boxes[:, :2] + faces.boxes[:, 2:]
     sides = np.sqrt((end.clip(0, size) - start.clip(0, size)).clip(0).prod(1))
     away = np.hypot(*((start + end) / size - 1).T).clip(0, 2**0.5) / 2**0.5
-    focus = [_focus(_grey(picture, five[None])) for five in faces.landmarks]
+    focus = [_measure_focus(_align_grey(picture, five[None])) for five in faces.landmarks]
     return sides * faces.scores**3 * (1 - (1 - _EDGE) * away) * focus
 
 
-def chosen(picture: np.ndarray, faces: Detections) -> tuple[Detections, bool]:
+def pick_prominent(picture: np.ndarray, faces: Detections) -> tuple[Detections, bool]:
     """The most prominent face, and whether it is ``CLEAR`` times as prominent as every other.
 
     Raises:
         Unusable: ``no_face``.
     """
-    _some(picture, faces)
+    _refuse_none(picture, faces)
     if len(faces) == 1:
         return faces, True
-    values = prominence(picture, faces)
+    values = measure_prominence(picture, faces)
     first, second = np.argsort(-values, kind="stable")[:2]
     return faces[first : first + 1], bool(values[first] > CLEAR * values[second])
 
 
-def most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_most_prominent(picture: np.ndarray, faces: Detections) -> Detections:
     """The face that a photograph of one person is of, as well as can be told.
 
     Raises:
         Unusable: ``no_face``.
     """
-    return chosen(picture, faces)[0]
+    return pick_prominent(picture, faces)[0]
 
 
-def the_one(picture: np.ndarray, faces: Detections) -> Detections:
+def pick_one(picture: np.ndarray, faces: Detections) -> Detections:
     """The face of a photograph of one person: the only one, or one that clearly stands out.
 
     Raises:
         Unusable: ``no_face``, ``face_too_small`` or ``several_faces``.
     """
-    _some(picture, faces)
-    faces = _large(faces, SMALLEST)
-    face, clear = chosen(picture, faces)
+    _refuse_none(picture, faces)
+    faces = _drop_small(faces, SMALLEST)
+    face, clear = pick_prominent(picture, faces)
     if not clear:
         raise Unusable(
             "several_faces", f"{len(faces)} faces, none stands out: crop it to the person meant"
@@ -105,48 +107,48 @@ def the_one(picture: np.ndarray, faces: Detections) -> Detections:
     return face
 
 
-def to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
-    """:func:`the_one`, if it is good enough to recognise a person by.
+def pick_to_enrol(picture: np.ndarray, faces: Detections) -> Detections:
+    """:func:`pick_one`, if it is good enough to recognise a person by.
 
     Raises:
-        Unusable: as :func:`the_one`, or ``low_quality``.
+        Unusable: as :func:`pick_one`, or ``low_quality``.
     """
-    face = _large(the_one(picture, faces), SMALLEST_ENROLLED)
+    face = _drop_small(pick_one(picture, faces), SMALLEST_ENROLLED)
     if face.scores[0] < _LEAST_SCORE:
         raise Unusable(
             "low_quality", f"the detector is not sure of the face ({face.scores[0]:.2f})"
         )
-    grey = _grey(picture, face.landmarks)
+    grey = _align_grey(picture, face.landmarks)
     if grey.std() < _LEAST_CONTRAST:
         raise Unusable("low_quality", f"hardly any contrast ({grey.std():.1f} grey levels)")
-    sharpness = _sharpness(grey)
+    sharpness = _measure_sharpness(grey)
     if sharpness < _LEAST_SHARPNESS:
         raise Unusable("low_quality", f"blurred (sharpness {sharpness:.1f})")
     return face
 
 
-def _grey(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def _align_grey(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """The aligned face ``[112, 112]`` of landmarks ``[1, 5, 2]``."""
     return cv2.cvtColor(align(picture, landmarks)[0], cv2.COLOR_RGB2GRAY)
 
 
-def _sharpness(grey: np.ndarray) -> float:
+def _measure_sharpness(grey: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).std())
 
 
-def _focus(grey: np.ndarray) -> float:
+def _measure_focus(grey: np.ndarray) -> float:
     """0.1..1; what the rounding of grey levels adds is on both sides, so that it is no detail."""
     again = cv2.GaussianBlur(grey, (0, 0), 2)
     fine, coarse = (cv2.Laplacian(g, cv2.CV_32F)[_INNER].std() for g in (grey, again))
     return float(np.clip((fine / max(coarse, 0.1) - 1) / _SHARP, 0.1, 1))
 
 
-def _some(picture: np.ndarray, faces: Detections) -> None:
+def _refuse_none(picture: np.ndarray, faces: Detections) -> None:
     if not len(faces):
         raise Unusable("no_face", f"no face found in {picture.shape[1]}x{picture.shape[0]} pixels")
 
 
-def _large(faces: Detections, smallest: int) -> Detections:
+def _drop_small(faces: Detections, smallest: int) -> Detections:
     sides = faces.boxes[:, 2:].min(1)
     if sides.max() < smallest:
         raise Unusable(

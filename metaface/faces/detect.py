@@ -11,9 +11,10 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from metaface.arguments import refuse_moved
 from metaface.faces.alignment import TEMPLATE
-from metaface.faces.detections import Detections, overlaps, shared_areas
-from metaface.faces.landmarks import second_look
+from metaface.faces.detections import Detections, intersect_areas, overlaps
+from metaface.faces.landmarks import refine_landmarks
 
 LONGEST = 1280
 """pixels: a longer picture is reduced to this to be searched"""
@@ -21,9 +22,7 @@ _SMALL = 480  # and then at half the size, down to about this: YuNet knows faces
 _MARGIN = 0.15  # of the longer side, around a picture: faces at the border are found, too
 _MULTIPLE = 32  # what YuNet's sides must be multiples of
 _OVERLAP = 0.45  # IoU from which two boxes are one face (as its authors test it)
-_LARGE = (
-    400  # pixels: the height of a face, as it is searched, from which parts are taken for faces
-)
+_LARGE = 400  # pixels: faces of this height, as searched, have parts that are taken for faces
 _INSIDE = 0.6  # share of a box inside a surer one from which it is a part of that face
 _turn = threading.Lock()
 
@@ -31,7 +30,7 @@ _turn = threading.Lock()
 class Detector(Protocol):
     """Anything that finds faces with five landmarks. Several threads may call it at once.
 
-    One that also has ``closer(picture, faces) -> Detections`` is asked to place the landmarks of
+    One that also has ``refine(picture, faces) -> Detections`` is asked to place the landmarks of
     the faces that matter again, before they are aligned.
     """
 
@@ -51,7 +50,7 @@ class YuNet:
 
     Args:
         path: ``yunet_n_640_640.onnx`` or one like it.
-        least: the smallest score that counts as a face, 0..1.
+        min_score: the smallest score that counts as a face, 0..1.
 
     Raises:
         FileNotFoundError: no such file.
@@ -60,8 +59,9 @@ class YuNet:
 
     name = "yunet"
 
-    def __init__(self, path: str | Path, least: float = 0.6) -> None:
-        self.path, self.least = Path(path), least
+    @refuse_moved(least="min_score")
+    def __init__(self, path: str | Path, min_score: float = 0.6) -> None:
+        self.path, self.min_score = Path(path), min_score
         if not self.path.is_file():
             raise FileNotFoundError(f"no detector model at {path}: metaface models fetch yunet")
         self._own = threading.local()  # a FaceDetectorYN serves one thread at a time
@@ -71,17 +71,17 @@ class YuNet:
         longest = max(picture.shape[:2])
         scale = min(1.0, LONGEST / longest)
         large = _LARGE / scale
-        found = [self._at(picture, scale)]
+        results = [self._search(picture, scale)]
         while scale * longest > _SMALL:
             scale /= 2
-            found.append(self._at(picture, scale))
-        return without_parts(fused(found), large)
+            results.append(self._search(picture, scale))
+        return drop_parts(fuse(results), large)
 
-    def closer(self, picture: np.ndarray, faces: Detections) -> Detections:
-        """``faces`` of the picture with landmarks found again; see :func:`second_look`."""
-        return second_look(picture, faces, self)
+    def refine(self, picture: np.ndarray, faces: Detections) -> Detections:
+        """``faces`` of the picture with landmarks found again; see :func:`refine_landmarks`."""
+        return refine_landmarks(picture, faces, self)
 
-    def _at(self, picture: np.ndarray, scale: float) -> Detections:
+    def _search(self, picture: np.ndarray, scale: float) -> Detections:
         height, width = picture.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if size != (width, height):
@@ -107,7 +107,7 @@ class YuNet:
             try:
                 with _no_log():
                     net = cv2.FaceDetectorYN.create(
-                        str(self.path), "", (320, 320), self.least, _OVERLAP
+                        str(self.path), "", (320, 320), self.min_score, _OVERLAP
                     )
             except cv2.error as error:
                 raise ValueError(
@@ -168,14 +168,14 @@ class Cascade:
         return Detections(boxes, landmarks.astype(np.float32), scores.clip(0, 1))[order]
 
 
-def fused(found: Sequence[Detections]) -> Detections:
+def fuse(results: Sequence[Detections]) -> Detections:
     """One list of several of the same picture: boxes that overlap become one, averaged."""
     boxes, landmarks, scores = (
-        np.concatenate([getattr(faces, name) for faces in found])
+        np.concatenate([getattr(faces, name) for faces in results])
         for name in ("boxes", "landmarks", "scores")
     )
     order = np.argsort(-scores, kind="stable")
-    if len(found) == 1 or not len(order):
+    if len(results) == 1 or not len(order):
         return Detections(boxes, landmarks, scores)[order]
     boxes, landmarks, scores = boxes[order], landmarks[order], scores[order]
     same = overlaps(boxes, boxes) > _OVERLAP
@@ -198,12 +198,12 @@ def fused(found: Sequence[Detections]) -> Detections:
     )
 
 
-def without_parts(faces: Detections, large: float) -> Detections:
+def drop_parts(faces: Detections, large: float) -> Detections:
     """Those that do not lie for the most part inside a surer one higher than ``large`` pixels.
 
     In a face that is larger than it knows them YuNet finds others: an eye and a nostril will do.
     """
     areas = faces.boxes[:, 2:].prod(1)
-    inside = shared_areas(faces.boxes, faces.boxes) > _INSIDE * areas[:, None]
+    inside = intersect_areas(faces.boxes, faces.boxes) > _INSIDE * areas[:, None]
     surer = faces.scores[:, None] < faces.scores
     return faces[~(inside & surer & (faces.boxes[:, 3] > large)).any(1)]

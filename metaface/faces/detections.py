@@ -34,12 +34,12 @@ class Detections:
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union, float ``[n, m]``, of boxes ``[n, 4]`` and ``[m, 4]``."""
-    both = shared_areas(first, second)
+    both = intersect_areas(first, second)
     areas = first[:, None, 2:].prod(-1) + second[None, :, 2:].prod(-1) - both
     return both / np.maximum(areas, 1e-12)
 
 
-def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def intersect_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The areas ``[n, m]`` that boxes share."""
     start = np.maximum(first[:, None, :2], second[None, :, :2])
     ends = (first[:, None, :2] + first[:, None, 2:], second[None, :, :2] + second[None, :, 2:])

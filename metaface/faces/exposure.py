@@ -11,7 +11,7 @@ _GAMMAS = (0.2, 3.0)
 _LEVELS = np.arange(256) / 255
 
 
-def exposed(crops: np.ndarray) -> np.ndarray:
+def brighten_dark(crops: np.ndarray) -> np.ndarray:
     """Aligned crops, the dark ones with a gamma that brings the median grey of the face to 0.3.
 
     Of what was tried on Yale B (this, histogram equalisation, local and not, and retinex) it is the
@@ -20,10 +20,10 @@ def exposed(crops: np.ndarray) -> np.ndarray:
     Args:
         crops: uint8 RGB ``[n, 112, 112, 3]``, not changed.
     """
-    return np.stack([brightened(c, c[_MIDDLE], _DARK, 1.0) for c in crops]) if len(crops) else crops
+    return np.stack([brighten(c, c[_MIDDLE], _DARK, 1.0) for c in crops]) if len(crops) else crops
 
 
-def brightened(picture: np.ndarray, face: np.ndarray, low: float, high: float) -> np.ndarray:
+def brighten(picture: np.ndarray, face: np.ndarray, low: float, high: float) -> np.ndarray:
     """The uint8 RGB ``picture`` with the gamma that brings the median grey of ``face``, a part of
     it ``[h, w, 3]``, to the nearest of ``low``..``high`` (0..1)."""
     median = float(np.median(cv2.cvtColor(np.ascontiguousarray(face), cv2.COLOR_RGB2GRAY))) / 255

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from metaface.faces.alignment import MIRRORED, warped
+from metaface.faces.alignment import MIRRORED, warp
 from metaface.faces.detections import Detections
-from metaface.faces.exposure import brightened
+from metaface.faces.exposure import brighten
 
 _SIDE = 256  # pixels of the window that is looked at
 _GROW = 1.3  # its side, in the longer side of the face's box
@@ -17,7 +17,7 @@ _GREY = 0.45  # the median grey of the face in it, 0..1
 _AWAY = 0.25  # of the window's side: a face further from its middle is another one
 
 
-def second_look(
+def refine_landmarks(
     picture: np.ndarray, faces: Detections, find: Callable[[np.ndarray], Detections]
 ) -> Detections:
     """``faces`` with landmarks from a window around each, of one size and brightness.
@@ -39,19 +39,19 @@ def second_look(
         x0, x1, y0, y1 = box.clip(0).astype(int)
         face = picture[y0:y1, x0:x1]
         matrix = np.array([[scale, 0, -scale * start[0]], [0, scale, -scale * start[1]]])
-        window = warped(picture, matrix, _SIDE)
+        window = warp(picture, matrix, _SIDE)
         if face.size:
-            window = brightened(window, face, _GREY, _GREY)
-        mirrored = _middle(find(np.ascontiguousarray(window[:, ::-1])))
+            window = brighten(window, face, _GREY, _GREY)
+        mirrored = _pick_middle(find(np.ascontiguousarray(window[:, ::-1])))
         if mirrored is not None:
             mirrored = mirrored[MIRRORED] * (-1, 1) + (_SIDE - 1, 0)
-        found = [five for five in (_middle(find(window)), mirrored) if five is not None]
-        if found:
-            landmarks[i] = np.mean(found, 0) / scale + start
+        located = [five for five in (_pick_middle(find(window)), mirrored) if five is not None]
+        if located:
+            landmarks[i] = np.mean(located, 0) / scale + start
     return replace(faces, landmarks=landmarks)
 
 
-def _middle(faces: Detections) -> np.ndarray | None:
+def _pick_middle(faces: Detections) -> np.ndarray | None:
     """The landmarks ``[5, 2]`` of the face in the middle of a window, if there is one."""
     if not len(faces):
         return None

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from metaface._text import given_path
-from metaface.data._decode import TooLargeError, UnreadableError, as_image, whole
-from metaface.data._listing import file_head, pictures, walk
+from metaface.data._decode import TooLargeError, UnreadableError, decode_whole, to_image
+from metaface.data._listing import pick_pictures, read_head, walk
 from metaface.data._skipped import report_skipped
-from metaface.data._sources import MAX_BYTES, bounded, read_file
+from metaface.data._sources import MAX_BYTES, check_length, read_file
 
 LONGEST = 4096
 """pixels: a longer photograph is reduced to this before anything looks at it"""
@@ -54,12 +54,12 @@ class Unusable(ValueError):
 def read(photo: Photo) -> np.ndarray:
     """The pixels of a photograph: uint8 RGB ``[H, W, 3]``, upright, no side above ``LONGEST``.
 
-    See :func:`reduced` for what it takes and raises.
+    See :func:`read_reduced` for what it takes and raises.
     """
-    return reduced(photo)[0]
+    return read_reduced(photo)[0]
 
 
-def reduced(photo: Photo) -> tuple[np.ndarray, float]:
+def read_reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """:func:`read`, and how many times larger the photograph is: 1.0 up to ``LONGEST``.
 
     Args:
@@ -75,15 +75,15 @@ def reduced(photo: Photo) -> tuple[np.ndarray, float]:
     """
     try:
         if isinstance(photo, (str, os.PathLike)):
-            return whole(_file(photo), LONGEST)
+            return decode_whole(_read_file(photo), LONGEST)
         if isinstance(photo, Content):
-            return whole(bounded(bytes(photo)), LONGEST)
+            return decode_whole(check_length(bytes(photo)), LONGEST)
         if isinstance(photo, Pixels):
-            return whole(as_image(photo), LONGEST)
+            return decode_whole(to_image(photo), LONGEST)
         if _is_file(photo):
-            return whole(_opened(photo), LONGEST)
+            return decode_whole(_read_open_file(photo), LONGEST)
         if callable(photo):
-            return whole(_content(photo), LONGEST)
+            return decode_whole(_call(photo), LONGEST)
         raise _no_photo(photo)
     except TooLargeError as error:
         raise Unusable("too_large", str(error)) from error
@@ -91,7 +91,7 @@ def reduced(photo: Photo) -> tuple[np.ndarray, float]:
         raise Unusable("unreadable", str(error)) from error
 
 
-def _file(path: str | os.PathLike) -> bytes:
+def _read_file(path: str | os.PathLike) -> bytes:
     try:
         return read_file(given_path(path, "a photograph"))
     except OSError as error:
@@ -104,7 +104,7 @@ def _is_file(photo: object) -> bool:
     return callable(getattr(photo, "read", None))
 
 
-def _opened(file: Any) -> bytes:
+def _read_open_file(file: Any) -> bytes:
     """All of an open file; from its start, if it can go there."""
     try:
         with _turn:
@@ -120,14 +120,14 @@ def _opened(file: Any) -> bytes:
             f"read() of a {type(file).__name__} gives {type(data).__name__}, not bytes: open the "
             "file in binary mode, open(path, 'rb')"
         )
-    return bounded(data)
+    return check_length(data)
 
 
 def _no_photo(photo: object) -> TypeError:
     return TypeError(f"{type(photo).__name__} is no photograph: give {_KINDS}")
 
 
-def _content(get: Callable[[], bytes]) -> bytes:
+def _call(get: Callable[[], bytes]) -> bytes:
     try:
         return get()
     except UnreadableError:
@@ -136,7 +136,7 @@ def _content(get: Callable[[], bytes]) -> bytes:
         raise UnreadableError(str(error) or type(error).__name__) from error
 
 
-def in_folder(folder: str | os.PathLike) -> list[Path]:
+def list_folder(folder: str | os.PathLike) -> list[Path]:
     """The picture files below a folder, links to folders followed, sorted.
 
     Hidden ones, and what systems keep there (:mod:`metaface.data._listing`), are left out;
@@ -150,12 +150,14 @@ def in_folder(folder: str | os.PathLike) -> list[Path]:
     if not top.is_dir():
         raise FileNotFoundError(f"no such folder: {top}")
     files, _, unreadable = walk(top)
-    found, skipped = pictures(((parts, top.joinpath(*parts)) for parts in files), file_head)
-    report_skipped(str(top), [*skipped, *unreadable], len(found))
-    return [path for _, path in found]
+    photographs, skipped = pick_pictures(
+        ((parts, top.joinpath(*parts)) for parts in files), read_head
+    )
+    report_skipped(str(top), [*skipped, *unreadable], len(photographs))
+    return [path for _, path in photographs]
 
 
-def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
+def list_photos(photos: Photo | Iterable[Photo]) -> list[Photo]:
     """One photograph, several, or the folder they lie in, as a list.
 
     Raises:
@@ -164,7 +166,7 @@ def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
     """
     if isinstance(photos, (str, os.PathLike)):
         folder = given_path(photos, "the photographs").is_dir()
-        return list(in_folder(photos)) if folder else [photos]
+        return list(list_folder(photos)) if folder else [photos]
     if isinstance(photos, (torch.Tensor, np.ndarray)):
         return list(photos) if photos.ndim == 4 else [photos]
     if isinstance(photos, (Image.Image, Content)) or _is_file(photos) or callable(photos):
@@ -174,7 +176,7 @@ def listed(photos: Photo | Iterable[Photo]) -> list[Photo]:
     return list(photos)
 
 
-def name_of(photo: Photo) -> str | None:
+def find_name(photo: Photo) -> str | None:
     """The path of a photograph, or of an open file; None: it has none."""
     path = getattr(photo, "name", None) if _is_file(photo) else photo
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None

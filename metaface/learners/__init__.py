@@ -12,7 +12,7 @@ from torch import nn
 from metaface import _extensions
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
-from metaface.learners.coral import coral
+from metaface.learners.coral import align_covariance
 from metaface.learners.cosine import CosineClassifier
 from metaface.learners.finetune import FineTune
 from metaface.learners.learn2learn import Learn2Learn
@@ -35,8 +35,8 @@ __all__ = [
     "Prototypical",
     "Recipe",
     "Reptile",
+    "align_covariance",
     "build",
-    "coral",
     "find",
 ]
 

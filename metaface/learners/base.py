@@ -23,9 +23,9 @@ from metaface.learners.checks import (
     check_images,
     check_labels,
     check_scores,
-    explained,
+    explain_errors,
 )
-from metaface.learners.chunks import Result, over_chunks
+from metaface.learners.chunks import Result, run_in_chunks
 from metaface.nets import norm_mode
 
 Weights = dict[str, Tensor]
@@ -96,7 +96,7 @@ class MetaLearner(nn.Module):
     By default the meta-gradient is that of the query loss through :meth:`fit`; a learner whose
     outer loop descends another direction overrides :meth:`meta_gradient`.
 
-    Heads know no way: :meth:`fit` takes any number of people, whatever the training way was.
+    Heads are way-agnostic: :meth:`fit` takes any number of people, whatever the training way was.
 
     Attributes:
         task_chunk: at most so many tasks at once, to bound memory; None: as many as is fast. On a
@@ -152,11 +152,11 @@ class MetaLearner(nn.Module):
         """
         state = self.fit(self.theta(), episodes.support, episodes.support_y, episodes.ways)
         logits = self.score(state, episodes.query)
-        loss = task_losses(logits, episodes.query_y).sum()
+        loss = compute_losses(logits, episodes.query_y).sum()
         learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        slopes = _slopes(loss, list(learned.values()))
-        found = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
-        return found, logits.detach()
+        slopes = _differentiate(loss, list(learned.values()))
+        gradients = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
+        return gradients, logits.detach()
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.
@@ -170,18 +170,18 @@ class MetaLearner(nn.Module):
         """
         episodes = check_episodes(episodes)
         self.zero_grad(set_to_none=True)
-        with explained(self.embedding, episodes.query), self._written_out():
+        with explain_errors(self.embedding, episodes.query), self._written_out():
             parts = self._over_chunks(episodes, type(self).meta_gradient)
         for name, parameter in self.named_parameters():
-            found = [gradients[name] for gradients, _ in parts if name in gradients]
-            if found:
-                parameter.grad = torch.stack(found).sum(0).div_(len(episodes))
-        return metrics(torch.cat([logits for _, logits in parts]), episodes.query_y)
+            summands = [gradients[name] for gradients, _ in parts if name in gradients]
+            if summands:
+                parameter.grad = torch.stack(summands).sum(0).div_(len(episodes))
+        return measure(torch.cat([logits for _, logits in parts]), episodes.query_y)
 
     def _over_chunks(
         self, episodes: Episodes, function: Callable[[Any, Episodes], Result]
     ) -> list[Result]:
-        return over_chunks(
+        return run_in_chunks(
             self, episodes, function, task_chunk=self.task_chunk, low_memory=self.low_memory
         )
 
@@ -236,7 +236,7 @@ class MetaLearner(nn.Module):
             if not len(queries):
                 return queries.new_zeros(0, ways)
             check_images("images", queries, self.pixel_range)
-            with self.predicting(), explained(self.embedding, queries):
+            with self.predicting(), explain_errors(self.embedding, queries):
                 return check_scores(self, self.score(adapted, queries[None])[0])
 
         return Classifier(score, frozen, ways)
@@ -262,7 +262,7 @@ class MetaLearner(nn.Module):
 
         Each weight of ``theta`` is shared by the tasks, or leads with T.
         """
-        with explained(self.embedding, images):
+        with explain_errors(self.embedding, images):
             return self._embed(theta, images)
 
     def _embed(self, theta: Weights, images: Tensor) -> Tensor:
@@ -280,12 +280,12 @@ class MetaLearner(nn.Module):
             check_features(self.embedding, only, images.shape[1])
             return only[None]
 
-        def one(task_weights: Weights, task_images: Tensor) -> Tensor:
+        def embed_task(task_weights: Weights, task_images: Tensor) -> Tensor:
             features: Tensor = functional_call(self.embedding, task_weights, (task_images,))
             check_features(self.embedding, features, images.shape[1])
             return features
 
-        return vmap(one, (lanes, 0))(weights, images)
+        return vmap(embed_task, (lanes, 0))(weights, images)
 
     @contextmanager
     def _written_out(self) -> Iterator[None]:
@@ -351,13 +351,13 @@ class FeatureLearner(MetaLearner):
         return self.score_head(state, self.embed(state["theta"], images))
 
 
-def _slopes(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _differentiate(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
     if not weights or not loss.requires_grad:  # everything is frozen
         return (None,) * len(weights)
     return torch.autograd.grad(loss, weights, allow_unused=True)
 
 
-def task_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Each task's mean cross-entropy ``[T]`` of logits ``[T, n, N]`` against labels ``[T, n]``."""
     flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     return flat.unflatten(0, labels.shape).mean(-1)
@@ -368,7 +368,7 @@ def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-def metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Loss and accuracy (0..1) for the progress bar and the learning curves."""
     with torch.no_grad():
         accuracy = (logits.argmax(-1) == labels).float().mean()

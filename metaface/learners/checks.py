@@ -41,12 +41,12 @@ def check_embedding(embedding: Any) -> None:
                 "photograph before a learner gets it"
             )
     for name, module in embedding.named_modules():
-        if why := _unfit(module):
+        if why := _explain_unfit(module):
             where = f"its module {name}" if name else "it"
-            raise ValueError(f"{_called(embedding)} cannot be adapted: {where} is {why}")
+            raise ValueError(f"{_name(embedding)} cannot be adapted: {where} is {why}")
 
 
-def _unfit(module: nn.Module) -> str | None:
+def _explain_unfit(module: nn.Module) -> str | None:
     """What ``module`` is, why it does not fit, and the remedy; None: it fits."""
     kind = f"nn.{type(module).__name__}"
     if isinstance(module, _BatchNorm) or (
@@ -84,7 +84,7 @@ def check_features(embedding: nn.Module, features: Any, photographs: int) -> Non
     else:
         what = f"a {type(features).__name__}"
     raise ValueError(
-        f"{_called(embedding)} gives {what} for {photographs} photographs: a learner needs "
+        f"{_name(embedding)} gives {what} for {photographs} photographs: a learner needs "
         "floating-point features [n, D], a row a photograph; end it with nn.Flatten(), or return "
         "them alone"
     )
@@ -182,7 +182,7 @@ def check_episodes(episodes: Episodes) -> Episodes:
 
 
 @contextmanager
-def explained(embedding: nn.Module, images: Tensor) -> Iterator[None]:
+def explain_errors(embedding: nn.Module, images: Tensor) -> Iterator[None]:
     """Say of what torch refuses which network and which photographs it was about.
 
     Raises:
@@ -194,7 +194,7 @@ def explained(embedding: nn.Module, images: Tensor) -> Iterator[None]:
         reason = short(error)
         if out_of_memory(error):
             raise
-        what = f"{_called(embedding)} on photographs {list(images.shape[-3:])}: {reason}"
+        what = f"{_name(embedding)} on photographs {list(images.shape[-3:])}: {reason}"
         if any(word in str(error) for word in ("vmap", "functorch", "atching rule", "Batch norm")):
             raise ValueError(
                 f"{what}; it cannot be run over several tasks at once: take them one by one, with "
@@ -226,7 +226,7 @@ def short(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__)
 
 
-def _called(embedding: nn.Module) -> str:
+def _name(embedding: nn.Module) -> str:
     return f"the embedding {type(embedding).__name__}"
 
 

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def over_chunks(
+def run_in_chunks(
     learner: Module,
     episodes: Episodes,
     function: Callable[[Module, Episodes], Result],
@@ -40,13 +40,13 @@ def over_chunks(
     threads = torch.get_num_threads()
     if task_chunk is not None and task_chunk < 1:
         raise ValueError(f"task_chunk={task_chunk}: must be at least 1")
-    size = task_chunk or (1 if low_memory else automatic(episodes, threads))
+    size = task_chunk or (1 if low_memory else choose_chunk(episodes, threads))
     chunks = [episodes.part(i, i + size) for i in range(0, len(episodes), size)]
     workers = 1 if low_memory else min(threads, len(chunks))
     if workers == 1 or episodes.support.is_cuda:
         return [function(learner, chunk) for chunk in chunks]
     recording = torch.is_grad_enabled()
-    replicas = [replica(learner) for _ in range(workers)]  # one a thread
+    replicas = [replicate(learner) for _ in range(workers)]  # one a thread
     free = list(replicas)
 
     def work(chunk: Episodes) -> Result:
@@ -64,7 +64,7 @@ def over_chunks(
         torch.set_num_threads(threads)
 
 
-def automatic(episodes: Episodes, threads: int) -> int:
+def choose_chunk(episodes: Episodes, threads: int) -> int:
     """How many tasks make a chunk: as many as is fast, and the threads finish together."""
     tasks, n, _, height, width = episodes.support.shape
     pixels = (n + episodes.query.shape[1]) * height * width
@@ -75,7 +75,7 @@ def automatic(episodes: Episodes, threads: int) -> int:
     return math.ceil(tasks / (rounds * threads))
 
 
-def replica(module: Module) -> Module:
+def replicate(module: Module) -> Module:
     """A module of its own around the same tensors.
 
     ``torch.func.functional_call`` swaps a module's weights in place for the length of a call, so

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def coral(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Tensor:
+def align_covariance(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Tensor:
     """Source features, moved and turned to the target's mean and covariance.
 
     Correlation alignment (Sun, Feng, Saenko 2016, arXiv 1511.05547), in closed form: whitened by
@@ -28,11 +28,11 @@ def coral(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Tensor:
     """
     if source.ndim != 2 or source.shape[1:] != target.shape[1:] or target.ndim != 2:
         raise ValueError(
-            f"coral takes features [n, D] and [m, D], got {list(source.shape)} and "
+            f"align_covariance takes features [n, D] and [m, D], got {list(source.shape)} and "
             f"{list(target.shape)}"
         )
     if min(len(source), len(target)) < 2:
-        raise ValueError("coral needs two photographs or more of each domain")
+        raise ValueError("align_covariance needs two photographs or more of each domain")
     whiten, colour = (_power(part, sign, ridge) for part, sign in ((source, -0.5), (target, 0.5)))
     centred = source.double() - source.double().mean(0)
     return (centred @ whiten @ colour + target.double().mean(0)).to(source)
@@ -44,5 +44,5 @@ def _power(features: Tensor, power: float, ridge: float) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     values = values + ridge * values.mean()
     if power < 0 and values[0] <= 1e-12 * values[-1]:
-        raise ValueError("coral: the source features have no spread in some direction: give ridge")
+        raise ValueError("the source features have no spread in some direction: give ridge")
     return vectors * values.clamp_min(0) ** power @ vectors.mT

@@ -42,7 +42,7 @@ class CosineClassifier(FeatureLearner):
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
         features = F.normalize(features, dim=-1)
-        weight = imprinted(features, labels, ways)
+        weight = imprint(features, labels, ways)
         truth = F.one_hot(labels, ways).to(features)  # [T, S, N]
         for _ in range(self.steps):  # the cross-entropy's gradient along the sphere, written out
             errors = (self.scale * features @ weight.mT).softmax(-1) - truth
@@ -55,7 +55,7 @@ class CosineClassifier(FeatureLearner):
         return self.scale * F.normalize(features, dim=-1) @ state["weight"].mT
 
 
-def imprinted(features: Tensor, labels: Tensor, ways: int) -> Tensor:
+def imprint(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     """Unit means ``[T, N, D]`` of each person's unit features ``[T, S, D]``; labels ``[T, S]``."""
     member = F.one_hot(labels, ways).to(features)  # [T, S, N]
     return F.normalize(member.mT @ features, dim=-1)

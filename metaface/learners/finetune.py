@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from metaface.arguments import check_counts, check_rates
 from metaface.episodes.sampler import Episodes
-from metaface.learners.base import Recipe, State, Weights, task_losses
-from metaface.learners.cosine import imprinted
-from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
+from metaface.learners.base import Recipe, State, Weights, compute_losses
+from metaface.learners.cosine import imprint
+from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate
 
 
 class FineTune(LinearHeadLearner):
@@ -93,8 +93,8 @@ class FineTune(LinearHeadLearner):
         for _ in range(self.head_steps):
             with torch.enable_grad():
                 head = {n: w.requires_grad_() for n, w in head.items()}
-                loss = task_losses(self.head_scores(raw(head), features), labels).sum()
-            head = adam(head, gradients(loss, head, create_graph=False))
+                loss = compute_losses(self.head_scores(raw(head), features), labels).sum()
+            head = adam(head, differentiate(loss, head, create_graph=False))
         steps = self.steps if self.adapted(theta) else 0
         weights = (self.per_task(theta, len(images)) if steps else theta) | head
         depth = self._depths(ran) | dict.fromkeys(head, 0.0)
@@ -105,20 +105,20 @@ class FineTune(LinearHeadLearner):
             with torch.enable_grad():
                 now = {n: w.detach().requires_grad_() for n, w in now.items()}
                 loss = self.losses(raw(weights | now), images, labels).sum()
-            weights |= adam(now, gradients(loss, now, create_graph=False))
+            weights |= adam(now, differentiate(loss, now, create_graph=False))
         return {"theta": raw(weights)}
 
     def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         theta = self.theta()
         support = F.normalize(self.embed(theta, episodes.support), dim=-1)
-        head = imprinted(support, episodes.support_y, episodes.ways)
+        head = imprint(support, episodes.support_y, episodes.ways)
         queries = F.normalize(self.embed(theta, episodes.query), dim=-1)
         logits = self.scale * queries @ head.mT
         moving = self.adapted(theta)
         if not moving:
             return {}, logits.detach()
-        loss = task_losses(logits, episodes.query_y).sum()
-        return gradients(loss, moving, create_graph=False), logits.detach()
+        loss = compute_losses(logits, episodes.query_y).sum()
+        return differentiate(loss, moving, create_graph=False), logits.detach()
 
     def head_scores(self, weights: Weights, features: Tensor) -> Tensor:
         if self.classifier == "linear":
@@ -129,7 +129,7 @@ class FineTune(LinearHeadLearner):
     def _start(self, features: Tensor, labels: Tensor, ways: int) -> Weights:
         if self.classifier == "linear":
             return self.zero_head(features, ways)
-        return {"head.weight": imprinted(F.normalize(features, dim=-1), labels, ways)}
+        return {"head.weight": imprint(F.normalize(features, dim=-1), labels, ways)}
 
     # -- how deep a weight is --------------------------------------------------------------
 

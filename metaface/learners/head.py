@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaface.learners.base import MetaLearner, State, Weights, task_losses
-from metaface.nets.conv import channels_last
+from metaface.learners.base import MetaLearner, State, Weights, compute_losses
+from metaface.nets.conv import to_channels_last
 
 log = logging.getLogger("metaface.learners")
 
@@ -63,11 +63,11 @@ class HeadStep(nn.Module):
         rest = features - mean
         if adam:
             square = rest.abs().sum(-1, keepdim=True).mean(1, keepdim=True).square()
-            least = mean.abs().sum(-1, keepdim=True).square()
+            floor = mean.abs().sum(-1, keepdim=True).square()
         else:
             square = rest.square().sum(-1, keepdim=True).mean(1, keepdim=True)
-            least = mean.square().sum(-1, keepdim=True)
-        size = (square + _FLOOR**2 * least + _TINY**2).sqrt()
+            floor = mean.square().sum(-1, keepdim=True)
+        size = (square + _FLOOR**2 * floor + _TINY**2).sqrt()
         return mean, size / _SUM if adam else size
 
     def slopes(self, slopes: Weights, features: Tensor, ways: int) -> Weights:
@@ -165,7 +165,7 @@ class LinearHeadLearner(MetaLearner):
         own = dict(self.named_parameters())
         moving = self.adapted(weights)
         shared = {n: w for n, w in moving.items() if n in own and w.ndim == own[n].ndim}
-        laid_out = {n: channels_last(w) if w.ndim == 4 else w for n, w in shared.items()}
+        laid_out = {n: to_channels_last(w) if w.ndim == 4 else w for n, w in shared.items()}
         return weights | {n: w.expand(tasks, *w.shape) for n, w in laid_out.items()}
 
     def head_scores(self, weights: Weights, features: Tensor) -> Tensor:
@@ -179,10 +179,10 @@ class LinearHeadLearner(MetaLearner):
 
     def losses(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
         """Each task's loss ``[T]`` under the weights."""
-        return task_losses(self.score({"theta": weights}, images), labels)
+        return compute_losses(self.score({"theta": weights}, images), labels)
 
 
-def gradients(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
+def differentiate(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
     """Of ``loss`` by every one of ``weights``."""
-    found = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
-    return dict(zip(weights, found, strict=True))
+    slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
+    return dict(zip(weights, slopes, strict=True))

@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes.sampler import EpisodeSampler
 from metaface.learners.base import State, Weights
-from metaface.learners.chunks import replica
+from metaface.learners.chunks import replicate
 from metaface.learners.head import HeadStep, LinearHeadLearner
 from metaface.learners.maml import MAML
 
@@ -232,14 +232,16 @@ def _named(name: str) -> Callable[..., nn.Module]:
         transform: nn.Module = l2l.optim.transforms.MetaCurvatureTransform(parameter)
         return transform
 
-    found: dict[str, Callable[..., nn.Module]] = {
+    algorithms: dict[str, Callable[..., nn.Module]] = {
         "MAML": l2l.algorithms.MAML,
         "MetaSGD": l2l.algorithms.MetaSGD,
         "GBML": partial(l2l.algorithms.GBML, transform=curvature),
     }
-    if name not in found:
-        raise ValueError(f"no algorithm {name!r} of learn2learn: choose one of {', '.join(found)}")
-    return found[name]
+    if name not in algorithms:
+        raise ValueError(
+            f"no algorithm {name!r} of learn2learn: choose one of {', '.join(algorithms)}"
+        )
+    return algorithms[name]
 
 
 def _learn2learn() -> ModuleType:
@@ -258,7 +260,7 @@ def _learn2learn() -> ModuleType:
 
 def _with_weights(module: _Network, weights: Weights) -> _Network:
     """A copy of ``module`` around other weights, which may be results of a computation."""
-    copy = replica(module)
+    copy = replicate(module)
     for name, weight in weights.items():
         owner, _, leaf = name.rpartition(".")
         copy.get_submodule(owner)._parameters[leaf] = weight  # type: ignore[assignment]

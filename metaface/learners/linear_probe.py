@@ -47,15 +47,15 @@ class LinearProbe(FeatureLearner):
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
         features = F.normalize(features, dim=-1)
         truth = F.one_hot(labels, ways).to(features)  # [T, S, N]
-        least, most = 1 / self.strength, 1 / self.strength + labels.shape[1] / 2
-        root = math.sqrt(most / least)
+        flattest, steepest = 1 / self.strength, 1 / self.strength + labels.shape[1] / 2
+        root = math.sqrt(steepest / flattest)
         momentum = (root - 1) / (root + 1)
-        # f - f* <= (f0 - f* + least |w0 - w*|^2 / 2) (1 - 1 / root)^k <= 2 (f0 - f*) (...)^k
+        # f - f* <= (f0 - f* + flattest |w0 - w*|^2 / 2) (1 - 1 / root)^k <= 2 (f0 - f*) (...)^k
         steps = math.ceil(math.log(2 / self.tolerance) * root)
         weight = ahead = features.new_zeros(len(features), ways, features.shape[-1])
         for _ in range(steps):
-            slope = ((features @ ahead.mT).softmax(-1) - truth).mT @ features + least * ahead
-            last, weight = weight, ahead - slope / most
+            slope = ((features @ ahead.mT).softmax(-1) - truth).mT @ features + flattest * ahead
+            last, weight = weight, ahead - slope / steepest
             ahead = weight + momentum * (weight - last)
         return {"weight": weight}
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes.sampler import Episodes
-from metaface.learners.base import Recipe, State, Weights, task_losses
-from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
+from metaface.learners.base import Recipe, State, Weights, compute_losses
+from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate
 
 
 class MAML(LinearHeadLearner):
@@ -122,13 +122,13 @@ class MAML(LinearHeadLearner):
                 weights = {n: w.detach() for n, w in weights.items()}
             if step == 0 and self.head is None:
                 features = self.embed(weights, images)
-                moving = head = _slopes_wanted(self.zero_head(features, ways))
+                moving = head = _require_gradients(self.zero_head(features, ways))
             else:
-                moving = _slopes_wanted(self.adapted(self.per_task(weights, len(images))))
+                moving = _require_gradients(self.adapted(self.per_task(weights, len(images))))
                 weights = head = weights | moving
                 features = self.embed(weights, images)
-            losses = task_losses(self.head_scores(head, features), labels)
-            slopes = gradients(losses.sum(), moving, create_graph=record)
+            losses = compute_losses(self.head_scores(head, features), labels)
+            slopes = differentiate(losses.sum(), moving, create_graph=record)
         with torch.set_grad_enabled(record):
             slopes = self.head_step.slopes(slopes, features, ways)
             return weights | self._moved(moving, slopes, step)
@@ -137,13 +137,13 @@ class MAML(LinearHeadLearner):
         if self.rates is not None:
             return {n: w - self._rate(n, step) * slopes[n] for n, w in weights.items()}
         return {
-            n: torch.sub(w, slopes[n], alpha=self.head_lr if _in_head(n) else self.inner_lr)
+            n: torch.sub(w, slopes[n], alpha=self.head_lr if _is_head(n) else self.inner_lr)
             for n, w in weights.items()
         }
 
     def _rate(self, name: str, step: int) -> Tensor:
         assert self.rates is not None
-        rate: Tensor = self.rates["head" if _in_head(name) else _key(name)]
+        rate: Tensor = self.rates["head" if _is_head(name) else _key(name)]
         return rate[step] if self.rates_by_step else rate
 
     # -- the outer loop --------------------------------------------------------------------
@@ -169,9 +169,9 @@ class MAML(LinearHeadLearner):
         total = torch.zeros((), device=episodes.query.device)
         for weights, share in zip(path, shares, strict=True):
             logits = self.score({"theta": weights}, episodes.query)
-            total = total + share * task_losses(logits, episodes.query_y).sum()
+            total = total + share * compute_losses(logits, episodes.query_y).sum()
         parameters: Weights = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        return gradients(total, parameters, create_graph=False), logits.detach()
+        return differentiate(total, parameters, create_graph=False), logits.detach()
 
     def _sweep(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         """Forward by detached steps, then back over them.
@@ -183,42 +183,42 @@ class MAML(LinearHeadLearner):
         given = episodes.support, episodes.support_y, episodes.ways
         with torch.no_grad():
             path = self._path(self.theta(), *given)
-        last = _leaves(self.adapted(path[-1]))
+        last = _detach(self.adapted(path[-1]))
         logits = self.score({"theta": path.pop() | last}, episodes.query)
-        loss = task_losses(logits, episodes.query_y).sum()
-        back = gradients(loss, last, create_graph=False)
+        loss = compute_losses(logits, episodes.query_y).sum()
+        back = differentiate(loss, last, create_graph=False)
         own = dict(self.named_parameters())
         rates = {n: p for n, p in own.items() if n.startswith("rates.")}
         total = {n: torch.zeros_like(p) for n, p in rates.items()}
         while path and not self.first_order:
-            weights = _leaves(self.adapted(path[-1]))
+            weights = _detach(self.adapted(path[-1]))
             if not weights and not rates:  # the head alone adapts, and starts from zero
                 back = {}
                 break
             moved = self.adapted(self._step(path.pop() | weights, *given, len(path)))
-            found = torch.autograd.grad(
+            slopes = torch.autograd.grad(
                 list(moved.values()),
                 [*weights.values(), *rates.values()],
                 [back[n] for n in moved],
                 allow_unused=True,
             )
-            back = {n: g for n, g in zip(weights, found, strict=False) if g is not None}
-            for name, g in zip(rates, found[len(weights) :], strict=True):
+            back = {n: g for n, g in zip(weights, slopes, strict=False) if g is not None}
+            for name, g in zip(rates, slopes[len(weights) :], strict=True):
                 total[name] += 0 if g is None else g
         # what is still by task, summed over the tasks
         total |= {n: g.sum(0) if g.ndim > own[n].ndim else g for n, g in back.items() if n in own}
         return total, logits.detach()
 
 
-def _leaves(weights: Weights) -> Weights:
+def _detach(weights: Weights) -> Weights:
     return {n: w.detach().requires_grad_() for n, w in weights.items()}
 
 
-def _slopes_wanted(weights: Weights) -> Weights:
+def _require_gradients(weights: Weights) -> Weights:
     return {n: w if w.requires_grad else w.requires_grad_() for n, w in weights.items()}
 
 
-def _in_head(name: str) -> bool:
+def _is_head(name: str) -> bool:
     return name.startswith("head.")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from metaface.arguments import check_counts, check_rates
 from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights
-from metaface.learners.head import HeadStep, LinearHeadLearner, gradients
+from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate
 
 
 class Reptile(LinearHeadLearner):
@@ -82,7 +82,7 @@ class Reptile(LinearHeadLearner):
         steps = self.inner_steps if self.training else self.test_steps
         batches = self._batches(images.shape[1], steps)
         adam = self.inner_optimizer == "adam"
-        raw: Callable[[Weights], Weights] = _as_it_is
+        raw: Callable[[Weights], Weights] = _keep
         if self.head is None:
             features = self.embed(theta, images[:, batches[0]] if batches else images)
             start |= self.zero_head(features, ways)
@@ -95,7 +95,7 @@ class Reptile(LinearHeadLearner):
         for step, index in enumerate(batches, start=1):
             with torch.enable_grad():
                 loss = self.losses(raw(weights), images[:, index], labels[:, index]).sum()
-            slopes = gradients(loss, moving, create_graph=False)
+            slopes = differentiate(loss, moving, create_graph=False)
             for w, g, square, rate in zip(
                 moving.values(), slopes.values(), second, rates, strict=True
             ):
@@ -132,5 +132,5 @@ class Reptile(LinearHeadLearner):
         return [order[i * self.inner_batch : (i + 1) * self.inner_batch] for i in range(steps)]
 
 
-def _as_it_is(weights: Weights) -> Weights:
+def _keep(weights: Weights) -> Weights:
     return weights

@@ -77,17 +77,17 @@ class ModelSpec:
         return learner
 
 
-def former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+def find_former_options(learner: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that a learner had when its weights were made, where they are others today."""
     before = not any(name.endswith("head_step.rule") for name in weights)
     return {"inner_lr": 0.1} if before and learner.startswith("l2l-") else {}
 
 
 def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """Load the weights to start from; whom they were trained on, see :func:`seen_by`."""
+    """Load the weights to start from; whom they were trained on, see :func:`read_seen`."""
     stored = read_model(path)
     if stored is not None:
-        state = nets.merged(load_model(path)[0].embedding).state_dict()
+        state = nets.merge_low_rank(load_model(path)[0].embedding).state_dict()
     else:
         state = read_weights(path)[0]
         if isinstance(embedding, nets.Columns):
@@ -116,7 +116,7 @@ def read_model(path: str | Path) -> dict[str, Any] | None:
     return loaded if isinstance(loaded, dict) and loaded.get("spec") else None
 
 
-def seen_by(start: str | Path) -> dict[str, Any] | None:
+def read_seen(start: str | Path) -> dict[str, Any] | None:
     """Whom the weights in ``start`` were trained on, as ``FaceSet.unseen`` takes it.
 
     None where the file does not say: published weights, a model of :func:`save_model`, or a
@@ -136,7 +136,7 @@ def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
         ValueError: a weight is not finite, or an option is neither number nor text.
         OSError: the folder cannot be written, or is full; ``path`` is as it was.
     """
-    if (weight := nets.not_finite(learner)) is not None:
+    if (weight := nets.find_not_finite(learner)) is not None:
         raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
     try:
         notes = {"format": _FORMAT, "spec": json.dumps(asdict(spec), sort_keys=True)}
@@ -171,13 +171,13 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
         spec = ModelSpec(**state["spec"])
         best = state.get("best")
         weights = best["learner"] if best else state["learner"]
-        former = former_options(spec.learner, weights)
+        former = find_former_options(spec.learner, weights)
         spec = replace(spec, options={**former, **spec.options})
         with _extensions.reading_a_file():
             learner = spec.build()
         learner.load_state_dict(weights)
         learner.trained_before = (state["seen"],) if state.get("seen") else ()
-        if (weight := nets.not_finite(learner)) is not None:
+        if (weight := nets.find_not_finite(learner)) is not None:
             raise ValueError(f"{weight} holds infinite numbers or NaN: train it again")
     except _extensions.NotNamedError as error:
         raise checkpoint.CheckpointError(f"{path}: {error}") from error

@@ -106,7 +106,7 @@ class FaceSprites:
         """Photographs of procedural people, with everything known of them.
 
         The expression of somebody who wears a mask is unknown. People are called ``synthetic/ID``,
-        as ``metaface.data.domain_split.identities`` calls them.
+        as ``metaface.data.domain_split.name_people`` calls them.
 
         Args:
             people: how many, or the ids themselves: other ids (or another seed) are other people.

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from metaface.data._decode import UnreadableError, whole
+from metaface.data._decode import UnreadableError, decode_whole
 
 _LONGEST = 4096  # pixels: a longer photograph is reduced
 _GREY = 114  # of padding
@@ -54,7 +54,7 @@ def decode(source: Path, path: str, read: Callable[[str], bytes]) -> tuple[np.nd
         FileNotFoundError, ValueError: it is not there, or cannot be read.
     """
     try:
-        return whole(read(path), _LONGEST)
+        return decode_whole(read(path), _LONGEST)
     except (FileNotFoundError, KeyError):
         raise FileNotFoundError(
             f"{source}: its annotations name the photograph {path}, which is not there: add it, or "

@@ -18,8 +18,13 @@ from metaface.nets.mobilefacenet import Columns, MobileFaceNet
 from metaface.nets.norm import MODES, Norm2d, NormMode, norm_mode, refresh_statistics
 from metaface.nets.pixels import Pixels
 from metaface.nets.resnet12 import ResNet12
-from metaface.nets.trainable import blended, count_trainable, merged, set_trainable
-from metaface.nets.weights import not_finite, pretrained
+from metaface.nets.trainable import (
+    count_trainable,
+    interpolate_weights,
+    merge_low_rank,
+    set_trainable,
+)
+from metaface.nets.weights import find_not_finite, pretrained
 
 __all__ = [
     "MODES",
@@ -32,14 +37,14 @@ __all__ = [
     "NormMode",
     "Pixels",
     "ResNet12",
-    "blended",
     "build",
     "count_trainable",
     "find",
+    "find_not_finite",
+    "interpolate_weights",
     "make_adaptable",
-    "merged",
+    "merge_low_rank",
     "norm_mode",
-    "not_finite",
     "pretrained",
     "refresh_statistics",
     "set_trainable",

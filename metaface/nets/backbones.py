@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         super().__init__()
         path = Path(weights) if weights is not None and Path(weights).is_file() else None
         named = str(weights) if weights is not None and path is None else None
-        make = _timm if name.startswith("timm:") else _torchvision
+        make = _make_timm if name.startswith("timm:") else _make_torchvision
         self.net, classifier, self.image_size, (mean, std) = make(name, named)
         if path is not None:
             _load(self.net, classifier, path)
@@ -79,7 +79,7 @@ def make_adaptable(net: nn.Module, norm: NormMode = "frozen") -> nn.Module:
     """
     for place, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
-            net.set_submodule(place, _converted(module, norm))
+            net.set_submodule(place, _convert(module, norm))
         elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             net.set_submodule(place, _Mean())  # vmap has no rule for the pooling
         elif (
@@ -96,7 +96,7 @@ def make_adaptable(net: nn.Module, norm: NormMode = "frozen") -> nn.Module:
 _Made = tuple[nn.Module, str, tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]]
 
 
-def _torchvision(name: str, weights: str | None) -> _Made:
+def _make_torchvision(name: str, weights: str | None) -> _Made:
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
             f"torchvision has no classification network {name!r}: "
@@ -114,7 +114,7 @@ def _torchvision(name: str, weights: str | None) -> _Made:
     return net, linears[-1], (224, 224), _IMAGENET
 
 
-def _timm(name: str, weights: str | None) -> _Made:
+def _make_timm(name: str, weights: str | None) -> _Made:
     try:
         import timm
     except ImportError as error:
@@ -151,7 +151,7 @@ class _Mean(nn.Module):
         return x.mean((-2, -1), keepdim=True)
 
 
-def _converted(old: nn.BatchNorm2d, mode: NormMode) -> nn.Module:
+def _convert(old: nn.BatchNorm2d, mode: NormMode) -> nn.Module:
     new = Norm2d(old.num_features, mode, affine=old.affine)
     state = old.state_dict() if old.affine else old.state_dict() | {"bias": new.bias.detach()}
     new.load_state_dict(state, strict=mode in ("frozen", "pinned"))

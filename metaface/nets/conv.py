@@ -30,7 +30,7 @@ class Conv2d(nn.Conv2d):
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
-def channels_last(t: Tensor) -> Tensor:
+def to_channels_last(t: Tensor) -> Tensor:
     """``t`` ``[..., C, H, W]`` with channels innermost in memory; copied only if they are not."""
     *lead, c, _, w = t.shape
     if c == 1 and t.is_contiguous():  # the same bytes; torch goes by the strides
@@ -52,15 +52,15 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
 
 def _forward(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     stride, padding, groups = settings
-    x, weight = channels_last(x), channels_last(weight)
+    x, weight = to_channels_last(x), to_channels_last(weight)
     if x.ndim == 4:
         return F.conv2d(x, weight, None, stride, padding, 1, groups)
     out = None
     for task in range(len(x)):
-        one = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
+        result = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
         if out is None:
-            out = _empty(one, len(x), *one.shape)
-        out[task].copy_(one)
+            out = _empty(result, len(x), *result.shape)
+        out[task].copy_(result)
     assert out is not None
     return out
 
@@ -69,7 +69,7 @@ def _backward(
     g: Tensor, x: Tensor, weight: Tensor, settings: Settings, to_x: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients by x (None unless ``to_x``) and by weight, of ``g`` by the output."""
-    g, x, weight = channels_last(g), channels_last(x), channels_last(weight)
+    g, x, weight = to_channels_last(g), to_channels_last(x), to_channels_last(weight)
     stride, padding, groups = settings
 
     def one(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor]:

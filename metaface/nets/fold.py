@@ -12,7 +12,7 @@ from metaface.nets.norm import Norm2d
 
 
 @torch.no_grad()
-def folded(net: nn.Module, example: Tensor) -> nn.Module:
+def fold_norms(net: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``net`` for inference on a CPU: each frozen ``Norm2d`` is folded into the
     convolution before it, and weights lie with channels innermost.
 
@@ -55,17 +55,17 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    fast = _laid_out(net)
+    fast = _lay_out(net)
     for conv, norm in pairs:
         if calls[conv] == calls[norm] == 1:
             fast.set_submodule(conv, _fold(net.get_submodule(conv), net.get_submodule(norm)))
             fast.set_submodule(norm, nn.Identity())
     scale = float(want.abs().max())
     same = torch.allclose(fast(example), want, rtol=1e-3, atol=1e-4 * scale)
-    return fast if same else _laid_out(net)
+    return fast if same else _lay_out(net)
 
 
-def _laid_out(net: nn.Module) -> nn.Module:
+def _lay_out(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metaface.nets.conv import channels_last
+from metaface.nets.conv import to_channels_last
 
 NormMode = Literal["batch", "frozen", "pinned", "group"]
 MODES: tuple[NormMode, ...] = get_args(NormMode)
@@ -115,10 +115,10 @@ def norm_mode(module: nn.Module) -> str:
     A network that mixes modes goes by the one that leaks most, in that order. Plain
     ``nn.BatchNorm2d`` layers (of pretrained networks, always in eval mode) count as frozen.
     """
-    found = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
+    modes = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
     if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):
-        found.add("frozen")
-    return next((mode for mode in MODES if mode in found), "none")
+        modes.add("frozen")
+    return next((mode for mode in MODES if mode in modes), "none")
 
 
 # -- normalisation by the statistics of the images at hand ------------------------------------
@@ -170,7 +170,7 @@ def _spread(into: Tensor, places: Tensor | None, t: Tensor) -> Tensor:
     """Add ``t`` to the places that it was pooled from."""
     if places is None:
         return into.add_(t)
-    _pixels(into).scatter_add_(-2, _pixels(places), _pixels(channels_last(t)))
+    _pixels(into).scatter_add_(-2, _pixels(places), _pixels(to_channels_last(t)))
     return into
 
 
@@ -186,7 +186,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, up: Tensor, groups: int | None, pool: bool) -> Any:
-        x = channels_last(x)
+        x = to_channels_last(x)
         count = _count(x, groups)
         mean = _sum(x, groups) / count
         variance = (_sum(x * x, groups) / count).addcmul_(mean, mean, value=-1).clamp_min_(0)
@@ -250,7 +250,7 @@ class _NormaliseBack(torch.autograd.Function):
         mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
         slope = -s * s * mean1
         return _spread(
-            torch.addcmul(-s * mean0 - slope * mean, channels_last(x), slope), places, g * s
+            torch.addcmul(-s * mean0 - slope * mean, to_channels_last(x), slope), places, g * s
         )
 
     @staticmethod
@@ -258,7 +258,7 @@ class _NormaliseBack(torch.autograd.Function):
     def backward(ctx: Any, h: Tensor) -> Any:
         g, x, z, mean, places, s = ctx.saved_tensors
         count, groups = _count(x, ctx.groups), ctx.groups
-        h, x = channels_last(h), channels_last(x)
+        h, x = to_channels_last(h), to_channels_last(x)
         mean0, mean1 = _sum(g, groups) / count, _sum(g * z, groups) / count
         h0 = _sum(h, groups)
         h1 = (_sum(h * x, groups) - mean * h0) * s

@@ -70,7 +70,7 @@ def count_trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def merged(net: nn.Module) -> nn.Module:
+def merge_low_rank(net: nn.Module) -> nn.Module:
     """``net`` with low-rank changes added into its weights, in place: as fast as before them."""
     for module in list(net.modules()):
         if parametrize.is_parametrized(module, "weight"):
@@ -82,7 +82,7 @@ def merged(net: nn.Module) -> nn.Module:
     return net
 
 
-def blended(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
+def interpolate_weights(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
     """A network part of the way from ``before`` to ``after``, both of one architecture.
 
     Weights are interpolated (WiSE-FT, Wortsman et al. 2022); low-rank changes are merged first.
@@ -91,8 +91,8 @@ def blended(before: nn.Module, after: nn.Module, share: float) -> nn.Module:
         before, after: left as they are.
         share: 0 is ``before``, 1 is ``after``.
     """
-    start = merged(copy.deepcopy(before)).state_dict()
-    between = merged(copy.deepcopy(after))
+    start = merge_low_rank(copy.deepcopy(before)).state_dict()
+    between = merge_low_rank(copy.deepcopy(after))
     ends = between.state_dict()
     between.load_state_dict(
         {

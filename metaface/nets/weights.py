@@ -51,7 +51,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, notes
 
 
-def not_finite(module: nn.Module) -> str | None:
+def find_not_finite(module: nn.Module) -> str | None:
     """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite."""
     held = {n: t.detach() for n, t in module.state_dict().items() if t.numel()}
     tensors = {n: t for n, t in held.items() if t.is_floating_point()}
@@ -156,13 +156,13 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    found = [
+    faults = [
         f"{what}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if names[3:] else "")
         for what, names in (("missing", missing), ("unknown", unknown), ("other shape", shapes))
         if names
     ]
-    if found:
-        raise ValueError(f"{path} does not fit {type(net).__name__} ({'; '.join(found)})")
+    if faults:
+        raise ValueError(f"{path} does not fit {type(net).__name__} ({'; '.join(faults)})")
     net.load_state_dict(dict(state))
 
 
@@ -178,10 +178,10 @@ def pretrained(path: str | Path) -> MobileFaceNet:
         FileNotFoundError: no such file.
         ValueError: a file that is no such checkpoint, by name, with what did not fit.
     """
-    return mobilefacenet(read_weights(path)[0], path)
+    return build_mobilefacenet(read_weights(path)[0], path)
 
 
-def mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNet:
+def build_mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNet:
     """A MobileFaceNet of the size that the tensors ``state`` of the file ``path`` have."""
     try:
         last = state["linear7.conv.weight"].shape[-2:]
@@ -200,7 +200,7 @@ def mobilefacenet(state: Mapping[str, Tensor], path: str | Path) -> MobileFaceNe
     return net.eval()
 
 
-def weights_digest(architecture: str, state: Mapping[str, Tensor]) -> str:
+def digest_weights(architecture: str, state: Mapping[str, Tensor]) -> str:
     """sha256 of a network: its architecture and its tensors, whatever file they came in.
 
     Counters of batches seen are left out: they change no output.

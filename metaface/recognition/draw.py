@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, ImageDraw
 
 from metaface import _letters
 from metaface._picture_file import picture_kind, write_picture
-from metaface.faces.photos import Photo, reduced
+from metaface.faces.photos import Photo, read_reduced
 from metaface.recognition.results import Identified
 
 _KNOWN, _UNKNOWN = (16, 140, 70), (190, 60, 20)
@@ -26,7 +26,7 @@ def draw_matches(photo: Photo, identified: Identified) -> Image.Image:
         photo: what was identified.
         identified: what the recogniser answered.
     """
-    pixels, times = reduced(photo)
+    pixels, times = read_reduced(photo)
     picture = Image.fromarray(pixels)
     line = max(2, round(max(picture.size) / 400))
     pen = ImageDraw.Draw(picture)

@@ -11,9 +11,9 @@ from itertools import islice
 import numpy as np
 
 from metaface.faces.alignment import align
-from metaface.faces.choose import Pick, crops_of
+from metaface.faces.choose import Pick, crop_faces
 from metaface.faces.detect import Detector
-from metaface.faces.photos import Photo, Unusable, reduced
+from metaface.faces.photos import Photo, Unusable, read_reduced
 from metaface.recognition.embedders import Embedder
 from metaface.recognition.results import Chosen
 
@@ -59,7 +59,7 @@ def embed_faces(
 
     def find(photo: Photo) -> EmbeddedFaces | Unusable:
         try:
-            picture, times = reduced(photo)
+            picture, times = read_reduced(photo)
             detections = detector(picture)
             faces = pick(picture, detections)
             boxes, left = faces.boxes * np.float32(times), len(detections) - len(faces)
@@ -67,7 +67,7 @@ def embed_faces(
                 assert faces.embeddings is not None
                 crops = align(picture, faces.landmarks)
                 return EmbeddedFaces(boxes, crops, faces.embeddings, left)
-            return EmbeddedFaces(boxes, crops_of(picture, faces, detector), np.empty(0), left)
+            return EmbeddedFaces(boxes, crop_faces(picture, faces, detector), np.empty(0), left)
         except Unusable as why:
             return why
 

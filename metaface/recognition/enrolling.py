@@ -12,7 +12,7 @@ import numpy as np
 
 from metaface._text import printable
 from metaface.data import Skipped
-from metaface.faces.photos import Photo, Unusable, name_of
+from metaface.faces.photos import Photo, Unusable, find_name
 from metaface.recognition.embedded_faces import EmbeddedFaces
 from metaface.recognition.embedders import Embedder
 from metaface.recognition.gallery.gallery import Gallery
@@ -57,10 +57,10 @@ class Enroller:
         faces, paths, skipped = [], [], []
         for number, (photo, one) in enumerate(zip(photos, embedded, strict=False), 1):
             if isinstance(one, Unusable):
-                skipped.append(Skipped(name_of(photo) or "an image", str(one)))
+                skipped.append(Skipped(find_name(photo) or "an image", str(one)))
             else:
                 faces.append(one)
-                paths.append(name_of(photo) or f"photograph {number}")
+                paths.append(find_name(photo) or f"photograph {number}")
         outcome = Enrolment(name, 0, tuple(skipped))
         return self._add(outcome, faces, paths, strict) if faces else outcome
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from metaface._atomic import replacing
 from metaface._progress import track
 from metaface._text import given_path
-from metaface.nets.weights import read_weights, weights_digest
+from metaface.nets.weights import digest_weights, read_weights
 from metaface.recognition.preprocess import Preprocessing
 
 log = logging.getLogger("metaface.recognition")
@@ -54,7 +54,7 @@ class Model:
         architecture: of an embedder whose tensors MetaFace reads; empty otherwise, as are the
             rest.
         imported: name of the safetensors file that ``metaface models import`` makes of it.
-        weights: :func:`metaface.nets.weights.weights_digest` of its tensors, whatever file they
+        weights: :func:`metaface.nets.weights.digest_weights` of its tensors, whatever file they
             are in.
         preprocessing: what an embedder was trained with.
         known: its embedding of one procedural face; see ``metaface.recognition.embedders.known``.
@@ -219,7 +219,7 @@ def check(entry: Model, path: Path) -> None:
             state, _ = read_weights(path)
         except ValueError as error:
             raise _damaged(entry, str(error)) from error
-        digest = weights_digest(entry.architecture, state)
+        digest = digest_weights(entry.architecture, state)
         if digest != entry.weights:
             raise _damaged(entry, f"{path} has tensors of digest {digest}, not {entry.weights}")
         return

@@ -19,7 +19,7 @@ from metaface.data import Skipped
 from metaface.data._sources import open_source
 from metaface.faces import choose
 from metaface.faces.detect import Detector
-from metaface.faces.photos import Photo, Unusable, listed, name_of
+from metaface.faces.photos import Photo, Unusable, find_name, list_photos
 from metaface.metrics.cohort import clip_cosines
 from metaface.metrics.thresholds import Calibration
 from metaface.recognition.adaptation import Adaptation
@@ -191,15 +191,17 @@ class Recognizer:
 
         Args:
             name: of the person.
-            photos: a photograph (see ``metaface.faces.photos.reduced``), several, or the
+            photos: a photograph (see ``metaface.faces.photos.read_reduced``), several, or the
                 folder they lie in; each of that person alone, or with others much smaller.
             strict: refuse them, all together, where there are remarks.
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
         """
-        name, given = person_name(name), listed(photos)
-        outcome = self._enroller.enroll(name, given, self._embed(given, choose.to_enrol), strict)
+        name, given = person_name(name), list_photos(photos)
+        outcome = self._enroller.enroll(
+            name, given, self._embed(given, choose.pick_to_enrol), strict
+        )
         if not outcome.used and (outcome.remarks or not outcome.repeated):
             reasons = "; ".join(f"{s.path}: {s.reason}" for s in outcome.skipped)
             raise ValueError(f"{name} cannot be enrolled: {reasons or 'no photographs'}")
@@ -237,7 +239,7 @@ class Recognizer:
             photos.sort(key=lambda photo: names[photo.person])
             embedded = iter(
                 track(
-                    self._embed((partial(opened.read, p) for p in photos), choose.to_enrol),
+                    self._embed((partial(opened.read, p) for p in photos), choose.pick_to_enrol),
                     total=len(photos),
                     desc="enrolling",
                     unit="photo",
@@ -271,14 +273,14 @@ class Recognizer:
         """Who is in a photograph, or in several.
 
         Args:
-            photos: a photograph (see ``metaface.faces.photos.reduced``), a list of them, or
+            photos: a photograph (see ``metaface.faces.photos.read_reduced``), a list of them, or
                 the folder they lie in.
 
         Returns:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
             photograph that cannot be used says why in ``skipped``; none raises.
         """
-        given = listed(photos)
+        given = list_photos(photos)
         results = list(self.identify_each(given))
         alone = isinstance(photos, (str, os.PathLike)) and not Path(photos).is_dir()
         single = alone or (len(given) == 1 and given[0] is photos)
@@ -286,18 +288,18 @@ class Recognizer:
 
     def identify_each(self, photos: Iterable[Photo]) -> Iterator[Identified]:
         """:meth:`identify`, one photograph after the other."""
-        given = listed(photos)
-        for photo, faces in zip(given, self._embed(given, choose.everyone), strict=True):
+        given = list_photos(photos)
+        for photo, faces in zip(given, self._embed(given, choose.pick_all), strict=True):
             if isinstance(faces, Unusable):
-                yield Identified(name_of(photo), (), faces.reason, faces.detail)
+                yield Identified(find_name(photo), (), faces.reason, faces.detail)
             else:
-                yield Identified(name_of(photo), tuple(self._identifier.match(faces)))
+                yield Identified(find_name(photo), tuple(self._identifier.match(faces)))
 
     def verify(self, first: Photo, second: Photo, fmr: float = FMR) -> Verified:
         """Whether two photographs show the same person; nobody need be enrolled.
 
         Args:
-            first, second: photographs; see ``metaface.faces.photos.reduced``.
+            first, second: photographs; see ``metaface.faces.photos.read_reduced``.
             fmr: the false match rate, 0..1, that the threshold is for.
 
         Raises:
@@ -307,8 +309,8 @@ class Recognizer:
         pair: list[np.ndarray] = []
         several: list[Chosen] = []
         for photo in (first, second):
-            (faces,) = self._embed([photo], choose.the_one)
-            path = name_of(photo) or "an image"
+            (faces,) = self._embed([photo], choose.pick_one)
+            path = find_name(photo) or "an image"
             if isinstance(faces, Unusable):
                 raise Unusable(faces.reason, f"{path}: {faces.detail}")
             pair.append(faces.embeddings)
@@ -348,7 +350,7 @@ class Recognizer:
         if people is None:
             self.gallery.set_setting("fpir", fpir)
         else:
-            embed = partial(self._embed, pick=choose.the_one)
+            embed = partial(self._embed, pick=choose.pick_one)
             faces, photos = embed_strangers(people, embed, progress)
             embeddings = np.concatenate([one.embeddings for one in faces])
             enrolled = self.gallery.enrolled()

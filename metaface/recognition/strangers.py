@@ -18,8 +18,8 @@ from metaface._text import given_path, printable
 from metaface.data._skipped import report_skipped
 from metaface.data._sources import open_source
 from metaface.faces.alignment import align
-from metaface.faces.exposure import exposed
-from metaface.faces.photos import Photo, Unusable, in_folder, listed, name_of
+from metaface.faces.exposure import brighten_dark
+from metaface.faces.photos import Photo, Unusable, find_name, list_folder, list_photos
 from metaface.metrics.cohort import Cohort
 from metaface.recognition.alike import group_alike, merge_people, same_picture_cosine
 from metaface.recognition.embedded_faces import EmbeddedFaces
@@ -60,15 +60,15 @@ def open_strangers(source: Any) -> Iterator[tuple[Iterator[Photo], Sequence[Stra
     photos: Sequence[Photo] | None = None
     if isinstance(source, (str, Path)):
         path = given_path(source, "the photographs of strangers").expanduser()
-        inside = in_folder(path) if path.is_dir() else []
+        inside = list_folder(path) if path.is_dir() else []
         if path.is_dir() and all(photo.parent == path for photo in inside):
             photos = inside
     else:
-        photos = listed(source)
+        photos = list_photos(source)
     if path is None or photos is not None:
         if not photos:
             raise ValueError(f"no photographs of strangers in {source}")
-        named = (name_of(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
+        named = (find_name(photo) or f"photograph {i}" for i, photo in enumerate(photos, 1))
         yield iter(photos), [StrangerPhoto(name, None) for name in named]
         return
     if not path.exists():
@@ -215,4 +215,4 @@ def _procedural_crops() -> np.ndarray:
         people=_PROCEDURAL, photos=1, image_size=112, domains="frontal", seed=7, progress=False
     )
     pairs = zip(made.images, made.landmarks, strict=True)
-    return exposed(np.concatenate([align(image, five[None]) for image, five in pairs]))
+    return brighten_dark(np.concatenate([align(image, five[None]) for image, five in pairs]))

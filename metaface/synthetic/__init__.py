@@ -8,6 +8,6 @@ domain. Every image is a pure function of (seed, person, domain, photo, image si
 
 from metaface.synthetic._photo import DOMAINS, Dials
 from metaface.synthetic._render import Renders, render
-from metaface.synthetic._steps import STEPS, render_steps, stepped
+from metaface.synthetic._steps import STEPS, render_steps, turn_dial
 
-__all__ = ["DOMAINS", "STEPS", "Dials", "Renders", "render", "render_steps", "stepped"]
+__all__ = ["DOMAINS", "STEPS", "Dials", "Renders", "render", "render_steps", "turn_dial"]

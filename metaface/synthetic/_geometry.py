@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,22 @@ from metaface.synthetic._random import Fields
 Vector = tuple[Tensor, Tensor, Tensor]
 
 
-def rotation(yaw: Tensor, pitch: Tensor, roll: Tensor) -> list[list[Tensor]]:
+@dataclass(frozen=True)
+class View:
+    """A head's pose and the camera's rays."""
+
+    matrix: list[list[Tensor]]  #: head to camera, see ``rotate``
+    u: Tensor  #: ``[B, 1, W]``
+    v: Tensor  #: ``[B, H, 1]``
+    pixel: Tensor  #: units a pixel ``[B, 1, 1]``
+
+    def rows(self, index: Tensor) -> View:
+        """The same for some of the pictures."""
+        matrix = [[entry[index] for entry in row] for row in self.matrix]
+        return View(matrix, self.u[index], self.v[index], self.pixel[index])
+
+
+def rotate(yaw: Tensor, pitch: Tensor, roll: Tensor) -> list[list[Tensor]]:
     """Head to camera, rows of ``[B, 1, 1]`` entries; angles in degrees.
 
     yaw > 0 turns the face to the image's right, pitch > 0 lifts the chin, roll > 0 leans the head
@@ -81,7 +97,7 @@ class Blobs:
         for sign in (-1.0, 1.0):
             self.add((sign * center[0], *center[1:]), radii, blend, tilt)
 
-    def posed(self, matrix: Sequence[Sequence[Tensor]]) -> Surface:
+    def pose(self, matrix: Sequence[Sequence[Tensor]]) -> Surface:
         """The ellipsoids as the camera sees them."""
         cx, cy, cz, rx, ry, rz, tilt, blend = (
             torch.stack([r[i] for r in self._rows]) for i in range(8)
@@ -99,14 +115,8 @@ class Blobs:
             a, b, d = (axis[i] * axis[j] / r.square() for axis, r in axes)
             return a + b + d
 
-        uu, uv, vv, uw, vw, ww = (
-            form(0, 0),
-            form(0, 1),
-            form(1, 1),
-            form(0, 2),
-            form(1, 2),
-            form(2, 2),
-        )
+        uu, uv, vv = form(0, 0), form(0, 1), form(1, 1)
+        uw, vw, ww = form(0, 2), form(1, 2), form(2, 2)
         mu, mv, mw = turn(matrix, cx, cy, cz)
         quu, quv, qvv = uu - uw * uw / ww, 2 * (uv - uw * vw / ww), vv - vw * vw / ww
         size = (quu * qvv).sqrt().rsqrt()  # the outline's mean radius
@@ -159,7 +169,7 @@ class Surface:
         return depth, inside
 
 
-def head(t: Fields, c: Fields) -> Blobs:
+def build_head(t: Fields, c: Fields) -> Blobs:
     """Skull, face, nose and ears; the expression moves jaw and cheeks."""
     blobs = Blobs(t.age)
     drop = 0.16 * c.mouth_open
@@ -205,20 +215,22 @@ def head(t: Fields, c: Fields) -> Blobs:
     return blobs
 
 
-def neck(t: Fields) -> Blobs:
+def build_neck(t: Fields) -> Blobs:
+    """Neck."""
     blobs = Blobs(t.age)
     blobs.add((0.0, 2.2, -0.3), (t.neck_width + 0.06 * t.fat, 1.7, 0.62), 0.1)
     return blobs
 
 
-def torso(t: Fields, c: Fields) -> Blobs:
+def build_torso(t: Fields, c: Fields) -> Blobs:
+    """Shoulders, clothed."""
     blobs = Blobs(t.age)
     wide = 1.9 - 0.25 * t.female
     blobs.add((0.0, c.collar + 0.9, -0.3), (wide, 1.05, 0.95), 0.1)
     return blobs
 
 
-def hair(t: Fields, c: Fields) -> Blobs:
+def build_hair(t: Fields, c: Fields) -> Blobs:
     """The outside of hair (or of the cap): a shell over the skull, back and side curtains."""
     blobs = Blobs(t.age)
     cap = c.cap
@@ -243,39 +255,41 @@ def hair(t: Fields, c: Fields) -> Blobs:
     return blobs
 
 
-def brim(t: Fields, c: Fields) -> Blobs:
+def build_brim(t: Fields) -> Blobs:
+    """The brim of a cap."""
     blobs = Blobs(t.age)
     blobs.add((0.0, -0.86, 1.15), (0.72, 0.09, 0.62), 0.1, 0.1)
     return blobs
 
 
-def mouth_height(t: Fields, c: Fields) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Middle of the mouth, half width, rise of the corners, half gap between the lips."""
+class Mouth(NamedTuple):
+    """Where a mouth is, in head coordinates, each ``[B, 1, 1]``."""
+
+    y: Tensor  #: middle
+    half: Tensor  #: half the width
+    rise: Tensor  #: of the corners
+    gap: Tensor  #: half the distance of the lips
+
+
+def place_mouth(t: Fields, c: Fields) -> Mouth:
+    """The mouth under its expression."""
     smile = c.smile
     middle = t.mouth_y + 0.05 * c.mouth_open
     half = t.mouth_width * (1 + 0.1 * smile.clamp_min(0) - 0.08 * c.mouth_open)
-    return middle, half, 0.055 * smile + t.mouth_curve, 0.19 * c.mouth_open
+    return Mouth(middle, half, 0.055 * smile + t.mouth_curve, 0.19 * c.mouth_open)
 
 
-def landmarks(t: Fields, c: Fields) -> Vector:
+def place_landmarks(t: Fields, c: Fields) -> Vector:
     """Eyes, nose tip, mouth corners in head coordinates ``[B, 1, 5]``, image-left first at rest.
 
     A little above the painted middles, where detectors trained on photographs put them.
     """
-    middle, half, rise, _ = mouth_height(t, c)
+    middle, half, rise, _ = place_mouth(t, c)
     zero = torch.zeros_like(half)
     x = torch.cat([-t.eye_x, t.eye_x, zero, -half, half], 2)
-    y = torch.cat(
-        [
-            zero - 0.028,
-            zero - 0.028,
-            t.nose_length - t.nose_up - 0.045,
-            middle - rise - 0.02,
-            middle - rise - 0.02,
-        ],
-        2,
-    )
-    upright = rotation(zero, zero, zero)
-    z, _ = head(t, c).posed(upright).cast(x, y)
+    eye, nose, corner = zero - 0.028, t.nose_length - t.nose_up - 0.045, middle - rise - 0.02
+    y = torch.cat([eye, eye, nose, corner, corner], 2)
+    upright = rotate(zero, zero, zero)
+    z, _ = build_head(t, c).pose(upright).cast(x, y)
     sunk = torch.cat([0.03 + 0.04 * t.eye_deep] * 2 + [zero] * 3, 2)
     return x, y, z - sunk

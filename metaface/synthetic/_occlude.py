@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from metaface.synthetic import _geometry as geometry
-from metaface.synthetic._paint import Scene, bump, color, mix, ramp, step
+from metaface.synthetic._brushes import bump, color, line, mix, ramp, step
+from metaface.synthetic._canvas import Scene
+from metaface.synthetic._geometry import View
 from metaface.synthetic._random import Fields
 
 
-@dataclass(frozen=True)
-class View:
-    """The head's pose and the camera's rays u ``[B, 1, W]``, v ``[B, H, 1]``."""
-
-    matrix: list[list[Tensor]]
-    u: Tensor
-    v: Tensor
-
-
-def occlude(
-    scene: Scene, t: Fields, c: Fields, matrix: list[list[Tensor]], u: Tensor, v: Tensor
-) -> None:
+def occlude(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     """Put on masks, caps' brims, glasses and hands, in the pictures that have them."""
-    for name, put_on in (("mask", _mask), ("cap", _brim), ("glasses", _glasses), ("hand", _hand)):
+    things = {"mask": _put_mask, "cap": _put_brim, "glasses": _put_glasses, "hand": _put_hand}
+    for name, put_on in things.items():
         rows = getattr(c, name)[:, 0, 0].nonzero()[:, 0]
         if len(rows) == 0:
             continue
         part = Scene(**{k: value[rows] for k, value in vars(scene).items()})
-        view = View([[entry[rows] for entry in row] for row in matrix], u[rows], v[rows])
-        put_on(part, t.rows(rows), c.rows(rows), view)
+        put_on(part, t.rows(rows), c.rows(rows), view.rows(rows))
         for k, value in vars(scene).items():
             value[rows] = getattr(part, k)
 
@@ -43,18 +32,15 @@ def _cover(scene: Scene, alpha: Tensor, paint: Tensor, gloss: float = 0.0) -> No
     scene.face = scene.face * (1 - alpha)
 
 
-def _mask(scene: Scene, t: Fields, c: Fields, view: View) -> None:
+def _put_mask(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     x, y, z = scene.x, scene.y, scene.z
     ax = x.abs()
     soft = 1.2 * scene.pixel
     top = 0.36 * t.nose_length + 0.35 * ax * ax
     low = 1.42 * t.face_length - 0.5 * ax * ax + 0.1 * c.mouth_open
     alpha = step(y - top, soft) * step(low - y, soft) * step(z - 0.1, 0.1) * scene.bare
-    strap = (
-        (1 - ((y - 0.3 + 0.2 * (z - 0.3)) / (0.02 + scene.pixel * 0.5)).abs()).clamp_min(0)
-        * step(0.2 - z, 0.1)
-        * scene.bare
-    )
+    strap = line(y - 0.3 + 0.2 * (z - 0.3), 0.02 + scene.pixel * 0.5)
+    strap = strap * step(0.2 - z, 0.1) * scene.bare
     pleat = (y - 0.2) * 6
     pleat = ramp((pleat - pleat.round()).abs(), 0.25, 0.05)
     _cover(scene, torch.maximum(alpha, strap), color(c, "mask"))
@@ -62,8 +48,8 @@ def _mask(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     scene.depth = scene.depth + 0.06 * alpha
 
 
-def _brim(scene: Scene, t: Fields, c: Fields, view: View) -> None:
-    w, inside = geometry.brim(t, c).posed(view.matrix).cast(view.u, view.v)
+def _put_brim(scene: Scene, t: Fields, c: Fields, view: View) -> None:
+    w, inside = geometry.build_brim(t).pose(view.matrix).cast(view.u, view.v)
     alpha = step(inside, 1.2 * scene.pixel) * step(w - scene.depth, 0.1)
     _cover(scene, alpha, color(c, "cap") * 0.8)
     scene.depth = torch.lerp(scene.depth, w, alpha)
@@ -72,7 +58,7 @@ def _brim(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     scene.dark = scene.dark * (1 - 0.45 * ramp(y, 0.05, -0.6) * ramp(z, 0.1, 0.6) * scene.face)
 
 
-def _glasses(scene: Scene, t: Fields, c: Fields, view: View) -> None:
+def _put_glasses(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     sx, sy, sz = scene.x, scene.y, scene.z
     (a, b, e), (d, f, g), _ = view.matrix
     far = 1.02 + t.nose_bridge_out  # the plane of the lenses
@@ -88,40 +74,26 @@ def _glasses(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     width = rim + 0.5 * scene.pixel
     strength = t.glasses_dark * (rim / (rim + 0.25 * scene.pixel))
     frame = step(rim - distance.abs(), 1.5 * scene.pixel)
-    bridge = step(rim - (y - t.glasses_y + 0.35 * t.glasses_tall).abs(), 1.5 * scene.pixel) * step(
-        t.eye_x - t.glasses_half + 0.03 - ax, 0.04
-    )
+    bridge = step(rim - (y - t.glasses_y + 0.35 * t.glasses_tall).abs(), 1.5 * scene.pixel)
+    bridge = bridge * step(t.eye_x - t.glasses_half + 0.03 - ax, 0.04)
     temple = step(rim - (sy - t.glasses_y + 0.3 * t.glasses_tall).abs(), 1.5 * scene.pixel)
-    temple = (
-        temple
-        * step(sx.abs() - (t.eye_x + t.glasses_half), 0.08)
-        * step(sz + 0.1, 0.1)
-        * scene.bare
-    )
+    temple = temple * step(sx.abs() - (t.eye_x + t.glasses_half), 0.08)
+    temple = temple * step(sz + 0.1, 0.1) * scene.bare
     frame = torch.maximum(torch.maximum(frame, bridge), temple) * scene.person
     lens = step(distance, 1.5 * scene.pixel) * scene.person
-    sun = c.sunglasses
-    _cover(scene, lens * (0.05 + 0.9 * sun), torch.full_like(color(t, "hair"), 0.02), 0.3)
-    streak = (
-        bump(x - 0.5 * y, y, t.eye_x * c.light_x.sign() + 0.1, t.glasses_y, 0.22, 0.3)
-        * lens
-        * c.glare
-    )
-    scene.albedo = mix(
-        scene.albedo, torch.full_like(color(t, "hair"), 0.85), (0.7 * streak).clamp(0, 1)
-    )
-    metal = torch.lerp(
-        color(t, "skin") * 0.5 + 0.1,
-        torch.full_like(color(t, "hair"), 0.02),
-        t.glasses_dark[:, None],
-    )
+    skin = color(t, "skin")
+    black = torch.full_like(skin, 0.02)
+    _cover(scene, lens * (0.05 + 0.9 * c.sunglasses), black, 0.3)
+    streak = bump(x - 0.5 * y, y, t.eye_x * c.light_x.sign() + 0.1, t.glasses_y, 0.22, 0.3)
+    streak = streak * lens * c.glare
+    scene.albedo = mix(scene.albedo, torch.full_like(skin, 0.85), (0.7 * streak).clamp(0, 1))
+    metal = torch.lerp(skin * 0.5 + 0.1, black, t.glasses_dark[:, None])
     _cover(scene, frame * (0.35 + 0.65 * strength), metal, 0.5)
-    scene.dark = scene.dark * (
-        1 - 0.12 * (1.5 - ((distance + 0.05) / (2.5 * width)).abs()).clamp(0, 1) * scene.face
-    )
+    near = (1.5 - ((distance + 0.05) / (2.5 * width)).abs()).clamp(0, 1)
+    scene.dark = scene.dark * (1 - 0.12 * near * scene.face)
 
 
-def _hand(scene: Scene, t: Fields, c: Fields, view: View) -> None:
+def _put_hand(scene: Scene, t: Fields, c: Fields, view: View) -> None:
     side = torch.where(c.hand0 < 0.5, -1.0, 1.0)
     tip_u, tip_v = side * (0.15 + 0.5 * c.hand1), 0.1 + 1.0 * c.hand2
     lean = side * (0.3 + 0.5 * c.hand3)

@@ -81,25 +81,46 @@ DOMAINS: dict[str, Dials] = {
 }  # fmt: skip
 
 
-def conditions(
-    dials: Dials,
-    domain: str,
-    seed: int,
-    person: np.ndarray,
-    photo: np.ndarray,
-    traits: dict[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """The circumstances of photos ``[N]`` of persons ``[N]``, each float64 ``[N]``."""
-    d = Draws(key("photo", seed, domain, person, photo))
-    c: dict[str, np.ndarray] = {}
-    n, u = d.normal, d.uniform
+Conditions = dict[str, np.ndarray]
 
+
+def draw_conditions(dials: Dials, keys: np.ndarray, wears_glasses: np.ndarray) -> Conditions:
+    """How N photographs were taken: each float64 ``[N]``.
+
+    Args:
+        keys: uint64 ``[N]``, see :func:`photo_keys`.
+        wears_glasses: float64 ``[N]``, 1 for people who do, else 0.
+    """
+    d = Draws(keys)
+    c: Conditions = {}
+    _draw_pose(d, dials, c)
+    _draw_expression(d, dials, c)
+    _draw_light(d, dials, c)
+    _draw_worn(d, dials, c, wears_glasses > 0)
+    _draw_surroundings(d, dials, c)
+    _draw_styling(d, dials, c)
+    _draw_camera(d, dials, c)
+    return c
+
+
+def photo_keys(seed: int, domain: str, person: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """uint64 ``[N]``: what the conditions of photos ``[N]`` of persons ``[N]`` are drawn from."""
+    return key("photo", seed, domain, person, photo)
+
+
+def _draw_pose(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Pose."""
+    n, u = d.normal, d.uniform
     low, high = dials.yaw
     side = np.where(u("side") < 0.5, -1.0, 1.0)
     c["yaw"] = side * (low + (high - low) * u("yaw") ** 1.4)
     c["pitch"] = dials.pitch * n("pitch", 0, 1 / 2.2).clip(-1, 1)
     c["roll"] = dials.roll * n("roll", 0, 1 / 2.2).clip(-1, 1)
 
+
+def _draw_expression(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Mouth, brows, lids and gaze."""
+    n, u = d.normal, d.uniform
     smile = d.chance("smile", dials.smile) * u("smile size", 0.25, 1.0)
     c["smile"] = np.where(smile > 0, smile, -0.25 * dials.smile * u("sulk"))
     speech = d.chance("open", dials.mouth_open) * u("open size") ** 1.5
@@ -109,15 +130,16 @@ def conditions(
     closed = d.chance("closed", dials.eye_closure)
     squint = dials.gaze * 0.4 * u("squint") ** 2 + 0.3 * smile * u("smile squint")
     c["eye_closure"] = np.where(closed > 0, u("closure", 0.75, 1.0), squint.clip(0, 0.6))
-    c["gaze_x"] = dials.gaze * n("gaze x", 0, 0.5) - np.sin(np.radians(c["yaw"])) * 0.5 * d.chance(
-        "to camera", 0.5
-    )
+    to_camera = np.sin(np.radians(c["yaw"])) * 0.5 * d.chance("to camera", 0.5)
+    c["gaze_x"] = dials.gaze * n("gaze x", 0, 0.5) - to_camera
     c["gaze_y"] = dials.gaze * n("gaze y", 0, 0.3)
 
-    around, away = (
-        u("light around", 0, 2 * np.pi),
-        np.radians(dials.light_angle) * u("light away") ** 0.7,
-    )
+
+def _draw_light(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Light, its colour, exposure."""
+    n, u = d.normal, d.uniform
+    around = u("light around", 0, 2 * np.pi)
+    away = np.radians(dials.light_angle) * u("light away") ** 0.7
     # Light from below is rare, and most light comes from somewhat above.
     rise = np.sin(around) * np.where(np.sin(around) > 0, 0.35, 1.0)
     light = np.stack([np.sin(away) * np.cos(around), np.sin(away) * rise - 0.12, np.cos(away)])
@@ -134,7 +156,10 @@ def conditions(
     c["black"] = dials.exposure * n("black", 0.0, 0.08)
     c["saturation"] = 1 + dials.light_color * n("saturation", -0.25, 0.4)
 
-    wears = traits["wears_glasses"] > 0
+
+def _draw_worn(d: Draws, dials: Dials, c: Conditions, wears: np.ndarray) -> None:
+    """Glasses, masks, caps, hands before the face."""
+    u = d.uniform
     c["glasses"] = d.chance("glasses", np.where(wears, dials.glasses, dials.glasses**3 / 20))
     c["sunglasses"] = c["glasses"] * d.chance("sunglasses", np.where(wears, 0.03, 0.5))
     c["glare"] = d.chance("glare", 0.4) * u("glare size", 0.1, 0.7)
@@ -143,18 +168,17 @@ def conditions(
     c["hand"] = d.chance("hand", dials.hand)
     for i in range(4):
         c[f"hand{i}"] = u(f"hand {i}")
-    for thing, dull in (
-        ("cap", 0.5),
-        ("mask", 0.25),
-        ("cloth", 0.45),
-        ("back", 0.2),
-        ("back2", 0.25),
-    ):
+
+
+def _draw_surroundings(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Colours of clothes and background, and what stands there."""
+    n, u = d.normal, d.uniform
+    vivid = {"cap": 0.5, "mask": 0.25, "cloth": 0.45, "back": 0.2, "back2": 0.25}
+    for thing, share in vivid.items():
         bright = u(f"{thing} bright") ** 1.3
         for name in "rgb":
-            c[f"{thing}_{name}"] = (
-                (1 - dull) * bright + dull * u(f"{thing} {name}")
-            ) ** 2 * 0.9 + 0.004
+            level = (1 - share) * bright + share * u(f"{thing} {name}")
+            c[f"{thing}_{name}"] = level**2 * 0.9 + 0.004
     c["collar"] = n("collar", 2.3, 0.12)
     c["clutter"] = dials.background * u("clutter")
     c["back_scale"] = u("back scale", 0.12, 0.6)
@@ -162,18 +186,24 @@ def conditions(
         c[name] = u(name, -1, 1)
     c["back_light"] = n("back light", 0, 0.35)
 
+
+def _draw_styling(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Hair, beard and weight of the day."""
+    n, u = d.normal, d.uniform
     c["hair_shift"] = dials.styling * n("hair shift", 0, 0.07)
     c["hair_volume"] = 1 + dials.styling * n("hair volume", 0, 0.35)
     c["hair_sweep_change"] = dials.styling * n("sweep change", 0, 0.12)
     c["stubble_change"] = dials.styling * u("stubble change", -0.15, 0.35)
     c["weight_change"] = dials.styling * n("weight change", 0, 0.25)
 
+
+def _draw_camera(d: Draws, dials: Dials, c: Conditions) -> None:
+    """Framing, blur, noise, compression, kind of picture."""
+    n, u = d.normal, d.uniform
     c["window"] = np.full(len(d.keys), dials.window)
     c["zoom"] = 1 + dials.scale * n("zoom", 0, 0.5)
-    c["shift_x"], c["shift_y"] = (
-        dials.shift * n("shift x", 0, 0.6),
-        dials.shift * n("shift y", 0, 0.6),
-    )
+    c["shift_x"] = dials.shift * n("shift x", 0, 0.6)
+    c["shift_y"] = dials.shift * n("shift y", 0, 0.6)
     c["stretch"] = 1 + 0.5 * dials.scale * n("stretch", 0, 0.4)
     c["blur"] = dials.blur * u("blur") ** 1.5
     c["noise"] = dials.noise * u("noise") ** 2 * 0.07
@@ -181,4 +211,3 @@ def conditions(
     c["grey"] = d.chance("grey", dials.grey)
     c["sketch"] = d.chance("sketch", dials.sketch)
     c["stroke"] = u("stroke", 0.6, 1.4)
-    return c

@@ -13,18 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+from metaface._splitmix import GOLDEN, mix_bits, scale_bits
 
 
 def mix(value: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser of uint64 values, elementwise."""
-    with np.errstate(over="ignore"):
-        value = value + _GOLDEN
-        value = (value ^ (value >> np.uint64(30))) * _MIX_1
-        value = (value ^ (value >> np.uint64(27))) * _MIX_2
-        return value ^ (value >> np.uint64(31))
+    """A hash of uint64 values, elementwise."""
+    return mix_bits(value + GOLDEN)
 
 
 def key(*parts: int | str | np.ndarray) -> np.ndarray:
@@ -45,8 +39,8 @@ class Draws:
         self.keys = keys
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        bits = mix(self.keys ^ key(name)) >> np.uint64(11)
-        return low + (high - low) * (bits.astype(np.float64) * 2.0**-53)
+        """Evenly between ``low`` and ``high``."""
+        return low + (high - low) * scale_bits(mix(self.keys ^ key(name)))
 
     def normal(self, name: str, mean: float = 0.0, spread: float = 1.0) -> np.ndarray:
         """Bell-shaped (the sum of three uniforms, so within 3 standard deviations)."""

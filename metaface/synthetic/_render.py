@@ -17,8 +17,8 @@ from metaface.synthetic import _camera as camera
 from metaface.synthetic import _geometry as geometry
 from metaface.synthetic._occlude import occlude
 from metaface.synthetic._paint import paint
-from metaface.synthetic._people import traits
-from metaface.synthetic._photo import DOMAINS, Dials, conditions
+from metaface.synthetic._people import draw_traits
+from metaface.synthetic._photo import DOMAINS, Dials, draw_conditions, photo_keys
 from metaface.synthetic._random import Fields
 
 _PIVOT = (0.0, 0.3, 0.5)  # the head's point in the middle of the picture
@@ -34,15 +34,15 @@ class Renders:
     person: np.ndarray  #: int64 ``[M]``, the person's id
     domain: np.ndarray  #: int64 ``[M]``, index into ``domains``
     domains: tuple[str, ...]  #: names of the domains
-    box: (
-        np.ndarray
-    )  #: float32 ``[M, 4]`` x, y, w, h in pixels: hairline to chin, cut to the picture
+    #: float32 ``[M, 4]`` x, y, w, h in pixels: hairline to chin, cut to the picture
+    box: np.ndarray
     landmarks: np.ndarray  #: float32 ``[M, 5, 2]`` pixels: eyes, nose tip, mouth corners (as YuNet)
     mask: np.ndarray  #: bool ``[M, S, S]``: the face where hair and occlusions leave it visible
     pose: np.ndarray  #: float32 ``[M, 3]`` degrees: yaw (> 0: to the image's right), pitch, roll
     attributes: dict[str, np.ndarray]  #: per image ``[M]``; see ``render``
-    layers: np.ndarray  #: uint8 ``[M, S, S, 2]``, or ``[0, S, S, 2]`` unasked: how far (0..255) a
-    #: pixel is the person (hair, body and what is worn included), and the face, covered or not
+    #: uint8 ``[M, S, S, 2]``, or ``[0, S, S, 2]`` unasked: how far (0..255) a pixel is the person
+    #: (hair, body and what is worn included), and the face, covered or not
+    layers: np.ndarray
 
 
 def render(
@@ -73,8 +73,8 @@ def render(
     (0..1), ``light_azimuth`` and ``light_elevation`` (degrees, > 0: from the image's right, from
     above), ``hardness``, ``age``, ``skin_tone`` (0 light to 1 dark), ``hair_length``.
     """
-    ids = _person_ids(people)
-    dials = _dials(domains)
+    ids = _check_people(people)
+    dials = _check_domains(domains)
     check_given_counts(0, seed=seed, image_size=image_size, photos=photos)
     if photos < 1:
         raise ValueError(f"photos={photos}: give at least 1 photo a person")
@@ -102,9 +102,10 @@ def render(
             first, last = number * len(ids) * photos, (number + 1) * len(ids) * photos
             for start in range(first, last, _PLAN):
                 plan = slice(start, min(start + _PLAN, last))
-                t = traits(seed, out.person[plan])
-                c = conditions(dial, name, seed, out.person[plan], photo[plan], t)
-                _note(out, plan, t, c)
+                t = draw_traits(seed, out.person[plan])
+                keys = photo_keys(seed, name, out.person[plan], photo[plan])
+                c = draw_conditions(dial, keys, t["wears_glasses"])
+                _keep_truth(out, plan, t, c)
                 who, how = Fields(t), Fields(c)
 
                 def draw(at: int, plan: slice = plan, who: Fields = who, how: Fields = how) -> int:
@@ -132,11 +133,9 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)  # the workers' setting became that of threads to come
 
 
-def _person_ids(people: int | Sequence[int]) -> np.ndarray:
-    if isinstance(people, bool):
-        raise ValueError(f"people={people}: give at least 1, or a sequence of ids")
-    if isinstance(people, (int, np.integer)):
-        if people < 1:
+def _check_people(people: int | Sequence[int]) -> np.ndarray:
+    if isinstance(people, (int, np.integer)):  # bool included
+        if isinstance(people, bool) or people < 1:
             raise ValueError(f"people={people}: give at least 1, or a sequence of ids")
         return np.arange(people, dtype=np.int64)
     ids = np.asarray(people)
@@ -149,7 +148,7 @@ def _person_ids(people: int | Sequence[int]) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _dials(domains: str | Sequence[str] | Mapping[str, Dials]) -> dict[str, Dials]:
+def _check_domains(domains: str | Sequence[str] | Mapping[str, Dials]) -> dict[str, Dials]:
     if isinstance(domains, Mapping):
         chosen = dict(domains)
     else:
@@ -170,7 +169,9 @@ def _dials(domains: str | Sequence[str] | Mapping[str, Dials]) -> dict[str, Dial
     return chosen
 
 
-def _note(out: Renders, rows: slice, t: dict[str, np.ndarray], c: dict[str, np.ndarray]) -> None:
+def _keep_truth(
+    out: Renders, rows: slice, t: dict[str, np.ndarray], c: dict[str, np.ndarray]
+) -> None:
     """Write down pose and attributes."""
     out.pose[rows] = np.stack([c["yaw"], c["pitch"], c["roll"]], 1)
     facts: dict[str, np.ndarray] = {
@@ -189,7 +190,7 @@ def _note(out: Renders, rows: slice, t: dict[str, np.ndarray], c: dict[str, np.n
 @torch.no_grad()
 def _render_chunk(out: Renders, rows: slice, t: Fields, c: Fields) -> None:
     size = out.images.shape[1]
-    matrix = geometry.rotation(c.yaw, c.pitch, c.roll)
+    matrix = geometry.rotate(c.yaw, c.pitch, c.roll)
     pivot_u, pivot_v, _ = geometry.turn(matrix, *(torch.full_like(c.yaw, p) for p in _PIVOT))
     pixel_u = c.window / (size * c.zoom * c.stretch)
     pixel_v = c.window / (size * c.zoom)
@@ -198,23 +199,24 @@ def _render_chunk(out: Renders, rows: slice, t: Fields, c: Fields) -> None:
     u = (line - middle_u) * pixel_u + pivot_u
     v = (line[:, None] - middle_v) * pixel_v + pivot_v
 
-    scene = paint(t, c, matrix, u, v, pixel_v)
-    occlude(scene, t, c, matrix, u, v)
-    light = camera.shade(scene, c, u, v)
+    view = geometry.View(matrix, u, v, pixel_v)
+    scene = paint(t, c, view)
+    occlude(scene, t, c, view)
+    light = camera.shade(scene, c, view)
     out.images[rows] = camera.expose(light, c).permute(0, 2, 3, 1).numpy()
     out.mask[rows] = (scene.face > 0.5).numpy()
-    out.box[rows] = _boxes(scene.bare > 0.5).numpy()
+    out.box[rows] = _find_boxes(scene.bare > 0.5).numpy()
     if len(out.layers):
         soft = torch.stack([scene.person, scene.bare], -1)
         out.layers[rows] = (255 * soft + 0.5).clamp_(0, 255).to(torch.uint8).numpy()
-    lu, lv, _ = geometry.turn(matrix, *geometry.landmarks(t, c))
+    lu, lv, _ = geometry.turn(matrix, *geometry.place_landmarks(t, c))
     points = torch.stack(
         [(lu - pivot_u) / pixel_u + middle_u, (lv - pivot_v) / pixel_v + middle_v], -1
     )
     out.landmarks[rows] = points[:, 0].numpy()
 
 
-def _boxes(mask: Tensor) -> Tensor:
+def _find_boxes(mask: Tensor) -> Tensor:
     """x, y, w, h of masks ``[B, S, S]``; the whole picture where a mask is empty."""
     size = mask.shape[-1]
     columns, rows = mask.any(1).byte(), mask.any(2).byte()

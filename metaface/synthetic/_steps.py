@@ -31,7 +31,7 @@ STEPS: dict[str, tuple[float, ...]] = {
 or angle of the light (which is hard, too) in degrees, else a chance or strength as in Dials."""
 
 
-def stepped(name: str, step: int) -> Dials:
+def turn_dial(name: str, step: int) -> Dials:
     """The quiet dials with ``name`` at its severity ``step``, 0 (as quiet as the others) to 5.
 
     Raises:
@@ -62,5 +62,5 @@ def render_steps(
         people: int ``[P]``, ids; see :func:`render`, as for the rest.
     """
     for step in range(first, len(STEPS.get(name, ())) + 1):
-        yield render(list(map(int, people)), photos, image_size, {"steps": stepped(name, step)},
-                     seed)  # fmt: skip
+        domain = {"steps": turn_dial(name, step)}
+        yield render([int(person) for person in people], photos, image_size, domain, seed)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metaface.data import FaceSet
-from metaface.episodes.across_domains import partners
+from metaface.episodes.across_domains import find_partners
 from metaface.learners import Recipe
 
 
@@ -45,7 +45,7 @@ def fit_recipe(
         : 1 if support_domain == query_domain else 2
     ]
     found = _fit(recipe, sides, fixed)
-    for name, others in partners(faces).items() if across else ():
+    for name, others in find_partners(faces).items() if across else ():
         view = faces.of_domains(name)
         most = _photos_of(view.photos()[view.person_ids], 2)
         alone = _fit(found, [view], fixed)

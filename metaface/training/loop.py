@@ -20,7 +20,7 @@ from metaface import checkpoint
 from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
-from metaface.nets import not_finite
+from metaface.nets import find_not_finite
 from metaface.training import runs
 from metaface.training.distributed import Group
 from metaface.training.options import Budget, Run
@@ -210,7 +210,7 @@ class Training(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         photographs = self.step()
-        if (weight := not_finite(self.model)) is not None:
+        if (weight := find_not_finite(self.model)) is not None:
             raise FloatingPointError(
                 f"{weight} is not finite after step {history.iterations}: use a lower learning "
                 "rate (inner or outer); the last checkpoint is as it was"

@@ -20,7 +20,7 @@ from metaface.episodes import AcrossDomains, Augment, EpisodeSampler
 from metaface.episodes.sampler import check_range
 from metaface.evaluation import evaluate
 from metaface.learners import MetaLearner, Recipe
-from metaface.learners.spec import ModelSpec, former_options
+from metaface.learners.spec import ModelSpec, find_former_options
 from metaface.machine import choose_device
 from metaface.training import distributed, runs
 from metaface.training.fitting import fit_recipe, fit_validation
@@ -406,7 +406,7 @@ def _former_definition(state: dict[str, Any], now: ModelSpec | None) -> dict[str
     spec = state.get("spec")
     if not spec:
         return {"options": {"across": False, **settings}}
-    former = former_options(spec["learner"], state["learner"])
+    former = find_former_options(spec["learner"], state["learner"])
     spec = spec | {"options": {**former, **spec["options"]}}
     if now is not None:
         spec["start_sha256"] = now.start_sha256

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from metaface.data import FaceSet
-from metaface.data.faceset import together
+from metaface.data.faceset import join_names
 
 
 def refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
@@ -38,8 +38,8 @@ def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
         "whose": torch.cat([seen["photos"]["whose"], more["photos"]["whose"] + first]),
     }
     return {
-        "data": together((seen["data"], more["data"])),
-        "source": together((seen["source"], more["source"])),
+        "data": join_names((seen["data"], more["data"])),
+        "source": join_names((seen["source"], more["source"])),
         "people": seen["people"] + more["people"],
         "photos": photos,
     }

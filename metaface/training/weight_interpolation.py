@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from metaface.data import FaceSet
 from metaface.evaluation import evaluate
 from metaface.learners import MetaLearner
-from metaface.nets import blended
+from metaface.nets import interpolate_weights
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 KEEP_LOSS = 0.005
@@ -88,8 +88,8 @@ def interpolate(
     that keep what must be kept; ``before`` itself where none is better.
 
     Weights are interpolated (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903; see
-    :func:`metaface.nets.blended`). Of equally good shares the smallest is chosen. Test neither on
-    the people of ``measure`` nor on those of ``keep``: they have decided.
+    :func:`metaface.nets.interpolate_weights`). Of equally good shares the smallest is chosen. Test
+    neither on the people of ``measure`` nor on those of ``keep``: they have decided.
 
     Args:
         before, after: the pretrained and the adapted network, of one architecture; left as they
@@ -110,7 +110,7 @@ def interpolate(
         raise ValueError(f"shares={shares} must lie in 0..1 and keep_loss={keep_loss} be 0 or more")
     steps: list[Step] = []
     for share in sorted({0.0, *shares}):
-        net = blended(before, after, share)
+        net = interpolate_weights(before, after, share)
         gained, *kept = found = [float(one(net)) for one in (measure, *keep)]
         if not all(map(math.isfinite, found)):
             raise ValueError(f"at the share {share:g} the measures are {found}: must be finite")
@@ -118,7 +118,8 @@ def interpolate(
         allowed = all(now >= was - keep_loss for was, now in zip(first, kept, strict=True))
         steps.append(Step(share, gained, tuple(kept), allowed))
     best = max((s for s in steps if s.allowed), key=lambda s: (s.gained, -s.share))
-    return blended(before, after, best.share), Interpolation(best.share, tuple(steps), keep_loss)
+    net = interpolate_weights(before, after, best.share)
+    return net, Interpolation(best.share, tuple(steps), keep_loss)
 
 
 def interpolate_learner(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metaface import _extensions
 from metaface.learners.spec import load_model, read_model
 from metaface.nets.backbones import Backbone
-from metaface.nets.weights import mobilefacenet, read_weights, weights_digest
+from metaface.nets.weights import build_mobilefacenet, digest_weights, read_weights
 from metaface.recognition.embedders.base import CropEmbedder, Embedder
 from metaface.recognition.embedders.description import KEY, Description
 from metaface.recognition.embedders.network import Network
@@ -105,7 +105,7 @@ def _file(path: Path) -> CropEmbedder:
     if notes.get("format", "").startswith("metaface multitask"):
         return cast(CropEmbedder, JointFace.load(path))
     net, description = describe_weights(path, state, notes)
-    digest = weights_digest(description.architecture, state)
+    digest = digest_weights(description.architecture, state)
     named = [entry.name for entry in MODELS.values() if entry.weights == digest]
     return Network(
         net,
@@ -142,9 +142,9 @@ def describe_weights(
                 f"{path} holds architecture {description.architecture!r}; this MetaFace knows "
                 "mobilefacenet"
             )
-        return mobilefacenet(state, path), description
-    net = mobilefacenet(state, path)
-    digest = weights_digest("mobilefacenet", state)
+        return build_mobilefacenet(state, path), description
+    net = build_mobilefacenet(state, path)
+    digest = digest_weights("mobilefacenet", state)
     entry = next((e for e in MODELS.values() if e.weights == digest), None)
     if entry and entry.preprocessing:
         return net, Description("mobilefacenet", entry.preprocessing, entry.sha256, entry.licence)

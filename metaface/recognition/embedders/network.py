@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaface.nets import merged, norm_mode
-from metaface.nets.fold import folded
-from metaface.nets.weights import weights_digest
+from metaface.nets import merge_low_rank, norm_mode
+from metaface.nets.fold import fold_norms
+from metaface.nets.weights import digest_weights
 from metaface.recognition.embedders.base import CropEmbedder
 from metaface.recognition.preprocess import CROP, Preprocessing
 
@@ -44,14 +44,14 @@ class Network(CropEmbedder):
                 "face's embedding would depend on the faces beside it, and one photograph cannot "
                 "be identified. Train with --norm group or frozen"
             )
-        super().__init__(name, preprocessing, weights_digest(architecture, net.state_dict()))
+        super().__init__(name, preprocessing, digest_weights(architecture, net.state_dict()))
         self.device = torch.device("cpu")
-        net = merged(copy.deepcopy(net).cpu().eval())
+        net = merge_low_rank(copy.deepcopy(net).cpu().eval())
         self.network = net
         noise = np.random.default_rng(0).integers(0, 256, (2, CROP, CROP, 3), np.uint8)
         pictures = preprocessing(noise)
         try:
-            self._net = folded(net, pictures)
+            self._net = fold_norms(net, pictures)
             features = self.features(pictures)
         except (RuntimeError, ValueError) as error:  # torch's for shapes that do not fit
             raise ValueError(
