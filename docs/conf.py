@@ -39,6 +39,7 @@ napoleon_use_rtype = False
 
 REFERENCE = Path(__file__).with_name("reference")
 PACKAGES = (  # from the lowest to the highest
+    "options",
     "synthetic",
     "data",
     "nets",
@@ -55,6 +56,7 @@ PACKAGES = (  # from the lowest to the highest
     "recognition",
     "report",
     "experiments",
+    "testing",
 )
 
 

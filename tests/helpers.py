@@ -127,7 +127,7 @@ def fit(model: Any, source: Any, **given: Any) -> History:
 
 def _grouped(given: dict[str, Any]) -> dict[str, Any]:
     former = {"val_ways": "ways", "val_shots": "shots", "val_episodes": "episodes"}
-    former |= {"on_validation": "on_row"}
+    former |= {"on_validation": "on_row", "on_row": "on_row"}
     left = dict(given)
     groups: dict[str, Any] = {}
     validation = {now: left.pop(name) for name, now in former.items() if name in left}

@@ -28,7 +28,7 @@ from typing import Any
 
 from metaface import cli
 from metaface.cli import app
-from metaface.data import _load
+from metaface.data._synthetic import load_synthetic
 from metaface.evaluation import evaluate
 from metaface.evaluation.degradation import RenderedFaces, dial_robustness
 from metaface.experiments import sweep
@@ -146,7 +146,7 @@ def cut_budgets(steps: int) -> None:
     cut(sweep.run, trials=2)
     cut(dial_robustness, nuisances=3)
     cut(RenderedFaces, people=22, photos=6)
-    cut(_load._synthetic, people=60, photos=12)
+    cut(load_synthetic, people=60, photos=12)
     if address := os.environ.get("DOCUMENTS_SERVER"):
         for name, entry in models.MODELS.items():
             models.MODELS[name] = replace(entry, url=f"{address}/{entry.files[0]}")

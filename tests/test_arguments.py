@@ -42,7 +42,6 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights at 
     [
         ("augment", "flip"),
         ("augment", True),
-        ("augment", ("flip",)),
         ("seed", "a"),
         ("seed", -1),
         ("device", "gpu0"),
@@ -54,7 +53,7 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights at 
         ("spec", "maml"),
         ("val_shots", None),
         ("val_episodes", None),
-        ("on_validation", 3),
+        ("on_row", 3),
         ("on_finish", 3),
     ],
 )

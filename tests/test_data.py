@@ -145,7 +145,7 @@ def test_one_photo_each_and_min_photos(folder, tmp_path):
     assert load(folder, image_size=8).with_photos(3).person_ids.tolist() == [1, 2]
     with pytest.raises(ValueError, match="9 photographs .the most is 4"):
         load(folder, image_size=8).with_photos(9)
-    with pytest.raises(TypeError, match=r"no min_photos any more.*with_photos"):
+    with pytest.raises(TypeError, match=r"no min_photos= any more.*with_photos"):
         load(folder, min_photos=9)
     save(tmp_path / "one" / "Ana" / "1.png")
     faces = load(tmp_path / "one", image_size=8)

@@ -153,8 +153,8 @@ def test_no_face_in_pictures_of_odd_sizes(detector, size):
 def test_a_higher_least_score_finds_fewer(model, people):
     picture = ground(400, 480)
     paste(picture, people.images[0], 150, 100, 224)
-    assert len(YuNet(model, least=0.99)(picture)) == 0
-    assert len(YuNet(model, least=0.02)(picture)) >= 1
+    assert len(YuNet(model, min_score=0.99)(picture)) == 0
+    assert len(YuNet(model, min_score=0.02)(picture)) >= 1
 
 
 def test_many_threads_say_nothing_and_find_the_same(model, people, capfd):
@@ -219,7 +219,7 @@ def test_cascade_of_opencv_5_says_what_to_do():
 def test_wider(test_data, model):
     path = test_data("wider_val_sample.zip")
     annotated = read_wider(path)
-    detector, detected = YuNet(model, least=0.02), []
+    detector, detected = YuNet(model, min_score=0.02), []
     with zipfile.ZipFile(path) as archive:
         for one in annotated:
             data = archive.read(one.path)
@@ -418,7 +418,7 @@ def test_one_good_face(detector, people, pick):
 
 def test_small_faces(model, people):
     """Of about 12 and 24 pixels."""
-    detector = YuNet(model, least=0.3)
+    detector = YuNet(model, min_score=0.3)
     picture, faces = seen(detector, (people.images[0], 150, 100, 26), size=(250, 300))
     assert len(faces) == 1 and faces.boxes[0, 2:].min() < choose.SMALLEST
     for pick in EVERY[:3]:
@@ -439,7 +439,7 @@ def test_a_size_that_is_refused_does_not_read_as_one_that_is_not(side):
 
 def test_small_faces_beside_a_large_one_are_left_out(model, people):
     small, large = (people.images[1], 600, 20, 26), (people.images[0], 150, 100, 224)
-    picture, faces = seen(YuNet(model, least=0.3), small, large, size=(350, 700))
+    picture, faces = seen(YuNet(model, min_score=0.3), small, large, size=(350, 700))
     assert len(faces) == 2
     for pick in EVERY[:3]:
         assert pick(picture, faces).boxes[:, 2].tolist() == [faces.boxes[:, 2].max()]
@@ -480,7 +480,7 @@ def test_blurred(detector, people):
 def test_unsure(detector, model, people):
     """A face of which more and more is covered, from the left."""
     picture, _ = seen(detector, (people.images[0], 150, 100, 224))
-    unsure = YuNet(model, least=0.2)
+    unsure = YuNet(model, min_score=0.2)
     left, _, width, _ = (int(v) for v in people.box[0] + [150, 100, 0, 0])
     for share in np.linspace(0.4, 0.7, 16):
         covered = picture.copy()

@@ -17,7 +17,7 @@ import torch
 from helpers import Row, fit, portrait, squares, train
 from PIL import Image
 from safetensors import safe_open
-from test_multitask import scenes
+from shared_scenes import scenes
 
 import metaface as mf
 from metaface import cli

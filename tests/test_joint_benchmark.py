@@ -416,7 +416,7 @@ def test_a_tiny_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = joint.fit
 
     def noted(*args: Any, **options: Any) -> Any:
-        trained.append(Path(options["out"]).name)
+        trained.append(Path(options["run"].out).name)
         return whole(*args, **options)
 
     monkeypatch.setattr(joint, "fit", noted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 import torchvision
 from helpers import fit, patterns, train
 from PIL import Image
+from shared_scenes import scenes
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import box_convert
@@ -21,7 +21,6 @@ from torchvision.ops import box_convert
 from metaface import checkpoint
 from metaface.cli import main
 from metaface.experiments import protocols
-from metaface.faces import detect
 from metaface.faces.alignment import SIDE, TEMPLATE, fit_similarity
 from metaface.faces.choose import pick_all
 from metaface.faces.detections import overlaps
@@ -64,10 +63,9 @@ from metaface.multitask.roi import (
 )
 from metaface.multitask.training import refresh
 from metaface.nets import MobileFaceNet, NormMode
-from metaface.recognition import Recognizer
+from metaface.recognition import Recognizer, detectors
 from metaface.recognition.embedded_faces import EmbeddedFaces, embed_faces
 from metaface.recognition.embedders.shared import JointFace
-from metaface.synthetic import render
 from metaface.training import Interrupted
 
 ALL = {
@@ -79,38 +77,6 @@ ALL = {
     "expression": {"classes": 2},
     "attributes": {"count": 2},
 }
-
-
-@lru_cache
-def scenes(people: int = 4, photos: int = 3, size: int = 64, face: int = 48) -> FaceAnnotations:
-    """A face somewhere in noise, all of it known."""
-    drawn = render(people, photos, face, seed=5)
-    n = len(drawn.images)
-    random = np.random.default_rng(0)
-    images = random.integers(90, 166, (n, size, size, 3)).astype(np.uint8)
-    masks = np.zeros((n, size, size), np.uint8)
-    at = random.integers(0, size - face + 1, (n, 2))
-    for i, (x, y) in enumerate(at):
-        images[i, y : y + face, x : x + face] = drawn.images[i]
-        masks[i, y : y + face, x : x + face] = drawn.mask[i]
-    boxes = drawn.box.copy()
-    boxes[:, :2] += at
-    attributes = np.stack([drawn.attributes[a] for a in ("glasses", "female")], 1)
-    return FaceAnnotations(
-        images=images,
-        image=np.arange(n),
-        boxes=boxes,
-        landmarks=drawn.landmarks + at[:, None].astype(np.float32),
-        pose=drawn.pose,
-        person=drawn.person,
-        expression=(drawn.attributes["smile"] > 0.4).astype(np.int64),
-        attributes=attributes.astype(np.float32),
-        masks=masks,
-        complete=np.ones(n, bool),
-        people=tuple("abcdefgh"[:people]),
-        expressions=("neutral", "smile"),
-        attribute_names=("glasses", "female"),
-    )
 
 
 def forgotten(labelled: FaceAnnotations, but: str = "") -> FaceAnnotations:
@@ -830,7 +796,7 @@ def test_the_detection_protocol_measures_the_detector_asked_for(
         protocols.measure_detection(tmp_path, JointFace.load(trained), progress=False).threshold
     )
     # nothing but YuNet needs its file, and what finds no faces is not taken for what does
-    monkeypatch.setattr(detect, "Cascade", lambda: least)
+    monkeypatch.setattr(detectors, "Cascade", lambda: least)
     assert main([*given, "--detector", "cascade"]) == 0
     spec = ModelSpec("prototypical", image_size=16, embedding="conv4-32")
     save_model(tmp_path / "embeds.pt", spec.build(0), spec)

@@ -28,7 +28,14 @@ from metaface.experiments import benchmark, cross_domain, protocols
 from metaface.faces.photos import list_folder, list_photos
 from metaface.metrics.pairs import read_pairs
 from metaface.options import BenchmarkSettings, CrossDomainSettings
-from metaface.recognition import Gallery, GalleryError, Recognizer, embedders, recognizer
+from metaface.recognition import (
+    Gallery,
+    GalleryError,
+    Recognizer,
+    detectors,
+    embedders,
+    recognizer,
+)
 from metaface.recognition.embedders.importing import import_weights
 from metaface.recognition.gallery import _checksums
 from metaface.recognition.gallery.names import person_name
@@ -61,7 +68,8 @@ def run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     toy = squares()
     monkeypatch.setattr(embedders.loading, "load", lambda *_: toy)
-    monkeypatch.setattr(recognizer, "detector_for", lambda *_: Row())
+    for module in (recognizer, detectors):
+        monkeypatch.setattr(module, "detector_for", lambda *_: Row())
 
     def command(*words, gallery=True):
         capsys.readouterr()

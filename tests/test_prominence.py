@@ -163,7 +163,7 @@ def test_data_sets_and_align_take_the_face_that_is_meant(albums, detector, model
     assert people.several == 3
     wanted = [crop_of(*made, detector) for made in albums.values()]
     assert np.array_equal(people.crops, wanted)
-    learnt = find_portraits(top, YuNet(model, least=0.3), progress=False)
+    learnt = find_portraits(top, YuNet(model, min_score=0.3), progress=False)
     for box, (_, true) in zip(learnt.boxes, albums.values(), strict=True):
         assert is_face(box, true)
     options = ["--out", str(tmp_path / "out"), "--models", str(model.parent), "--quiet"]

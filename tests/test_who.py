@@ -854,7 +854,7 @@ def test_a_file_that_may_not_be_opened_is_no_text_file(tmp_path, monkeypatch):
     opened = []
     head = _listing.read_head
     monkeypatch.setattr(
-        "metaface.data._sources.file_head", lambda path: opened.append(path.name) or head(path)
+        "metaface.data._sources.read_head", lambda path: opened.append(path.name) or head(path)
     )
     files = [
         (("a", "x.txt"), tmp_path / "x.txt"),

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def command(happens: str, arguments: list[str]) -> int:
         def meta_step(episodes):
             if next(steps) == 3:
                 if LAST:
-                    while not saved(options["out"], 3):
+                    while not saved(options["run"].out, 3):
                         time.sleep(0.01)
                     os.kill(os.getpid(), signal.SIGKILL)
                 elif happens == "killed-while-others-compute":
@@ -140,9 +141,10 @@ def command(happens: str, arguments: list[str]) -> int:
 
         if happens.startswith("killed"):
             learner.meta_step = meta_step
-        return train(learner, faces, *others, checkpoint_seconds=0, **options)
+        options["run"] = replace(options["run"], checkpoint_seconds=0)
+        return real(learner, faces, *others, **options)
 
-    training.train = meet
+    real, training.train = training.train, meet
     return cli.main(arguments)
 
 

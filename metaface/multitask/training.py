@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaface.arguments import refuse_moved
 from metaface.machine import choose_device
 from metaface.multitask.batch import Batch
 from metaface.multitask.model import MultiTask
@@ -19,7 +20,7 @@ from metaface.multitask.weighting import Fixed, Weighting, cosines
 from metaface.nets import refresh_statistics
 from metaface.training import runs
 from metaface.training.loop import History, Training
-from metaface.training.options import LIMITS, Budget, Run, merged, refuse_moved
+from metaface.training.options import LIMITS, Budget, Run, merged, new_places
 
 Source = Callable[[int], FaceAnnotations]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
@@ -50,6 +51,7 @@ def draws(labelled: FaceAnnotations, size: int, seed: int = 0) -> Source:
     return batch
 
 
+@refuse_moved(**new_places("lr", "iterations"))
 def fit(
     model: MultiTask,
     source: Source,
@@ -62,7 +64,6 @@ def fit(
     data: Any = None,
     budget: Budget = Budget(),  # noqa: B008 - frozen, as the other
     run: Run = Run(),  # noqa: B008
-    **moved: Any,
 ) -> History:
     """Train ``model`` on batches of ``source``, in place, by AdamW with a cosine schedule.
 
@@ -91,13 +92,12 @@ def fit(
 
     Raises:
         ValueError: a bad budget.
-        TypeError: a keyword that there is not, and where it is now if MetaFace 0.2 had it.
+        TypeError: a keyword of MetaFace 0.2: where it is now.
         FloatingPointError: a loss or the gradient is not finite (which task and step); the last
             checkpoint is kept.
         metaface.training.Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
-    refuse_moved("fit", moved)
     budget = merged("budget", budget, iterations=iterations)
     if budget.images is not None or budget.patience is not None:
         raise ValueError("fit() has no budget in images, and no patience: give iterations, minutes")

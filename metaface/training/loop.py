@@ -21,10 +21,15 @@ from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.nets import find_not_finite
+from metaface.nets.weights import is_safetensors
 from metaface.training import runs
 from metaface.training.distributed import Group
 from metaface.training.options import Budget, Run
 
+_NO_TRAINING = (
+    "{} holds a model, and not the training that made it: start from it (--start), in another "
+    "folder (--out)"
+)
 CURVE_POINTS = 100  # of the learning curve, over the budget
 
 
@@ -289,6 +294,8 @@ class Training(ABC):
             raise checkpoint.CheckpointError(
                 f"{self.path} is there already: resume (--resume), or choose another folder"
             )
+        if self.path.is_file() and is_safetensors(self.path):
+            raise checkpoint.CheckpointError(_NO_TRAINING.format(self.path))
         return checkpoint.load_latest(self.path)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -304,10 +311,7 @@ class Training(ABC):
 
     def _refuse_another(self, state: dict[str, Any], path: Path) -> None:
         if "definition" not in state and "settings" not in state:
-            raise checkpoint.CheckpointError(
-                f"{path} holds a model, and not the training that made it: start from it "
-                "(--start), in another folder (--out)"
-            )
+            raise checkpoint.CheckpointError(_NO_TRAINING.format(path))
         there = state.get("definition") or self.former_definition(state)
         if changed := runs.differences(there, self.definition):
             raise checkpoint.CheckpointError(

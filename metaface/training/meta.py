@@ -14,7 +14,13 @@ from typing import Any
 import torch
 
 from metaface import nets
-from metaface.arguments import check_counts, check_flags, check_given_counts, check_rates
+from metaface.arguments import (
+    check_counts,
+    check_flags,
+    check_given_counts,
+    check_rates,
+    refuse_moved,
+)
 from metaface.data import FaceSet
 from metaface.episodes import AcrossDomains, Augment, EpisodeSampler
 from metaface.episodes.sampler import check_range
@@ -32,7 +38,7 @@ from metaface.training.options import (
     Task,
     Validation,
     merged,
-    refuse_moved,
+    new_places,
 )
 from metaface.training.people import refuse_shared_people, seen_people
 
@@ -52,6 +58,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+@refuse_moved(**new_places("ways", "shots", "iterations"))
 def train(
     learner: MetaLearner,
     faces: FaceSet,
@@ -64,7 +71,6 @@ def train(
     budget: Budget = Budget(),  # noqa: B008
     validation: Validation = Validation(),  # noqa: B008
     run: Run = Run(),  # noqa: B008
-    **moved: Any,
 ) -> History:
     """Train ``learner`` on tasks of ``faces``, in place.
 
@@ -91,7 +97,7 @@ def train(
     Raises:
         ValueError: a bad budget; people in both sets; too few people or photographs; fewer tasks
             in a meta-batch than processes.
-        TypeError: a keyword that there is not, and where it is now if MetaFace 0.2 had it.
+        TypeError: a keyword of MetaFace 0.2: where it is now.
         FloatingPointError: the loss is not finite (which step); the checkpoint is kept.
         Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
@@ -107,7 +113,6 @@ def train(
         >>> mf.train(learner, people, ways=5, shots=1, iterations=2, run=run).iterations
         2
     """
-    refuse_moved("train", moved)
     task = merged("task", task, ways=ways, shots=shots)
     budget = merged("budget", budget, iterations=iterations)
     _check(learner, faces, val, task, validation, run)

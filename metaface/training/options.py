@@ -157,27 +157,17 @@ def merged(name: str, given: Any, **more: Any) -> Any:
     return replace(given, **{n: v for n, v in more.items() if v is not None})
 
 
-def refuse_moved(function: str, given: dict[str, Any]) -> None:
-    """Refuse keywords that ``function`` has not, with where those of MetaFace 0.2 are now.
-
-    Raises:
-        TypeError: there is one.
-    """
-    for name in given:
-        now = _new_place(name)
-        raise TypeError(
-            f"{function}() takes no {name}=: "
-            + (f"write {now} (from metaface.training)" if now else "there is no such option")
-        )
-
-
-def _new_place(name: str) -> str | None:
+def new_places(*kept: str) -> dict[str, str]:
+    """For each keyword that ``train`` of MetaFace 0.2 had, what to write now; not for ``kept``."""
+    places = {"val_ways": "ways", "val_shots": "shots", "val_episodes": "episodes"}
+    places |= {"on_validation": "on_row"}
+    places = {old: f"validation=Validation({new}=...)" for old, new in places.items()}
     for option, kind in (("task", Task), ("budget", Budget), ("run", Run)):
-        if name in [field.name for field in fields(kind)]:
-            return f"{option}={kind.__name__}({name}=...)"
-    former = {"val_ways": "ways", "val_shots": "shots", "val_episodes": "episodes"}
-    now = (former | {"on_validation": "on_row"}).get(name)
-    return now and f"validation=Validation({now}=...)"
+        for name in (field.name for field in fields(kind)):
+            places[name] = f"{option}={kind.__name__}({name}=...)"
+    return {
+        old: f"{new} (from metaface.training)" for old, new in places.items() if old not in kept
+    }
 
 
 def _positive(value: Any) -> bool:
