@@ -1,4 +1,4 @@
-"""What tests/test_gallery.py does in processes of their own.
+"""What tests/recognition/test_gallery.py does in processes of their own.
 
 python gallery_child.py GALLERY read         a file that must not be written
 python gallery_child.py GALLERY fill BYTES   files cannot grow beyond BYTES

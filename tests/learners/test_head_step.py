@@ -21,7 +21,7 @@ from metaface.learners.head import HeadStep
 from metaface.options import BenchmarkSettings, JobSettings
 from metaface.options.commands import PreviewOptions
 
-OLD = Path(__file__).with_name("old")
+OLD = Path(__file__).parents[1].joinpath("old")
 """What MetaFace 0.1.0 wrote at a17b30e, before heads stepped on standardised features"""
 SCORES = json.loads((OLD / "scores.json").read_text())
 

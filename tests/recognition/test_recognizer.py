@@ -1099,7 +1099,7 @@ def killed(times: int, folder: Path, seed: int) -> None:
     for i, count in enumerate(counts):
         write(top / f"person {i:02d}", album(i, count))
     chance = random.Random(seed)
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(
         [sys.executable, here / "recognizer_child.py", top],

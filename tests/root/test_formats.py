@@ -25,7 +25,7 @@ from metaface.multitask import MultiTask
 from metaface.multitask.training import draws
 from metaface.recognition import Gallery, JointFace
 
-FILES = Path(__file__).with_name("formats") / "0.2"
+FILES = Path(__file__).parents[1].joinpath("formats") / "0.2"
 EXPECTED = json.loads((FILES / "expected.json").read_text())
 NETWORK = ("--embedding", "conv4-32", "--channels", "1", "--image-size", "28", "--quiet")
 

@@ -14,7 +14,7 @@ import pytest
 from metaface import _progress
 from metaface._progress import track
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Terminal(io.StringIO):

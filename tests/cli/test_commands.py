@@ -28,7 +28,7 @@ from metaface.faces.detect import YuNet
 from metaface.faces.photos import REASONS, Unusable
 from metaface.recognition import Gallery, Recognizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("METAFACE_TEST_DATA", ROOT.parent / "shared" / "data"))
 WEIGHTS = DATA / "weights"
 needs_weights = pytest.mark.skipif(

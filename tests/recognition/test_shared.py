@@ -202,7 +202,7 @@ def test_threads_share_an_adapted_network() -> None:
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_three_processes_share_a_gallery(seconds: float, path: Path) -> None:
-    here = Path(__file__).with_name("told.py")
+    here = Path(__file__).parents[1].joinpath("told.py")
     words = [["change", f"{seconds}"], *(["identify", f"{seconds}", "30", f"{i}"] for i in (1, 2))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     children = [

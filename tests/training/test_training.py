@@ -64,7 +64,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 def started(out: Path, done: Path) -> subprocess.Popen:
     """The script in a process of its own, past its imports."""
-    script = Path(__file__).with_name("train_a_little.py")
+    script = Path(__file__).parents[1].joinpath("train_a_little.py")
     process = subprocess.Popen(
         [sys.executable, script, out, done],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -29,7 +29,7 @@ from metaface.recognition.matching import Embeddings, Prototypes
 
 FACES = patterns(16, 8, 28)
 TASKS = {"ways": 3, "shots": 1, "queries": 1, "progress": False}
-DATA = Path(os.environ.get("METAFACE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("METAFACE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WEIGHTS = DATA / "weights"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"no weights at {WEIGHTS}")
 

@@ -137,7 +137,7 @@ def children() -> Iterator[Callable[[str, Path, float | None], tuple[bool, float
     """What makes a change in a process, killed so many seconds after it has begun; None: not.
     It returns whether the change was done, and the seconds it took."""
     child = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("kills_child.py")],
+        [sys.executable, Path(__file__).parents[1].joinpath("kills_child.py")],
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

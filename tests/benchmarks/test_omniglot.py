@@ -16,7 +16,7 @@ from helpers import tiny
 from metaface import Episodes, EpisodeSampler, FaceSet, evaluate
 from metaface.learners import MAML, Prototypical
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import omniglot
 
 

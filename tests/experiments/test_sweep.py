@@ -344,7 +344,8 @@ def test_a_killed_process_leaves_no_hole(faces, tmp_path):
 
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
+import os
+sys.path[:0] = sys.argv[1].split(os.pathsep)
 from pathlib import Path
 from helpers import patterns
 import metaface
@@ -361,7 +362,7 @@ sweeping.run(SMALL, out, trials=6, storage=out.parent / "shared.log", resume=Tru
 
 
 def test_two_processes_make_the_trials_together(tmp_path):
-    here = str(Path(__file__).parent)
+    here = os.pathsep.join(map(str, Path(__file__).parents[:2]))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     outs = [tmp_path / "one", tmp_path / "two"]
     children = [

@@ -116,7 +116,7 @@ def test_a_reader_who_has_enough_is_exit_status_141(tmp_path, words):
         stdout=theirs,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         text=True,
     )
     os.close(theirs)

@@ -9,7 +9,7 @@ import pytest
 from metaface.synthetic import DOMAINS, Dials, _render, render
 
 DATA = Path(
-    os.environ.get("METAFACE_TEST_DATA", Path(__file__).resolve().parents[1] / "../shared/data")
+    os.environ.get("METAFACE_TEST_DATA", Path(__file__).resolve().parents[2] / "../shared/data")
 )
 #: No nuisance at all: the same picture of a person every time, but for clothes and background.
 STILL = Dials(

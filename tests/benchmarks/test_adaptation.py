@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import patterns, tiny
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import adaptation
 
 

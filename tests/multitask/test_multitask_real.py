@@ -16,7 +16,7 @@ from metaface.faces.detect import YuNet
 from metaface.faces.detections import overlaps
 from metaface.multitask import FaceSprites, compose
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from portraits import Portraits, align_faces, constant_box, find_portraits
 

@@ -28,7 +28,7 @@ from metaface.faces.detections import Detections, overlaps
 from metaface.faces.photos import read
 from metaface.recognition import Gallery, Recognizer
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from portraits import find_portraits
 

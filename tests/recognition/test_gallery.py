@@ -29,7 +29,7 @@ from metaface.recognition.gallery.names import person_name
 
 D = 16
 MODEL: dict[str, Any] = {"model": "0123abcd", "model_name": "toy", "dim": D}
-CHILD = Path(__file__).with_name("gallery_child.py")
+CHILD = Path(__file__).parents[1].joinpath("gallery_child.py")
 
 
 def faces(count: int, seed: int = 0, dim: int = D) -> np.ndarray:
