@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Where each public name is defined. They are imported when they are first used: torch takes a
 # second, and `metaface people` or `--help` needs none of it.

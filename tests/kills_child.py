@@ -1,4 +1,4 @@
-"""What tests/training/test_kills.py kills: one change of a gallery, in processes forked from this one.
+"""What tests/training/test_kills.py kills: one change of a gallery, in forked processes.
 
 For every line of standard input, ``WHAT GALLERY``, a process makes that change. Printed are its
 number, ``begin`` before the first transaction, ``done`` and ``end``.

@@ -1,4 +1,4 @@
-"""What tests/recognition/test_recognizer.py kills: enrolment in processes that are forked from this one.
+"""What tests/recognition/test_recognizer.py kills: enrolment in forked processes.
 
 python recognizer_child.py PHOTOS
 

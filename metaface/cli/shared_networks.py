@@ -97,13 +97,7 @@ def multitask(
     settings = settings.with_budget()
     held_out = max(10, settings.people // 10)
     scenes = 2 * settings.photos * held_out
-    if settings.minutes is not None:
-        print(
-            f"training takes {settings.minutes:g} minutes; on top of that: drawing "
-            f"{settings.photos * (settings.people + held_out)} faces before it, and measuring the "
-            f"network on {scenes} scenes after it",
-            flush=True,
-        )
+    _print_plan(settings, settings.people + held_out, scenes)
     draw = partial(
         FaceSprites.procedural, photos=settings.photos, seed=settings.seed, progress=not quiet
     )
@@ -142,6 +136,17 @@ def multitask(
     print(f"{history.iterations} steps, {history.images} scenes, {history.seconds:.0f} s")
     _print_figures(model, part)
     print(Path(out) / "model.safetensors")
+
+
+def _print_plan(settings: MultitaskSettings, people: int, scenes: int) -> None:
+    """Say before the start how long a budget of time will take, and what comes on top of it."""
+    if settings.minutes is not None:
+        print(
+            f"training takes {settings.minutes:g} minutes; on top of that: drawing "
+            f"{settings.photos * people} faces before it, and measuring the network on {scenes} "
+            "scenes after it",
+            flush=True,
+        )
 
 
 def _print_figures(model: MultiTask, part: TestScenes) -> None:

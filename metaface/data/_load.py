@@ -55,31 +55,25 @@ def load(
               image a Pillow image, an array ``[H, W]`` or ``[H, W, C]`` or a tensor ``[C, H, W]``,
               uint8 or float in 0..1, the label an int or a tensor of one, or CelebA's several with
               the identity among them. Its ``class_to_idx`` or ``classes`` name the people, also
-              those of a ``Subset`` or ``ConcatDataset`` of such. It is decoded at every call: it
-              has no content by which to key a cache;
+              those of a ``Subset`` or ``ConcatDataset`` of such. It is decoded at every call;
             - ``"synthetic"``, procedural faces, or ``"synthetic:profile,sketch"`` with the names
               of domains; ground truth goes to ``FaceSet.truth``: box, landmarks, mask (of the
               face), pose and the attributes, as ``synthetic.render`` documents them (its
-              attribute mask is ``mask_worn`` there). A folder called "synthetic" is
-              ``"./synthetic"``;
+              attribute mask is ``mask_worn`` there); a folder of that name is ``"./synthetic"``;
             - a FaceSet, returned as it is;
             - what a package has registered in ``metaface.sources``, or ``package.module:function``:
-              what that returns, one of the above but no FaceSet. Text after a colon is given to it:
-              ``"records:faces.rec"``. Where there is a folder or file of a registered name as
-              well, neither is taken.
+              what that returns, one of the above but no FaceSet; text after a colon is given to it.
         image_size: side S of the result in pixels.
-        crop: side of the centred square that is kept: a share of the shorter side (0 < crop <= 1)
-            or pixels (> 1). None keeps the largest one. Synthetic faces, which fill their
-            picture, are not cropped.
+        crop: side of the centred square that is kept (not of synthetic faces): a share of the
+            shorter side (0 < crop <= 1) or pixels (> 1). None keeps the largest one.
         channels: 1 (grey) or 3 (RGB).
-        people, photos, seed: how many procedural people (600), photographs of each (20), and
-            which ones; for ``"synthetic"`` alone.
+        people, photos, seed: of ``"synthetic"``: people (600), photographs of each (20), which.
         only: a regular expression: of a folder, zip or CSV, the pictures in whose path inside the
             source (``yaleb_112/yaleB11/yaleB11_P00A+050E-40.jpg``) it is found (``re.search``);
             in a CSV, the path as written there. None: all.
-        cache: the cache directory; else METAFACE_CACHE, else ~/.cache/metaface. It holds copies
-            of faces, readable by this user alone, until ``clear_cache()`` deletes them.
-        progress: show a progress bar when decoding takes more than a second.
+        cache: the cache directory; else METAFACE_CACHE, else ~/.cache/metaface. It holds faces,
+            readable by this user alone, until ``clear_cache()``.
+        progress: show a progress bar.
 
     Returns:
         A FaceSet of uint8 ``[M, S, S, channels]``, sorted by person and path (a CSV or a data set

@@ -185,7 +185,6 @@ class _Benchmark(Experiment):
             self.people.train,
             self.people.val,
             folder,
-            device=self.device,
             progress=self.progress,
         )
         found = {"learner": name, "seed": seed, **trained}

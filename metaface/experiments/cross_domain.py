@@ -182,7 +182,6 @@ class _DomainMatrix(Experiment):
             join_domains({domain: self.domains[domain].train for domain in inside}),
             join_domains({domain: self.domains[domain].val for domain in inside}),
             folder,
-            device=self.device,
             progress=self.progress,
             across=self.settings.across and len(inside) > 1,
         )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
 
 from metaface.arguments import check_given_counts, check_once
 from metaface.data import FaceSet
@@ -84,12 +81,10 @@ def train_learner(
     val: FaceSet,
     out: Path | None,
     *,
-    device: torch.device,
     progress: bool,
     across: bool = False,
     label: str | None = None,
-    val_episodes: int = 100,
-    on_validation: Callable[[dict[str, float]], object] | None = None,
+    validation: Validation = Validation(),  # noqa: B008 - frozen
 ) -> tuple[MetaLearner, dict[str, Any]]:
     """Train one learner in the folder ``out``, going on with what is there.
 
@@ -97,7 +92,8 @@ def train_learner(
         faces, val: people, both of two sides or neither; see ``metaface.data.domain_split``.
         out: None: nothing is kept.
         label: name on the progress bar; that of the folder where left out.
-        across, val_episodes, on_validation: as in ``metaface.train``.
+        across, validation: as in ``metaface.train``; validation is 1-shot, at the least of the
+            job's ways.
 
     Returns:
         The learner, and ``curve``, ``train_seconds``, ``images``, ``iterations``, ``recipe``
@@ -118,10 +114,10 @@ def train_learner(
             **job.given(name), augment=Augment.of(job.augment), across=across, **list_sides(faces)
         ),
         budget=Budget(job.iterations, job.images, job.minutes),
-        validation=Validation(val_ways, 1, val_episodes, on_validation),
+        validation=replace(validation, ways=val_ways, shots=1),
         run=Run(
             seed=seed,
-            device=device,
+            device=job.device,
             out=out,
             resume=True,
             spec=spec,

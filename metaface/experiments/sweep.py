@@ -36,7 +36,7 @@ from metaface.learners.spaces import OUTER, SPACES, Categorical, Range, Space
 from metaface.machine import choose_device
 from metaface.options import BenchmarkSettings
 from metaface.options.jobs import RECIPE
-from metaface.training import Budget, Interrupted, meta, runs
+from metaface.training import Budget, Interrupted, Validation, meta, runs
 from metaface.training.fitting import fit_recipe, fit_validation
 from metaface.training.meta import VALIDATIONS
 
@@ -69,13 +69,12 @@ def run(
     the learner's defaults. All trials share split, tasks and initial weights; the parameters of a
     trial depend on the seed, its number and the trials before it.
 
-    Several processes, on several machines, may work on one storage at once: each is started with
-    ``resume`` and the same settings, and ``trials`` counts those of all of them.
+    Several processes, on several machines, may share a storage: each is started with ``resume`` and
+    the same settings, and ``trials`` counts those of all.
 
     Args:
         settings: data, network, learners and the budget of a *trial* (``iterations``, ``images`` or
             ``minutes``); ``options`` and ``norm`` are where the search starts, or what is kept.
-            ``seeds``, ``episodes`` and ``weights`` do not count here.
         out: folder for the results.
         trials: of each learner, those of earlier and other processes included.
         total_minutes: begin no trial after so many; None: no limit.
@@ -93,8 +92,7 @@ def run(
     Raises:
         ImportError: Optuna is not installed.
         ValueError: settings that cannot be met, or nothing to search over.
-        FileExistsError: the storage holds a search, and ``resume`` is not set, or it was of other
-            settings.
+        FileExistsError: the storage holds a search of other settings, or ``resume`` is not set.
         Interrupted: Ctrl-C; what was done is kept, and written.
     """
     optuna = _optuna()
@@ -112,42 +110,51 @@ def run(
     device = choose_device(settings.device)
     spaces = _spaces(settings, people.train, parameters)
     out.mkdir(parents=True, exist_ok=True)
-    once = _Once()
     with _opened(out / "journal.log" if storage is None else storage) as store:
         searches = [
             _Search(
                 _study(optuna, name, space, settings, people, store, resume),
-                name,
-                space,
-                settings,
-                people,
-                device,
-                progress,
+                *(name, space, settings, people, device, progress),
             )
             for name, space in spaces.items()
         ]
-        began = time.monotonic()
-        for logger in _TRAINERS:
-            logger.addFilter(once)
         try:
-            open_ = list(searches)
-            while open_:  # in turns, so that whatever ends the sweep is fair to all
-                for search in list(open_):
-                    if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
-                        open_.clear()
-                    elif search in open_ and not search.step(trials):
-                        open_.remove(search)
+            with _saying_once():
+                _take_turns(searches, trials, total_minutes)
         except KeyboardInterrupt as stop:
             raise Interrupted(
                 f"stopped; what is done is in {out / 'sweep.json'}: go on with resume (--resume)"
             ) from stop
         finally:
-            for logger in _TRAINERS:
-                logger.removeFilter(once)
             results = _results(searches, settings, people, device)
             write_json(out / "sweep.json", results)
             report.write_sweep(out / "sweep.html", results)
     return results
+
+
+def _take_turns(searches: Sequence[_Search], trials: int, total_minutes: float | None) -> None:
+    """One trial of each learner after the other, so that whatever ends the sweep is fair to all."""
+    began = time.monotonic()
+    unfinished = list(searches)
+    while unfinished:
+        for search in list(unfinished):
+            if total_minutes is not None and time.monotonic() - began > 60 * total_minutes:
+                return
+            if not search.step(trials):
+                unfinished.remove(search)
+
+
+@contextmanager
+def _saying_once() -> Iterator[None]:
+    """Have each warning of training said once, though every trial has cause to say it."""
+    once = _Once()
+    for logger in _TRAINERS:
+        logger.addFilter(once)
+    try:
+        yield
+    finally:
+        for logger in _TRAINERS:
+            logger.removeFilter(once)
 
 
 # -- whom, and over what -------------------------------------------------------------------------
@@ -527,11 +534,9 @@ class _Search:
             self.people.train,
             self.people.val,
             None,
-            device=self.device,
             progress=self.progress,
-            val_episodes=EPISODES,
             label=f"{self.learner}, trial {trial.number}",
-            on_validation=validated,
+            validation=Validation(episodes=EPISODES, on_row=validated),
         )
         trial.set_user_attr("notes", trained["notes"])
         return curve

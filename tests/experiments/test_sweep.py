@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from helpers import RUNNABLE, patterns
 
 import metaface
@@ -26,7 +25,7 @@ from metaface.learners import LEARNERS
 from metaface.learners.spaces import SPACES, Categorical, Range
 from metaface.options import BenchmarkSettings
 from metaface.options.jobs import RECIPE
-from metaface.training import History, Interrupted
+from metaface.training import History, Interrupted, Validation
 from metaface.training.fitting import fit_recipe
 
 optuna = pytest.importorskip("optuna")
@@ -231,9 +230,8 @@ def test_what_is_chosen_can_be_run(faces, tmp_path, capsys):
         people.train,
         people.val,
         None,
-        device=torch.device("cpu"),
         progress=False,
-        val_episodes=20,
+        validation=Validation(episodes=20),
     )
     validated = [r["val_accuracy"] for r in trained["curve"] if "val_accuracy" in r]
     assert max(validated) == best["accuracy"]
