@@ -81,7 +81,7 @@ def run(
         parameters: names to search over; None: all in ``metaface.learners.spaces``.
         storage: file of an Optuna journal, or a database such as ``sqlite:///sweep.db``; None:
             ``journal.log`` in ``out``.
-        resume: go on with, or join, what is in the storage; else a search in it is refused.
+        resume: go on with, or join, what is in the storage; else a search there is refused.
         progress: show progress bars.
 
     Returns:
@@ -91,7 +91,7 @@ def run(
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: settings that cannot be met, or nothing to search over.
+        ValueError: settings that cannot be met; nothing to search over.
         FileExistsError: the storage holds a search of other settings, or ``resume`` is not set.
         Interrupted: Ctrl-C; what was done is kept, and written.
     """
@@ -104,10 +104,8 @@ def run(
     check_given_counts(1, trials=trials)
     if parameters is not None:
         check_once(parameters=parameters)
-    settings = check_settings(settings)
-    out = given_path(out, "the results")
-    people = _people(settings, progress)
-    device = choose_device(settings.device)
+    settings, out = check_settings(settings), given_path(out, "the results")
+    people, device = _people(settings, progress), choose_device(settings.device)
     spaces = _spaces(settings, people.train, parameters)
     out.mkdir(parents=True, exist_ok=True)
     with _opened(out / "journal.log" if storage is None else storage) as store:

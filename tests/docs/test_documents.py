@@ -38,7 +38,7 @@ NOT_RUN = {
     r"pip install.*|\S*python -m pip install .*": "it would change the environment of the tests",
     r"git clone .*|cd metaface": "the clone is what runs this",
     r"make (test|test-slow|suite|benchmark|docs|dist)": "by make -n here; make test runs this, the "
-    "command behind make benchmark is in docs/measured.md, tests/docs/test_site.py is of the others",
+    "command of make benchmark is in docs/measured.md, tests/docs/test_site.py is of the others",
     r"pytest tests/\w+/\w+\.py": "a part of make test",
     r"\S*python tools/build_learn2learn.py": "make test runs it, once; it fetches a package",
 }
