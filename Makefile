@@ -18,7 +18,9 @@ BIN := $(VENV)/bin
 # than 2.2, whose stubs take other types for the same right code; there, the suite alone must pass.
 TYPES = if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then $(BIN)/mypy; \
   else echo "types: not checked on Python 3.10, but on 3.11 and newer"; fi
-SUITE = METAFACE_REQUIRE_LEARN2LEARN=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(ARGS)
+# A worker a core, of one thread each; the tests of a file stay together, as they share what was trained.
+SUITE = OMP_NUM_THREADS=1 METAFACE_REQUIRE_LEARN2LEARN=1 \
+  $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(ARGS)
 
 .DELETE_ON_ERROR:
 .PHONY: benchmark test suite test-slow docs dist clean
