@@ -120,6 +120,9 @@ class _Comparison(Experiment):
         return {**asdict(self.given), "device": str(self.device)}
 
     def load(self) -> dict[str, FaceSet]:
+        return {}  # people are drawn: the settings alone define them
+
+    def prepare(self) -> None:
         s = self.settings
         sprites = _load_people(s, self.out / "pools", self.progress)
         self.train = sprites["train"]
@@ -132,7 +135,6 @@ class _Comparison(Experiment):
             self.trials = _search(s, self.out, self.train, val, self.device, self.progress)
             best = max(self.trials, key=lambda trial: float(trial["score"]))
             self.settings = replace(s, weights=best["weights"])
-        return {}
 
     def units(self) -> dict[str, Measure]:
         s = self.settings

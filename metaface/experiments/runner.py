@@ -56,6 +56,9 @@ class Experiment(ABC):
     def load(self) -> dict[str, FaceSet]:
         """Load what the job is about; the photographs that define it, by the part they play."""
 
+    def prepare(self) -> None:  # noqa: B027 - few jobs have anything to do
+        """Make in the folder what all units need, once it is claimed for these settings."""
+
     @abstractmethod
     def units(self) -> Mapping[str, Measure]:
         """What is trained and tested, by the name of its folder. Nothing is loaded yet."""
@@ -97,6 +100,7 @@ class Experiment(ABC):
                 )
             parts = self.load()
             changed = runs.claim(self.out, self.kind, resume, self.definition(), parts)
+            self.prepare()
             measured = [self.once(name, measure) for name, measure in units.items()]
             results: dict[str, Any] = plain(
                 {

@@ -16,6 +16,7 @@ from metaface.learners import MetaLearner
 from metaface.nets.weights import (
     is_safetensors,
     read_checkpoint,
+    read_format,
     read_weights,
     save_weights,
 )
@@ -108,9 +109,9 @@ def read_model(path: str | Path) -> dict[str, Any] | None:
         FileNotFoundError: no such file.
     """
     if is_safetensors(path):
-        weights, notes = read_weights(path)
-        if notes.get("format") != _FORMAT:
+        if read_format(path) != _FORMAT:
             return None
+        weights, notes = read_weights(path)
         return {"spec": json.loads(notes["spec"]), "learner": weights}
     loaded = read_checkpoint(path)
     return loaded if isinstance(loaded, dict) and loaded.get("spec") else None

@@ -66,15 +66,32 @@ def is_safetensors(path: str | Path) -> bool:
         return Path(path).suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
+def read_format(path: str | Path) -> str:
+    """What a safetensors file says it holds, from its header alone; "" where it does not say.
+
+    Raises:
+        ValueError: truncated, or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format", "")
+    except SafetensorError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: SafetensorError) -> ValueError:
+    return ValueError(
+        f"{path} is truncated or not a safetensors file ({error}): get or import it again"
+    )
+
+
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             state = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - not a dict
             notes = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or not a safetensors file ({error}): get or import it again"
-        ) from error
+        raise _unreadable(path, error) from error
     digest = notes.pop(_DIGEST, None)
     if digest is None:
         ours = "metaface" in notes or notes.get("format", "").startswith("metaface")

@@ -326,6 +326,21 @@ def test_fewer_heads_embed_alike(scenes: TestScenes) -> None:
     assert torch.equal(a.heads["recognition"], b.heads["recognition"])
 
 
+def test_what_is_made_before_the_first_unit_belongs_to_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while people are drawn or weights are searched: only the same job goes on."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(joint, "_load_people", stop)
+    with pytest.raises(KeyboardInterrupt):
+        joint.run(TINY, tmp_path, progress=False)
+    with pytest.raises(FileExistsError, match="lr was 0.004, is 0.001"):
+        joint.run(replace(TINY, lr=1e-3), tmp_path, resume=True, progress=False)
+
+
 def test_weights_are_those_of_the_best_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
