@@ -20,7 +20,7 @@ from metaface.multitask.weighting import Fixed, Weighting, cosines
 from metaface.nets import refresh_statistics
 from metaface.training import runs
 from metaface.training.loop import History, Training
-from metaface.training.options import LIMITS, Budget, Run, merged, new_places
+from metaface.training.options import LIMITS, Budget, Run, check_kinds, merge, new_places
 
 Source = Callable[[int], FaceAnnotations]
 """The pictures of a step, by its number alone, so that training can be resumed. Each step may have
@@ -98,7 +98,8 @@ def fit(
         metaface.training.Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
     """
-    budget = merged("budget", budget, iterations=iterations)
+    check_kinds(budget=budget, run=run)
+    budget = merge("budget", budget, iterations=iterations)
     if budget.images is not None or budget.patience is not None:
         raise ValueError("fit() has no budget in images, and no patience: give iterations, minutes")
     device = choose_device(run.device)

@@ -37,7 +37,8 @@ from metaface.training.options import (
     Run,
     Task,
     Validation,
-    merged,
+    check_kinds,
+    merge,
     new_places,
 )
 from metaface.training.people import refuse_shared_people, seen_people
@@ -113,8 +114,9 @@ def train(
         >>> mf.train(learner, people, ways=5, shots=1, iterations=2, run=run).iterations
         2
     """
-    task = merged("task", task, ways=ways, shots=shots)
-    budget = merged("budget", budget, iterations=iterations)
+    check_kinds(task=task, budget=budget, validation=validation, run=run)
+    task = merge("task", task, ways=ways, shots=shots)
+    budget = merge("budget", budget, iterations=iterations)
     _check(learner, faces, val, task, validation, run)
     training = _prepared(learner, faces, val, task, budget, validation, run)
     return training.train()

@@ -144,7 +144,23 @@ class Run:
     on_finish: Callable[[Any], dict[str, Any]] | None = None
 
 
-def merged(name: str, given: Any, **more: Any) -> Any:
+def check_kinds(**given: Any) -> None:
+    """Refuse ``task``, ``budget``, ``validation`` and ``run`` that are something else.
+
+    Raises:
+        ValueError: one is; says what to write.
+    """
+    for name, value in given.items():
+        kind = {"task": Task, "budget": Budget, "validation": Validation, "run": Run}[name]
+        if not isinstance(value, kind):
+            first = fields(kind)[0].name
+            raise ValueError(
+                f"{name} must be a {kind.__name__}, got a {type(value).__name__}: write "
+                f"{name}=metaface.training.{kind.__name__}({first}=...)"
+            )
+
+
+def merge(name: str, given: Any, **more: Any) -> Any:
     """``given`` with ``more`` that is not None.
 
     Raises:

@@ -62,6 +62,13 @@ def test_recognising(tmp_path, monkeypatch):
     names["people"].close()
 
 
+@pytest.mark.parametrize("name", ["task", "budget", "validation", "run"])
+def test_what_is_no_such_option_says_what_to_write(name):
+    kind = name.capitalize()
+    with pytest.raises(ValueError, match=rf"{name} must be a {kind}, got a dict: write {name}="):
+        mf.train(None, None, **{name: {"ways": 5}})
+
+
 @pytest.mark.parametrize("name", ["meta_batch", "lr", "minutes", "patience", "seed", "val_ways"])
 def test_a_keyword_of_before_says_where_it_is_now(name):
     with pytest.raises(TypeError, match=rf"train has no {name}= any more: write \w+=\w+\("):
