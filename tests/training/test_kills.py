@@ -65,10 +65,8 @@ COMMANDS = {
 def start(command: str, out: Path, *more: str) -> subprocess.Popen:
     # a checkpoint after every step, or there is nothing to be killed in the middle of
     code = (
-        "import sys, functools; from metaface import cli; from metaface.experiments import job; "
-        "from metaface.multitask import training; "
-        "job.train = functools.partial(job.train, checkpoint_seconds=0.0); "
-        "training.fit = functools.partial(training.fit, checkpoint_seconds=0.0); "
+        "import sys, functools; from metaface import cli; from metaface.training import Run; "
+        "Run.__init__ = functools.partialmethod(Run.__init__, checkpoint_seconds=0.0); "
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     words = [sys.executable, "-W", "ignore", "-c", code, command, *COMMANDS[command]]
