@@ -145,8 +145,9 @@ def _check(
     for name, called in (("on_row", validation.on_row), ("on_finish", run.on_finish)):
         if called is not None and not callable(called):
             raise ValueError(f"{name}={called!r}: must be a function or None")
-    check_counts(1, val_ways=validation.ways)
-    check_given_counts(1, val_shots=validation.shots, val_episodes=validation.episodes)
+    check_counts(1, **{"validation.ways": validation.ways})
+    given = {"validation.shots": validation.shots, "validation.episodes": validation.episodes}
+    check_given_counts(1, **given)
     check_given_counts(0, seed=run.seed)
     check_flags(resume=run.resume, across=task.across)
     check_rates(checkpoint_seconds=run.checkpoint_seconds)

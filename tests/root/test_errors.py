@@ -223,7 +223,7 @@ def test_wrong_kinds_are_refused_by_name_and_value():
         (lambda: train(net, faces, **given), "learner must be a MetaLearner, got a Conv4"),
         (lambda: train(learner, faces, 0.2, **given), "val must be a FaceSet or None, got a fl"),
         (lambda: train(learner, faces, patience=-1, **given), "patience=-1: must be at least 1"),
-        (lambda: train(learner, faces, faces, val_ways=0, **given), "val_ways=0"),
+        (lambda: train(learner, faces, faces, val_ways=0, **given), "validation.ways=0"),
         (lambda: train(learner, faces, **given | {"ways": 5.0}), "ways=5.0: must be at least 2"),
         (
             lambda: train(learner, faces, **given | {"iterations": "5"}),
