@@ -43,8 +43,8 @@ class Reptile(LinearHeadLearner):
         >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
         >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
         >>> learner = mf.learners.Reptile(mf.nets.Conv4(), test_steps=20)
-        >>> learner.adapt(images, [0, 1]).predict(images)
-        tensor([0, 1])
+        >>> learner.adapt(images, [0, 1])(images).shape  # scores
+        torch.Size([2, 2])
     """
 
     recipe = Recipe(
