@@ -74,6 +74,12 @@ def clear_cache(cache: str | Path | None = None) -> int:
 
     Returns:
         How many entries were deleted.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=2, photos=2, cache="cache", progress=False)
+        >>> mf.data.clear_cache("cache")
+        1
     """
     root = cache_dir(cache)
     entries = [p for mark in (_ENTRY, _TEMPORARY) for p in root.glob(mark + "*") if p.is_dir()]

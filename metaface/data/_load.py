@@ -85,6 +85,14 @@ def load(
         ImportError: a source of another package that cannot be imported.
         ValueError: an empty path, a setting out of range, a broken zip, CSV or data set, a pattern
             that is none or finds nothing, or no usable person; says what was expected.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=5, photos=4, image_size=32, progress=False)
+        >>> faces.images.shape, str(faces.images.dtype), len(faces.person_ids)
+        ((20, 32, 32, 3), 'uint8', 5)
+        >>> faces.truth["landmarks"].shape  # x, y of five points of each face, pixels
+        (20, 5, 2)
     """
     check_given_counts(0, seed=seed)
     source = _from_extension(source)

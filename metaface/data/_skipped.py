@@ -16,7 +16,14 @@ log = logging.getLogger("metaface.data")
 
 @dataclass(frozen=True)
 class Skipped:
-    """A photograph that was left out, and why."""
+    """A photograph that was left out, and why.
+
+    Example:
+        >>> import metaface as mf
+        >>> skipped = mf.data.Skipped(path="ana/3.jpg", reason="not a picture")
+        >>> f"{skipped.path}: {skipped.reason}"
+        'ana/3.jpg: not a picture'
+    """
 
     path: str
     reason: str

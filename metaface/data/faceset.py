@@ -53,6 +53,16 @@ class FaceSet:
         versions: how many versions of each photograph ``store`` holds: v of the photograph
             ``rows[i]`` is at ``rows[i] + v * T / versions``. Each task shows each of its people in
             one version, drawn with the task; see :meth:`turning`.
+
+    Example:
+        >>> import metaface as mf
+        >>> import numpy as np
+        >>> images = np.zeros((4, 28, 28, 3), np.uint8)
+        >>> faces = mf.FaceSet.from_arrays(images, [0, 0, 1, 1], people=["Ana", "Bo"])
+        >>> len(faces), faces.image_shape, faces.photos().tolist()
+        (4, (3, 28, 28), [2, 2])
+        >>> faces.of_people([1]).rows.tolist()
+        [2, 3]
     """
 
     store: np.ndarray
@@ -93,6 +103,14 @@ class FaceSet:
 
         Raises:
             ValueError: a shape, dtype or label that does not fit, by name and value.
+
+        Example:
+            >>> import metaface as mf
+            >>> import numpy as np
+            >>> people, person = np.unique(["Bo", "Ana", "Bo"], return_inverse=True)
+            >>> grey = np.zeros((3, 28, 28), np.uint8)
+            >>> mf.FaceSet.from_arrays(grey, person, people=people).describe()
+            'faces: 2 people, 3 photographs (1 to 2 each), 28x28x1'
         """
         if images.ndim == 3:
             images = images[..., None]
@@ -158,6 +176,16 @@ class FaceSet:
         Raises:
             ValueError: no part, parts of different image shapes, or a photograph that is one
                 person's in a part, and another's in another.
+
+        Example:
+            >>> import metaface as mf
+            >>> photos, sketches = (
+            ...     mf.data.load(f"synthetic:{kind}", people=5, photos=3, progress=False)
+            ...     for kind in ("default", "sketch")
+            ... )
+            >>> both = mf.FaceSet.join({"photo": photos, "sketch": sketches})
+            >>> both.domains, len(both.person_ids), len(both)
+            (('photo', 'sketch'), 5, 30)
         """
         shapes = {name: part.image_shape for name, part in parts.items()}
         if len(set(shapes.values())) != 1:
@@ -332,6 +360,13 @@ class FaceSet:
 
         Raises:
             ValueError: nobody is left.
+
+        Example:
+            >>> import metaface as mf
+            >>> faces = mf.data.load("synthetic", people=10, photos=3, progress=False)
+            >>> train = faces.of_people(range(6))
+            >>> len(faces.unseen(**train.seen()).person_ids)
+            4
         """
         known = self.known(data, people, photos, source, before)
         if not known:
@@ -460,6 +495,15 @@ class FaceSet:
 
         Raises:
             ValueError: shares out of range, or a part that would have fewer than two people.
+
+        Example:
+            >>> import metaface as mf
+            >>> faces = mf.data.load("synthetic", people=20, photos=6, progress=False)
+            >>> train, val, test = faces.split(seed=0, test_photos=6)  # 1 shot and 5 queries
+            >>> [len(part.person_ids) for part in (train, val, test)]
+            [14, 2, 4]
+            >>> set(train.person_ids) & set(test.person_ids)
+            set()
         """
         check_given_counts(seed=seed, test_photos=test_photos)
         numbers = isinstance(val, int | float) and isinstance(test, int | float)

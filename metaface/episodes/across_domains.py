@@ -49,6 +49,16 @@ class AcrossDomains:
 
     Raises:
         ValueError: a domain without two people of enough photographs, by name.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic:frontal,profile", people=6, photos=4, progress=False)
+        >>> sampler = mf.episodes.AcrossDomains(faces, ways=3, shots=1, queries=2)
+        >>> for k in range(2):
+        ...     tasks = sampler.batch(k, size=4)
+        ...     print(tasks.support_domain, tasks.query_domain, list(tasks.query.shape))
+        frontal profile [4, 6, 3, 28, 28]
+        profile frontal [4, 6, 3, 28, 28]
     """
 
     def __init__(

@@ -22,6 +22,16 @@ class Augment:
         erase: cover a rectangle of up to half the side with grey, with this probability (0..1).
         shade: light from one side, that falls by up to this share on the other, and a gamma of
             1/3 to 3 at 1 (0..1).
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> augment = mf.Augment(flip=True, crop=0.1, light=0.2)
+        >>> images, draws = torch.rand(8, 3, 28, 28), torch.rand(8, augment.draws)
+        >>> augment(images, draws).shape
+        torch.Size([8, 3, 28, 28])
+        >>> torch.equal(augment(images, draws), augment(images, draws))
+        True
     """
 
     flip: bool = True
@@ -38,6 +48,11 @@ class Augment:
 
         Raises:
             ValueError: an unknown name.
+
+        Example:
+            >>> import metaface as mf
+            >>> mf.Augment.of(["flip", "erase"])
+            Augment(flip=True, crop=0.0, light=0.0, erase=0.5, shade=0.0)
         """
         wanted = set(names)
         if unknown := wanted - set(cls.NAMES):

@@ -31,6 +31,15 @@ class Episodes:
         people: int64 ``[B, N]``, the person (id in the FaceSet) behind each label.
         support_rows, query_rows: int64 ``[B, N*K]``, ``[B, N*Q]``, rows of ``FaceSet.store``.
         support_domain, query_domain: the domain each side was drawn from; None: any.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=4, progress=False)
+        >>> tasks = mf.EpisodeSampler(faces, ways=5, shots=2, queries=1).batch(0, size=3)
+        >>> tasks.support.shape, tasks.query_y.shape, tasks.people.shape
+        (torch.Size([3, 10, 3, 28, 28]), torch.Size([3, 5]), torch.Size([3, 5]))
+        >>> tasks.part(0, 1).support_y.tolist()
+        [[0, 0, 1, 1, 2, 2, 3, 3, 4, 4]]
     """
 
     support: Tensor
@@ -83,6 +92,16 @@ class EpisodeSampler:
 
     Raises:
         ValueError: too few people with enough photographs, with the numbers and the remedy.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=4, progress=False)
+        >>> sampler = mf.EpisodeSampler(faces, ways=5, shots=1, queries=3, seed=0)
+        >>> tasks = sampler.batch(0, size=2)
+        >>> list(tasks.support.shape), list(tasks.query.shape)
+        ([2, 5, 3, 28, 28], [2, 15, 3, 28, 28])
+        >>> tasks.support_y.tolist()
+        [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
     """
 
     def __init__(
@@ -153,6 +172,16 @@ class EpisodeSampler:
 
         Args:
             part: build only these of its tasks; they are what they are in the whole batch.
+
+        Example:
+            >>> import metaface as mf
+            >>> faces = mf.data.load("synthetic", people=8, photos=4, progress=False)
+            >>> sampler = mf.EpisodeSampler(faces, ways=3, shots=1, queries=2)
+            >>> whole, last = sampler.batch(7, size=4), sampler.batch(7, size=4, part=slice(3, 4))
+            >>> whole.people.shape, last.people.shape
+            (torch.Size([4, 3]), torch.Size([1, 3]))
+            >>> whole.people[3].tolist() == last.people[0].tolist()
+            True
         """
         return self.tasks(np.arange(k * size, (k + 1) * size), part)
 

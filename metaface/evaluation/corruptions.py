@@ -55,6 +55,16 @@ def corrupt(
 
     Raises:
         ValueError: an unknown name, a severity out of range, images of another kind.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.evaluation import CORRUPTIONS, corrupt
+        >>> images = np.full((2, 28, 28, 3), 100, np.uint8)
+        >>> dark = corrupt(images, "dark", severity=5)
+        >>> dark.shape, int(dark.max())
+        ((2, 28, 28, 3), 2)
+        >>> CORRUPTIONS["dark"].strengths, CORRUPTIONS["dark"].unit
+        ((1.5, 2.0, 3.0, 4.0, 5.0), 'gamma')
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"no corruption {name!r}: choose of {', '.join(CORRUPTIONS)}")

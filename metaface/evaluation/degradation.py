@@ -90,6 +90,13 @@ class RenderedFaces:
         people: how many people; nobody of them is in a set that :func:`metaface.data.load` gives.
         photos: photographs of each.
         image_size: side of a render, pixels.
+
+    Example:
+        >>> import metaface as mf
+        >>> colour = mf.evaluation.RenderedFaces(lambda renders: renders.images, people=10)
+        >>> grey = mf.evaluation.RenderedFaces(lambda renders: renders.images[..., :1])
+        >>> colour.people, grey.people, grey.photos
+        (10, 100, 10)
     """
 
     prepare: Callable[[Renders], np.ndarray]
@@ -131,6 +138,16 @@ def robustness(
 
     Raises:
         ValueError: an unknown nuisance, or too few people with enough photographs.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=6, progress=False)
+        >>> learner = mf.learners.Prototypical(mf.nets.Conv4())
+        >>> levels = mf.evaluation.robustness(
+        ...     learner, faces, nuisances=["blur"], episodes=10, progress=False
+        ... )
+        >>> [level.severity for level in levels], levels[0].drop
+        ([0, 1, 2, 3, 4, 5], 0.0)
     """
     for name in nuisances:
         if name not in CORRUPTIONS:
@@ -185,6 +202,16 @@ def dial_robustness(
     Raises:
         TypeError: ``rendered`` is a function: it goes into :class:`RenderedFaces`.
         ValueError: an unknown dial, or too few people or photographs.
+
+    Example:
+        >>> import metaface as mf
+        >>> learner = mf.learners.Prototypical(mf.nets.Conv4())
+        >>> people = mf.evaluation.RenderedFaces(lambda renders: renders.images, people=6, photos=3)
+        >>> levels = mf.evaluation.dial_robustness(
+        ...     learner, people, nuisances=["yaw"], queries=2, episodes=10, progress=False
+        ... )
+        >>> [(level.severity, level.strength) for level in levels]  # yaw in degrees
+        [(0, nan), (1, 15), (2, 30), (3, 45), (4, 60), (5, 75)]
     """
     if callable(rendered):
         raise TypeError("dial_robustness takes RenderedFaces(prepare) in place of prepare")

@@ -53,6 +53,15 @@ def cross_domain(
 
     Raises:
         ValueError: too few people with enough photographs in a domain.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic:frontal,sketch", people=8, photos=6, progress=False)
+        >>> tests = {name: faces.of_domains(name) for name in faces.domains}
+        >>> learners = {"frontal": {"prototypical": mf.learners.Prototypical(mf.nets.Conv4())}}
+        >>> rows = mf.evaluation.cross_domain(learners, tests, episodes=10, progress=False)
+        >>> [(row["train"], row["test"]) for row in rows]
+        [('frontal', 'frontal'), ('frontal', 'sketch')]
     """
     measured = []
     for train, named in learners.items():

@@ -120,6 +120,16 @@ def evaluate(
 
     Raises:
         ValueError: too few people with enough photographs.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=6, progress=False)
+        >>> learner = mf.learners.Prototypical(mf.nets.Pixels())
+        >>> result = mf.evaluate(learner, faces, ways=5, shots=1, episodes=50, progress=False)
+        >>> print(result)
+        0.457 ± 0.025
+        >>> result.accuracies.shape
+        (50,)
     """
     if not isinstance(learner, MetaLearner):
         raise ValueError(

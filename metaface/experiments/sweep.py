@@ -94,6 +94,21 @@ def run(
         ValueError: settings that cannot be met; nothing to search over.
         FileExistsError: the storage holds a search of other settings, or ``resume`` is not set.
         Interrupted: Ctrl-C; what was done is kept, and written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import metaface as mf
+        >>> from PIL import Image
+        >>> faces = mf.synthetic.render(people=30, photos=6, image_size=28)
+        >>> for i, person in enumerate(faces.person):
+        ...     Path("photos", f"{person}").mkdir(parents=True, exist_ok=True)
+        ...     Image.fromarray(faces.images[i]).save(f"photos/{person}/{i}.png")
+        >>> settings = mf.options.BenchmarkSettings(
+        ...     data="photos", learners=("anil",), shots=(1,), iterations=2
+        ... )
+        >>> results = mf.sweep(settings, "sweep", trials=2, parameters=["lr"], progress=False)
+        >>> len(results["trials"]), list(results["best"]["anil"]["parameters"])
+        (2, ['lr'])
     """
     optuna = _optuna()
     if launched():

@@ -55,6 +55,13 @@ class YuNet:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that OpenCV does not take for YuNet.
+
+    Example:
+        With the model's file, on a uint8 RGB picture ``[H, W, 3]``:
+
+        >>> import metaface as mf
+        >>> detect = mf.faces.YuNet("models/yunet_n_640_640.onnx")  # doctest: +SKIP
+        >>> detect(picture).boxes.shape  # doctest: +SKIP
     """
 
     name = "yunet"
@@ -138,6 +145,13 @@ class Cascade:
 
     Raises:
         ImportError: this OpenCV has no cascades.
+
+    Example:
+        With OpenCV 4, on a uint8 RGB picture ``[H, W, 3]``:
+
+        >>> import metaface as mf
+        >>> detect = mf.faces.Cascade()  # doctest: +SKIP
+        >>> detect(picture).boxes.shape  # doctest: +SKIP
     """
 
     name = "cascade"

@@ -17,6 +17,14 @@ class Detections:
             pair from left to right in the picture.
         scores: float32 ``[n]``, 0..1.
         embeddings: float32 ``[n, D]``, unit length, of a detector that is the embedder as well.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.faces import Detections
+        >>> boxes = np.float32([[10, 10, 50, 60], [90, 20, 40, 50]])
+        >>> faces = Detections(boxes, np.zeros((2, 5, 2), np.float32), np.float32([0.9, 0.7]))
+        >>> len(faces), faces[faces.scores > 0.8].boxes.tolist()
+        (2, [[10.0, 10.0, 50.0, 60.0]])
     """
 
     boxes: np.ndarray

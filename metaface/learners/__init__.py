@@ -68,6 +68,13 @@ def find(name: str) -> Callable[..., MetaLearner]:
     Raises:
         ValueError: an unknown name.
         ImportError: a package that cannot be imported.
+
+    Example:
+        >>> import metaface as mf
+        >>> mf.learners.find("anil").__name__
+        'ANIL'
+        >>> sorted(mf.learners.LEARNERS)[:3]
+        ['anil', 'cosine-classifier', 'finetune']
     """
     make = LEARNERS.get(name) or _extensions.find("learners", name)
     if make is None:
@@ -100,6 +107,15 @@ def build(
     Raises:
         ValueError: an unknown name, option or way of tuning, or a length that is needed and not
             known.
+
+    Example:
+        >>> import metaface as mf
+        >>> learner = mf.learners.build("maml", mf.nets.Conv4(), inner_steps=5)
+        >>> type(learner).__name__, learner.inner_steps
+        ('MAML', 5)
+        >>> tuned = mf.learners.build("finetune", mf.nets.Conv4(width=32), tune="lora:4")
+        >>> mf.nets.count_trainable(tuned), mf.nets.count_trainable(mf.nets.Conv4(width=32))
+        (4076, 28768)
     """
     make = find(name)
     if tune is not None:

@@ -20,6 +20,15 @@ class ANIL(FeatureLearner):
         embedding: the shared network.
         head_lr: step of the head; see :class:`metaface.learners.head.HeadStep`.
         inner_steps: steps of the inner loop.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.ANIL(mf.nets.Conv4(), inner_steps=5)
+        >>> learner.adapt(images, [0, 1]).predict(images)
+        tensor([0, 1])
     """
 
     recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)

@@ -46,6 +46,13 @@ class Recipe:
 
     Raises:
         ValueError: a number that cannot be meant, by name.
+
+    Example:
+        >>> import metaface as mf
+        >>> mf.learners.Recipe(ways=20, shots=1, meta_batch=2, lr=3e-4).queries
+        5
+        >>> mf.learners.Prototypical(mf.nets.Conv4()).recipe.ways
+        30
     """
 
     ways: int = 5
@@ -67,7 +74,21 @@ class Recipe:
 
 
 class Classifier:
-    """A frozen classifier of N people, adapted from a few photographs; it owns its weights."""
+    """A frozen classifier of N people, adapted from a few photographs; it owns its weights.
+
+    Called with float ``[Q, C, H, W]`` in 0..1, it gives scores ``[Q, N]``, which are no
+    probabilities.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> images = torch.rand(4, 3, 28, 28)
+        >>> classifier = mf.learners.Prototypical(mf.nets.Conv4()).adapt(images[:3], [0, 1, 2])
+        >>> classifier(images).shape  # scores, a column a person
+        torch.Size([4, 3])
+        >>> classifier.predict(images[:3])
+        tensor([0, 1, 2])
+    """
 
     def __init__(self, score: Callable[[State, Tensor], Tensor], state: State, ways: int) -> None:
         self._score = score
@@ -109,6 +130,16 @@ class MetaLearner(nn.Module):
     Raises:
         ValueError: an embedding that is no network, or cannot be adapted: it draws random numbers
             or changes its own statistics as it runs.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=4, progress=False)
+        >>> tasks = mf.EpisodeSampler(faces, ways=5, shots=1, queries=2).batch(0, size=3)
+        >>> learner = mf.learners.MAML(mf.nets.Conv4())
+        >>> learner.logits(tasks).shape  # tasks, queries, people
+        torch.Size([3, 10, 5])
+        >>> sorted(learner.meta_step(tasks))
+        ['accuracy', 'loss']
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -205,6 +236,15 @@ class MetaLearner(nn.Module):
 
         Raises:
             ValueError: photographs or labels that do not fit, by name and value.
+
+        Example:
+            >>> import metaface as mf
+            >>> faces = mf.data.load("synthetic", people=5, photos=3, progress=False)
+            >>> task = mf.EpisodeSampler(faces, ways=5, shots=1, queries=2).batch(0)
+            >>> learner = mf.learners.Prototypical(mf.nets.Conv4())
+            >>> classifier = learner.adapt(task.support[0], task.support_y[0])
+            >>> classifier.predict(task.query[0]).shape
+            torch.Size([10])
         """
         if not isinstance(images, Tensor):
             raise ValueError(f"adapt takes images as a tensor, got a {type(images).__name__}")
@@ -334,6 +374,22 @@ class FeatureLearner(MetaLearner):
 
     Such a learner defines :meth:`fit_head` and :meth:`score_head`, on features. Where a photograph
     has an embedding of its own, evaluation embeds every photograph once.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> class NearestPhotograph(mf.learners.FeatureLearner):
+        ...     def fit_head(self, features, labels, ways):
+        ...         one_hot = torch.nn.functional.one_hot(labels, ways)
+        ...         return {"features": features, "one_hot": one_hot}
+        ...     def score_head(self, state, features):
+        ...         near = -torch.cdist(features, state["features"])  # [T, Q, S]
+        ...         of_others = state["one_hot"][:, None] == 0  # [T, 1, S, ways]
+        ...         return near[..., None].masked_fill(of_others, -torch.inf).amax(2)
+        >>> images = torch.rand(3, 3, 28, 28)
+        >>> learner = NearestPhotograph(mf.nets.Conv4())
+        >>> learner.adapt(images, [0, 1, 1]).predict(images)
+        tensor([0, 1, 1])
     """
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:

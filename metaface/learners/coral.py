@@ -25,6 +25,16 @@ def align_covariance(source: Tensor, target: Tensor, ridge: float = 1e-3) -> Ten
 
     Raises:
         ValueError: fewer than two rows, or lengths that differ.
+
+    Example:
+        >>> import torch
+        >>> from metaface.learners import align_covariance
+        >>> photos, sketches = torch.randn(50, 8), 3 * torch.randn(40, 8) + 1
+        >>> moved = align_covariance(photos, sketches, ridge=0)
+        >>> moved.shape, torch.allclose(moved.mean(0), sketches.mean(0), atol=1e-3)
+        (torch.Size([50, 8]), True)
+        >>> torch.allclose(torch.cov(moved.T), torch.cov(sketches.T), atol=1e-2)
+        True
     """
     if source.ndim != 2 or source.shape[1:] != target.shape[1:] or target.ndim != 2:
         raise ValueError(

@@ -26,6 +26,15 @@ class CosineClassifier(FeatureLearner):
         scale: factor of the cosine, so that a softmax can be sure of an answer.
         head_lr: step of the directions.
         steps: how many.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.CosineClassifier(mf.nets.Conv4(), steps=0)  # imprinting
+        >>> learner.adapt(images, [0, 1]).predict(images)
+        tensor([0, 1])
     """
 
     recipe = Recipe(ways=20, shots=1, queries=1, meta_batch=1, lr=1e-3)

@@ -48,6 +48,16 @@ class FineTune(LinearHeadLearner):
 
     Raises:
         ValueError: an unknown classifier, a decay outside 0..1 (0 excluded) or a thaw outside 0..1.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> net = mf.nets.set_trainable(mf.nets.Conv4(), "norm", features=64)
+        >>> learner = mf.learners.FineTune(net, steps=3, head_steps=10)
+        >>> learner.adapt(images, [0, 1]).predict(images)
+        tensor([0, 1])
     """
 
     recipe = Recipe(ways=20, shots=1, queries=1, meta_batch=1, lr=1e-3)

@@ -28,6 +28,15 @@ class LinearProbe(FeatureLearner):
         embedding: the shared network.
         strength: how far the head may go; scikit-learn's C.
         tolerance: of the objective, as a share of what there is to gain, at most.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.LinearProbe(mf.nets.Conv4(), strength=100.0)
+        >>> learner.adapt(images, [0, 1]).predict(images)
+        tensor([0, 1])
     """
 
     recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)

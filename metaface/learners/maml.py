@@ -43,6 +43,15 @@ class MAML(LinearHeadLearner):
 
     Raises:
         ValueError: options that exclude each other, or an unknown one.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.MAML(mf.nets.Conv4(), inner_steps=3, first_order=True)
+        >>> learner.adapt(images, [0, 1])(images).shape  # scores
+        torch.Size([2, 2])
     """
 
     recipe = Recipe(ways=5, shots=1, queries=1, meta_batch=8, lr=1e-3)

@@ -20,6 +20,15 @@ class Prototypical(FeatureLearner):
         embedding: the shared network.
         distance: ``euclidean`` (squared, as in the paper) or ``cosine`` (scaled by ``scale``).
         scale: factor of the cosine, so that a softmax can be sure of an answer.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.Prototypical(mf.nets.Conv4(), distance="cosine")
+        >>> learner.adapt(images, [0, 1]).predict(images)
+        tensor([0, 1])
     """
 
     recipe = Recipe(ways=30, shots=1, queries=1, meta_batch=1, lr=1e-3)

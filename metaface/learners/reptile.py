@@ -36,6 +36,15 @@ class Reptile(LinearHeadLearner):
         inner_batch: photographs an inner step, class-mixed; None: all of the support.
         head: see :class:`LinearHeadLearner`.
         inner_optimizer: ``adam`` (beta1 = 0, beta2 = 0.999, as the authors') or ``sgd``.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.Reptile(mf.nets.Conv4(), test_steps=20)
+        >>> learner.adapt(images, [0, 1])(images).shape  # scores
+        torch.Size([2, 2])
     """
 
     recipe = Recipe(

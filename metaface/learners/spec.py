@@ -38,6 +38,12 @@ class ModelSpec:
         channels: 1 (grey) or 3 (RGB).
         crop: the centre crop the photographs were given; see ``metaface.data.load``.
         start_sha256: of the file of weights that the embedding started from; None: random ones.
+
+    Example:
+        >>> import metaface as mf
+        >>> spec = mf.ModelSpec("maml", embedding="conv4-32", options={"inner_steps": 5})
+        >>> type(spec.build()).__name__, spec.build().inner_steps
+        ('MAML', 5)
     """
 
     learner: str
@@ -136,6 +142,12 @@ def save_model(path: str | Path, learner: MetaLearner, spec: ModelSpec) -> None:
     Raises:
         ValueError: a weight is not finite, or an option is neither number nor text.
         OSError: the folder cannot be written, or is full; ``path`` is as it was.
+
+    Example:
+        >>> import metaface as mf
+        >>> spec = mf.ModelSpec("prototypical", embedding="conv4-32")
+        >>> learner = spec.build()
+        >>> mf.save_model("faces.safetensors", learner, spec)
     """
     if (weight := nets.find_not_finite(learner)) is not None:
         raise ValueError(f"{weight} holds infinite numbers or NaN: {path} is not written")
@@ -161,6 +173,14 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
 
     Raises:
         metaface.checkpoint.CheckpointError: unreadable, or without what rebuilds the learner.
+
+    Example:
+        >>> import metaface as mf
+        >>> spec = mf.ModelSpec("prototypical", embedding="conv4-32")
+        >>> mf.save_model("faces.safetensors", spec.build(), spec)
+        >>> learner, spec = mf.load_model("faces.safetensors")
+        >>> type(learner).__name__, spec.image_size, spec.channels
+        ('Prototypical', 28, 3)
     """
     state = _read_state(path)
     if not state.get("spec"):

@@ -64,10 +64,14 @@ def average_precision(
         ValueError: lists or arrays that do not fit together, a score that is not a number, no
             face that counts.
 
-    Example::
-
-        box = np.array([[10.0, 10, 40, 40]])
-        print(average_precision([(box, np.array([0.9]))], [box], [np.array([False])]).ap.value)
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import average_precision
+        >>> boxes = np.array([[10.0, 10, 40, 40], [100, 100, 40, 40]])
+        >>> detected = (np.array([[12.0, 10, 40, 40]]), np.array([0.9]))  # one of the two faces
+        >>> result = average_precision([detected], [boxes], [np.array([False, False])])
+        >>> float(result.ap.value), result.faces
+        (0.5, 2)
     """
     if not len(detected) == len(truth) == len(ignore):
         raise ValueError(

@@ -162,6 +162,18 @@ def verify_by_group(
     Raises:
         ValueError: shapes that differ, an embedding that is not a number, no two groups, or too
             few pairs for ``fmr``.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import verify_by_group
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+        >>> group = np.where(person < 50, "young", "old")
+        >>> result = verify_by_group(faces, person, group, by="age", fmr=0.01)
+        >>> result.overall.people, result.differs("false_negative")
+        (100, False)
     """
     fmr = between_0_and_1(fmr=fmr)
     person, group = _check(embeddings, person, group, by)
@@ -210,6 +222,18 @@ def identify_by_group(
 
     Raises:
         ValueError: as for :func:`verify_by_group`; nobody with more than ``shots``.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import identify_by_group
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+        >>> group = np.where(person < 50, "young", "old")
+        >>> result = identify_by_group(faces, person, group, by="age", fpir=0.1)
+        >>> [one.name for one in result.groups], result.overall.people
+        (['old', 'young'], 100)
     """
     fpir = between_0_and_1(fpir=fpir)
     check_given_counts(1, shots=shots)

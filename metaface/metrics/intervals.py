@@ -13,7 +13,15 @@ BLOCK = 64  # resamples at once
 
 
 class Estimate(NamedTuple):
-    """A measured value and its interval; prints as ``0.926 [0.914, 0.937]``."""
+    """A measured value and its interval; prints as ``0.926 [0.914, 0.937]``.
+
+    Example:
+        >>> from metaface.metrics import Estimate
+        >>> estimate = Estimate(0.926, low=0.914, high=0.937)
+        >>> print(estimate)
+        0.926 [0.914, 0.937]
+        >>> value, low, high = estimate
+    """
 
     value: float
     low: float
@@ -37,9 +45,12 @@ def clopper_pearson(hits: int, trials: int, level: float = 0.95) -> Estimate:
     Raises:
         ValueError: a count out of range.
 
-    Example::
-
-        print(clopper_pearson(98, 100))  # 0.980 [0.930, 0.998]
+    Example:
+        >>> from metaface.metrics import clopper_pearson
+        >>> print(clopper_pearson(98, 100))
+        0.980 [0.930, 0.998]
+        >>> print(clopper_pearson(0, 100))
+        0.000 [0.000, 0.036]
     """
     if not 0 <= hits <= trials or trials < 1:
         raise ValueError(f"{hits} hits of {trials} trials: need 0 <= hits <= trials, trials >= 1")
@@ -75,6 +86,14 @@ def bootstrap(
     Returns:
         The statistic with every cluster once, and its interval; the interval is nan if no
         resample defines the statistic, or there is one cluster.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import bootstrap
+        >>> hits, trials = np.array([9, 10, 6, 8] * 10), np.full(40, 10)  # of each of 40 people
+        >>> share = bootstrap(lambda weights: (weights @ hits) / (weights @ trials), clusters=40)
+        >>> print(f"{share.value:.3f}", share.low < share.value < share.high)
+        0.825 True
     """
     if clusters < 1 or draws < 1:
         raise ValueError(f"clusters={clusters}, draws={draws}: each must be at least 1")
@@ -143,7 +162,15 @@ def estimate_share_over_seeds(hits: np.ndarray, trials: np.ndarray, seed: int = 
 
 
 def ci95(values: np.ndarray) -> float:
-    """Half-width of the 95% interval of the mean of ``[n]``, by Student's t; nan for one value."""
+    """Half-width of the 95% interval of the mean of ``[n]``, by Student's t; nan for one value.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import ci95
+        >>> accuracies = np.array([0.8, 0.9, 0.7, 0.8, 0.8])
+        >>> print(f"{accuracies.mean():.3f} ± {ci95(accuracies):.3f}")
+        0.800 ± 0.088
+    """
     if len(values) < 2:
         return math.nan
     t = float(stdtrit(len(values) - 1, 0.975))

@@ -39,6 +39,11 @@ class OpenSetDesign:
 
     Raises:
         ValueError: a count below 1.
+
+    Example:
+        >>> from metaface.metrics import OpenSetDesign
+        >>> OpenSetDesign(enrolled=20, shots=1, galleries=5)
+        OpenSetDesign(enrolled=20, shots=1, strangers=500, cohort=600, galleries=5, seed=0)
     """
 
     enrolled: int = 50
@@ -123,7 +128,26 @@ class OpenSet:
 def prototype_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
-    """A :data:`Scorer`: cosine with the mean of each person's embeddings; no use of a cohort."""
+    """A :data:`Scorer`: cosine with the mean of each person's embeddings; no use of a cohort.
+
+    Args:
+        gallery: float32 ``[m, D]``, unit length, of the enrolled photographs.
+        labels: int64 ``[m]`` in 0..P-1, whose each is.
+        cohort, cohort_person: float32 ``[c, D]``, unit length, and int64 ``[c]``; c may be 0.
+
+    Returns:
+        A function of probes, float32 ``[q, D]``, and whose they are in the cohort, int64 ``[q]``,
+        or None for who is not in it; it gives scores ``[q, P]``.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import prototype_scorer
+        >>> enrolled, whose = np.eye(3, 8, dtype=np.float32), np.array([0, 0, 1])
+        >>> nobody = np.zeros((0, 8), np.float32), np.zeros(0, np.int64)  # no cohort
+        >>> score = prototype_scorer(enrolled, whose, *nobody)
+        >>> print(score(enrolled[1:2], None).round(2))  # with person 0, with person 1
+        [[0.71 0.  ]]
+    """
     means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     return lambda probes, whose: probes @ means.T
 
@@ -131,7 +155,28 @@ def prototype_scorer(
 def cohort_scorer(
     gallery: np.ndarray, labels: np.ndarray, cohort: np.ndarray, cohort_person: np.ndarray
 ) -> Scores:
-    """A :data:`Scorer`: the recogniser's own; see :class:`metaface.metrics.cohort.Cohort`."""
+    """A :data:`Scorer`: the recogniser's own; see :class:`metaface.metrics.cohort.Cohort`.
+
+    Args:
+        gallery: float32 ``[m, D]``, unit length, of the enrolled photographs.
+        labels: int64 ``[m]`` in 0..P-1, whose each is.
+        cohort, cohort_person: float32 ``[c, D]``, unit length, and int64 ``[c]``; c may be 0.
+
+    Returns:
+        A function of probes, float32 ``[q, D]``, and whose they are in the cohort, int64 ``[q]``,
+        or None for who is not in it; it gives scores ``[q, P]``.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import OpenSetDesign, cohort_scorer, open_set
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces = np.float32(faces / np.linalg.norm(faces, axis=1, keepdims=True))
+        >>> design = OpenSetDesign(enrolled=10, shots=1, strangers=50, cohort=30, galleries=2)
+        >>> open_set(faces, person, design, ask=0.1, scorer=cohort_scorer).rank1.value > 0.9
+        True
+    """
     means = compute_prototypes(gallery, labels, int(labels.max()) + 1)
     strangers = Cohort(cohort, cohort_person)
     return lambda probes, whose: probes @ means.T - strangers.baseline(probes, whose)[:, None]
@@ -174,10 +219,17 @@ def open_set(
         ValueError: a setting out of range, too few people (what there is, what was asked), or
             scores of the wrong shape or that are not numbers.
 
-    Example::
-
-        result = open_set(embeddings, person, OpenSetDesign(enrolled=20, galleries=5), ask=0.05)
-        print(result.realised_dir, result.realised_fpir)
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import OpenSetDesign, open_set
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces = np.float32(faces / np.linalg.norm(faces, axis=1, keepdims=True))
+        >>> design = OpenSetDesign(enrolled=10, shots=1, strangers=50, cohort=40, galleries=3)
+        >>> result = open_set(faces, person, design, ask=0.05)
+        >>> print(result.realised_dir, result.realised_fpir)
+        1.000 [1.000, 1.000] 0.033 [0.000, 0.080]
     """
     design = design or OpenSetDesign()
     fpirs = tuple(between_0_and_1(fpirs=rate) for rate in fpirs)

@@ -99,10 +99,14 @@ def verification(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
         ValueError: shapes that differ, a score that is not a number, no matched or no mismatched
             pair, one fold.
 
-    Example::
-
-        pairs = draw_pairs(person, matched=300, mismatched=300)
-        print(verification(pairs.scores(embeddings), pairs.same, pairs.fold))
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import verification
+        >>> scores = np.array([0.9, 0.8, 0.2, 0.1, 0.7, 0.9, 0.3, 0.2])
+        >>> same = np.array([True, True, False, False] * 2)
+        >>> result = verification(scores, same, fold=np.repeat([0, 1], 4))
+        >>> print(result, result.eer)
+        1.000 ± 0.000 0.0
     """
     scores, same, fold = np.asarray(scores, np.float64), np.asarray(same, bool), np.asarray(fold)
     if not scores.shape == same.shape == fold.shape == (scores.size,):

@@ -20,6 +20,16 @@ class Pairs:
         rows: int64 ``[n, 2]``, which two photographs.
         same: bool ``[n]``, whether they show one person.
         fold: int64 ``[n]``, 0..folds - 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import draw_pairs
+        >>> person = np.repeat(np.arange(6), 4)  # six people of four photographs
+        >>> pairs = draw_pairs(person, matched=6, mismatched=6, folds=2)
+        >>> pairs.rows.shape, int(pairs.same.sum())
+        ((12, 2), 6)
+        >>> pairs.scores(np.eye(24, 8)).shape
+        (12,)
     """
 
     rows: np.ndarray
@@ -55,6 +65,14 @@ def read_pairs(path: str | Path) -> tuple[tuple[str, ...], Pairs]:
     Raises:
         ValueError: a line is not what it must be (file, line and what was expected), or lines are
             missing or left over.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from metaface.metrics import read_pairs
+        >>> size = Path("pairs.txt").write_text("1\\nAna 1 2\\nAna 1 Bo 3\\n")
+        >>> photographs, pairs = read_pairs("pairs.txt")
+        >>> photographs[0], pairs.rows.tolist(), pairs.same.tolist()
+        ('Ana/Ana_0001.jpg', [[0, 1], [0, 2]], [True, False])
     """
     lines = given_path(path, "the pairs").read_text(encoding="utf-8-sig").splitlines()
     while lines and not lines[-1].strip():
@@ -127,6 +145,15 @@ def draw_pairs(
 
     Raises:
         ValueError: more pairs asked than there are; says how many are possible.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import draw_pairs
+        >>> person = np.repeat(np.arange(20), 5)  # 20 people of five photographs
+        >>> pairs = draw_pairs(person, matched=100, mismatched=100, folds=10, seed=0)
+        >>> first, second = person[pairs.rows].T
+        >>> pairs.rows.shape, bool(((first == second) == pairs.same).all())
+        ((200, 2), True)
     """
     if folds < 1 or matched < 0 or mismatched < 0:
         raise ValueError(

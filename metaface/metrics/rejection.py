@@ -32,10 +32,14 @@ def measure_rejection(
     Raises:
         ValueError: a rate out of range, no stranger, or a score that is not a number.
 
-    Example::
-
-        below, named = measure_rejection(best_scores, is_right, impostor_scores, fpir=0.01)
-        print(below.mean(), named.mean())  # AUROC, DIR at an FPIR of 1%
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import measure_rejection
+        >>> known, right = np.array([0.9, 0.8, 0.4]), np.array([True, True, True])
+        >>> impostor_scores = np.array([0.3, 0.5, 0.2, 0.1])
+        >>> below, named = measure_rejection(known, right, impostor_scores, fpir=0.0)
+        >>> print(f"AUROC {below.mean():.3f}, DIR {named.mean():.3f}")
+        AUROC 0.917, DIR 0.667
     """
     if not (is_number(fpir) and 0 <= fpir <= 1):
         raise ValueError(f"fpir={fpir!r}: a rate from 0 to 1, such as 0.01 for 1%")

@@ -41,6 +41,16 @@ class Calibration:
             with all of the same stranger.
         alike: pairs of enrolled people who look like one person, and how similar their prototypes
             are (cosine), the most similar first.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics.thresholds import calibrate
+        >>> scores = np.linspace(0, 0.5, 200)  # the best of each of 200 strangers
+        >>> calibration = calibrate(scores, np.arange(200), fpir=0.05)
+        >>> print(str(calibration).split(":")[0])
+        threshold 0.477 for an FPIR of 5%
+        >>> calibration.verified, calibration.low < 0.05 < calibration.high
+        (True, True)
     """
 
     threshold: float

@@ -38,6 +38,13 @@ def augment(
 
     Raises:
         ValueError: a setting out of range.
+
+    Example:
+        >>> from metaface.multitask import FaceSprites, augment, compose
+        >>> scenes = compose(FaceSprites.procedural(people=2, photos=2, image_size=64), 4, size=96)
+        >>> changed = augment(scenes, seed=(0, 1), zoom=(0.9, 1.1), blur=0)
+        >>> changed.images.shape, (changed.images != scenes.images).any().item()
+        ((4, 96, 96, 3), True)
     """
     if not 0 < zoom[0] <= zoom[1]:
         raise ValueError(f"zoom={zoom}: give (least, greatest) with 0 < least <= greatest")
@@ -64,7 +71,16 @@ def augment(
 
 
 def mirror(pictures: FaceAnnotations, which: np.ndarray | None = None) -> FaceAnnotations:
-    """The pictures mirrored left to right; ``which``, bool ``[n]``: only those."""
+    """The pictures mirrored left to right; ``which``, bool ``[n]``: only those.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.multitask import FaceAnnotations, mirror
+        >>> images, boxes = np.zeros((1, 64, 64, 3), np.uint8), np.float32([[4, 8, 20, 24]])
+        >>> labelled = FaceAnnotations.build(images, np.array([0]), boxes=boxes)
+        >>> mirror(labelled).boxes.tolist()
+        [[40.0, 8.0, 20.0, 24.0]]
+    """
     n, _, width = pictures.images.shape[:3]
     which = np.ones(n, bool) if which is None else which
     images, masks = pictures.images.copy(), pictures.masks.copy()
@@ -98,6 +114,14 @@ def zoom_and_shift(
 
     Raises:
         ValueError: a zoom that is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.multitask import FaceAnnotations, zoom_and_shift
+        >>> images, boxes = np.zeros((1, 64, 64, 3), np.uint8), np.float32([[22, 22, 20, 20]])
+        >>> labelled = FaceAnnotations.build(images, np.array([0]), boxes=boxes)
+        >>> zoom_and_shift(labelled, np.array([2.0]), np.array([[0.0, 10.0]])).boxes.tolist()
+        [[12.0, 22.0, 40.0, 40.0]]
     """
     height, width = pictures.images.shape[1:3]
     if not (zoom > 0).all():

@@ -37,6 +37,13 @@ class SharedBackbone(nn.Module):
     Raises:
         ValueError: an unknown name, weights for a network that takes none, or a norm by which a
             picture's faces would depend on the pictures beside it.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import SharedBackbone
+        >>> backbone = SharedBackbone("small", channels=32, width=0.5)
+        >>> backbone(torch.rand(1, 3, 96, 128)).shape
+        torch.Size([1, 32, 24, 32])
     """
 
     def __init__(

@@ -29,6 +29,13 @@ class Batch:
             of a face of which only one of both is known, the other as a mean face has it. They say
             where features are read, and are never what a head learns to predict.
         located: bool ``[F]``: box or landmarks are known.
+
+    Example:
+        >>> from metaface.multitask import Batch, FaceSprites, compose
+        >>> scenes = compose(FaceSprites.procedural(people=2, photos=2, image_size=64), 3, size=96)
+        >>> batch = Batch.of(scenes)
+        >>> batch.images.shape, batch.boxes.dtype, len(batch.image) == len(scenes.boxes)
+        (torch.Size([3, 3, 96, 96]), torch.float32, True)
     """
 
     images: Tensor
@@ -60,7 +67,15 @@ class Batch:
 
 
 def to_tensor(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """float ``[n, 3, H, W]`` in 0..1 of uint8 ``[n, H, W, 3]``."""
+    """float ``[n, 3, H, W]`` in 0..1 of uint8 ``[n, H, W, 3]``.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.multitask import to_tensor
+        >>> images = to_tensor(np.full((2, 64, 96, 3), 255, np.uint8))
+        >>> images.shape, images.max().item()
+        (torch.Size([2, 3, 64, 96]), 1.0)
+    """
     return _copy_to(images, device).movedim(-1, 1).float() / 255
 
 

@@ -49,6 +49,17 @@ def load_celeba(
         FileNotFoundError: no folder, pictures or lists there.
         ValueError: a line that is not what it must be, or a picture that cannot be read; names
             file, line and value.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from metaface.multitask import load_celeba
+        >>> Path("celeba/img_align_celeba").mkdir(parents=True)
+        >>> Image.new("RGB", (178, 218)).save("celeba/img_align_celeba/000001.jpg")
+        >>> size = Path("celeba/identity_CelebA.txt").write_text("000001.jpg 2880\\n")
+        >>> celeba = load_celeba("celeba", size=64)
+        >>> celeba.images.shape, celeba.people
+        ((1, 64, 64, 3), ('celeba/2880',))
     """
     folder = given_path(folder, "CelebA").expanduser()
     pictures = next(

@@ -53,6 +53,13 @@ def measure(
 
     Raises:
         ValueError: neither a detection head nor ``given``.
+
+    Example:
+        >>> import metaface as mf
+        >>> scenes = mf.multitask.compose(mf.multitask.FaceSprites.procedural(2, 2, 64), 4, size=96)
+        >>> model = mf.multitask.MultiTask({"pose": {}, "segmentation": {}}, channels=16)
+        >>> sorted(mf.multitask.measure(model, scenes, given=True))
+        ['iou', 'matched', 'pitch', 'roll', 'yaw']
     """
     if not given and "detection" not in model.heads:
         raise ValueError("this network has no detection head: say given=True")

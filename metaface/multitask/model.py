@@ -76,15 +76,19 @@ class MultiTask(nn.Module):
         weights: published ones, for the backbone.
         width: of the backbone's inside; see :class:`SharedBackbone`.
 
-    Example::
-
-        model = MultiTask({"detection": {}, "recognition": {"people": 500}})
-        fit(model, draws(scenes, 32), minutes=10)
-        predictions = model.predict(to_tensor(images))
-
     Raises:
         ValueError: an unknown head, backbone or norm, or no head.
         TypeError: an option that a head does not have.
+
+    Example:
+        >>> import metaface as mf
+        >>> scenes = mf.multitask.compose(mf.multitask.FaceSprites.procedural(4, 2, 64), 8, size=96)
+        >>> model = mf.multitask.MultiTask({"detection": {}, "pose": {}}, channels=16, features=32)
+        >>> run = mf.training.Run(progress=False, device="cpu")
+        >>> history = mf.multitask.fit(model, mf.multitask.draws(scenes, 4), iterations=2, run=run)
+        >>> predictions = model.predict(mf.multitask.to_tensor(scenes.images))
+        >>> predictions.boxes.shape[1], sorted(predictions.heads)
+        (4, ['pose'])
     """
 
     def __init__(
@@ -212,6 +216,15 @@ class MultiTask(nn.Module):
             landmarks: ``[F, 5, 2]`` to read the faces by; None: the network's own, or those of a
                 mean face in the box where it has no alignment head.
             maps: as for :meth:`losses`.
+
+        Example:
+            >>> import torch
+            >>> from metaface.multitask import MultiTask
+            >>> model = MultiTask({"recognition": {"people": 10}, "pose": {}}).eval()
+            >>> boxes = torch.tensor([[10.0, 10, 40, 50]])
+            >>> faces = model.describe(torch.rand(1, 3, 96, 96), torch.tensor([0]), boxes)
+            >>> faces.heads["pose"].shape, faces.heads["recognition"].shape
+            (torch.Size([1, 3]), torch.Size([1, 128]))
         """
         maps = self(images) if maps is None else maps
         own = self._landmarks(maps, images, image, boxes, find_cells(boxes, maps.shape))
@@ -323,6 +336,15 @@ class Embedding(nn.Module):
 
     Raises:
         ValueError: a network without recognition.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> model = mf.multitask.MultiTask({"recognition": {"people": 10}}).eval()
+        >>> embedding = model.embedding()
+        >>> embedding(torch.rand(2, 3, 112, 112)).shape
+        torch.Size([2, 128])
+        >>> learner = mf.learners.Prototypical(embedding)
     """
 
     def __init__(self, model: MultiTask) -> None:

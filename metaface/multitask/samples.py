@@ -48,6 +48,15 @@ class FaceAnnotations:
     Raises:
         ValueError: arrays that do not fit together; a picture without any label, a box that is
             empty or outside its picture, or a number of landmarks other than five, by number.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.multitask import FaceAnnotations
+        >>> images = np.zeros((2, 96, 96, 3), np.uint8)
+        >>> boxes = np.float32([[10, 10, 40, 50], [20, 30, 40, 40]])
+        >>> labelled = FaceAnnotations.build(images, np.array([0, 1]), boxes=boxes)
+        >>> labelled.boxes.shape, labelled.person.tolist()  # nobody knows who they are
+        ((2, 4), [-1, -1])
     """
 
     images: np.ndarray

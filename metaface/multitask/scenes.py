@@ -54,10 +54,14 @@ def compose(
     Raises:
         ValueError: settings out of range; no sprites.
 
-    Example::
-
-        sprites = FaceSprites.procedural(people=20, photos=4)
-        scenes = compose(sprites, 8, size=96, side=(24, 72))
+    Example:
+        >>> from metaface.multitask import FaceSprites, compose
+        >>> sprites = FaceSprites.procedural(people=4, photos=2, image_size=64)
+        >>> scenes = compose(sprites, 3, size=96, faces=(1, 2), side=(24, 72), seed=0)
+        >>> scenes.images.shape, scenes.masks.shape
+        ((3, 96, 96, 3), (3, 96, 96))
+        >>> len(scenes.boxes) == len(scenes.person), bool(scenes.complete.all())
+        (True, True)
     """
     _check_settings(n, first, size, faces, side, turn)
     if not len(sprites):

@@ -51,6 +51,12 @@ class FaceSprites:
             a row a picture.
         people, expressions, attribute_names: names.
         name: of the set.
+
+    Example:
+        >>> from metaface.multitask import FaceSprites
+        >>> sprites = FaceSprites.procedural(people=2, photos=3, image_size=64)
+        >>> sprites.images.shape, sprites.landmarks.shape, sprites.people
+        ((6, 64, 64, 3), (6, 5, 2), ('synthetic/0', 'synthetic/1'))
     """
 
     images: np.ndarray
@@ -154,6 +160,14 @@ class FaceSprites:
 
         Raises:
             ValueError: crops that are no crops, or persons that do not fit.
+
+        Example:
+            >>> import numpy as np
+            >>> from metaface.multitask import FaceSprites
+            >>> crops = np.zeros((3, 112, 112, 3), np.uint8)
+            >>> sprites = FaceSprites.from_aligned(crops, np.array([0, 0, 1]), ["Ana", "Bo"])
+            >>> sprites.landmarks.shape, bool(sprites.outlined.any())
+            ((3, 5, 2), False)
         """
         if crops.dtype != np.uint8 or crops.shape[1:] != (SIDE, SIDE, 3) or not len(crops):
             raise ValueError(

@@ -38,6 +38,13 @@ def draws(labelled: FaceAnnotations, size: int, seed: int = 0) -> Source:
 
     Raises:
         ValueError: a size that is not in 1..len(labelled).
+
+    Example:
+        >>> from metaface.multitask import FaceSprites, compose, draws
+        >>> scenes = compose(FaceSprites.procedural(people=2, photos=2, image_size=64), 6, size=96)
+        >>> batches = draws(scenes, size=2)
+        >>> batches(0).images.shape, batches(1).images.shape  # of step 0, of step 1
+        ((2, 96, 96, 3), (2, 96, 96, 3))
     """
     if not 1 <= size <= len(labelled):
         raise ValueError(f"size={size}: give 1 to {len(labelled)}, the pictures there are")
@@ -97,6 +104,15 @@ def fit(
             checkpoint is kept.
         metaface.training.Interrupted: Ctrl-C, after a checkpoint was written.
         metaface.checkpoint.CheckpointError: nothing readable, or of other settings, to resume.
+
+    Example:
+        >>> import metaface as mf
+        >>> scenes = mf.multitask.compose(mf.multitask.FaceSprites.procedural(4, 2, 64), 8, size=96)
+        >>> model = mf.multitask.MultiTask({"detection": {}, "segmentation": {}}, channels=16)
+        >>> run = mf.training.Run(progress=False, device="cpu")
+        >>> history = mf.multitask.fit(model, mf.multitask.draws(scenes, 4), iterations=2, run=run)
+        >>> history.iterations, history.images
+        (2, 8)
     """
     check_kinds(budget=budget, run=run)
     budget = merge("budget", budget, iterations=iterations)

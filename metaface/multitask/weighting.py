@@ -14,6 +14,15 @@ class Weighting(nn.Module):
 
     Args:
         weights: by the name of the task; 1 where there is none.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import Weighting
+        >>> class Root(Weighting):
+        ...     def weigh(self, losses):
+        ...         return {name: loss.sqrt() for name, loss in losses.items()}
+        >>> Root().weigh({"pose": torch.tensor(4.0)})
+        {'pose': tensor(2.)}
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -36,7 +45,15 @@ class Weighting(nn.Module):
 
 
 class Fixed(Weighting):
-    """A sum of the losses with weights that stay, by name; 1 where none is given."""
+    """A sum of the losses with weights that stay, by name; 1 where none is given.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import Fixed
+        >>> losses = {"detection": torch.tensor(2.0), "pose": torch.tensor(1.0)}
+        >>> Fixed({"detection": 0.5}).weigh(losses)
+        {'detection': tensor(1.), 'pose': tensor(1.)}
+    """
 
 
 class Uncertainty(Weighting):
@@ -49,6 +66,14 @@ class Uncertainty(Weighting):
 
     Args:
         tasks: names.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import Uncertainty
+        >>> weighting = Uncertainty(["detection", "pose"])
+        >>> losses = {"detection": torch.tensor(2.0), "pose": torch.tensor(1.0)}
+        >>> {name: loss.item() for name, loss in weighting.weigh(losses).items()}
+        {'detection': 2.0, 'pose': 1.0}
     """
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -71,6 +96,15 @@ class PCGrad(Weighting):
 
     Args:
         weights: of the losses, as :class:`Fixed`.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import PCGrad
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> one, other = net(torch.tensor([1.0, 0.0])).sum(), -net(torch.tensor([1.0, 1.0])).sum()
+        >>> PCGrad().backward({"one": one, "other": other}, net, shared=net)
+        >>> net.weight.grad  # the plain sum is 0, -1
+        tensor([[ 0.5000, -1.5000]])
     """
 
     def backward(self, losses: Mapping[str, Tensor], net: nn.Module, shared: nn.Module) -> None:

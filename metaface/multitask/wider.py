@@ -45,6 +45,18 @@ def load_wider(
     Raises:
         FileNotFoundError: no annotations, or a photograph they name that is not there.
         ValueError: annotations or photographs that cannot be read; names file and place.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from metaface.multitask import load_wider
+        >>> Path("wider/images").mkdir(parents=True)
+        >>> Image.new("RGB", (320, 240)).save("wider/images/party.jpg")
+        >>> lines = ["party.jpg", "1", "100 80 50 60 0 0 0 0 0 0"]  # x, y, width, height, six marks
+        >>> size = Path("wider/faces_bbx_gt.txt").write_text("\\n".join(lines))
+        >>> squares = load_wider("wider", size=96, crops=2)
+        >>> squares.images.shape, squares.boxes.shape, bool(squares.complete.all())
+        ((2, 96, 96, 3), (2, 4), True)
     """
     source = given_path(source, "the photographs").expanduser()
     annotated = read_wider(source, min_side=1)

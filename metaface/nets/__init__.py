@@ -88,6 +88,12 @@ def find(name: str) -> Callable[[int, int, NormMode], nn.Module]:
     Raises:
         ValueError: an unknown name.
         ImportError: a package that cannot be imported.
+
+    Example:
+        >>> from metaface import nets
+        >>> net = nets.find("conv4-stride")(3, 28, "group")
+        >>> net.down, sorted(nets.NETS)[:3]
+        ('stride', ['conv4', 'conv4-32', 'conv4-stride'])
     """
     make = NETS.get(name) or _extensions.find("nets", name)
     if make is None:
@@ -109,6 +115,13 @@ def build(
 
     Raises:
         ValueError: an unknown name, or a size or number of channels that no photograph has.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> net = nets.build("conv4-32", in_channels=1, image_size=28)
+        >>> net(torch.rand(2, 1, 28, 28)).shape, nets.norm_mode(net)
+        (torch.Size([2, 32]), 'group')
     """
     if not isinstance(name, str):
         raise ValueError(f"name={name!r}: must be a network's name, such as 'conv4'")

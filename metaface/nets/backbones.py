@@ -38,6 +38,13 @@ class Backbone(nn.Module):
         ValueError: an unknown name, a network that does not end in a linear layer, or weights
             that do not fit.
         ImportError: timm is asked for and missing.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import Backbone
+        >>> net = Backbone("resnet18")  # random weights; weights="DEFAULT" downloads torchvision's
+        >>> net(torch.rand(2, 3, 64, 64)).shape, net.image_size
+        (torch.Size([2, 512]), (224, 224))
     """
 
     mean: Tensor
@@ -76,6 +83,16 @@ def make_adaptable(net: nn.Module, norm: NormMode = "frozen") -> nn.Module:
 
     Returns:
         ``net`` itself.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(), nn.Flatten())
+        >>> type(nets.make_adaptable(net)[1]).__name__, nets.norm_mode(net)
+        ('Norm2d', 'frozen')
+        >>> net(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 288])
     """
     for place, module in list(net.named_modules()):
         if isinstance(module, nn.BatchNorm2d):

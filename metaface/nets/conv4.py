@@ -26,6 +26,14 @@ class Conv4(nn.Module):
 
     Shape:
         float ``[n, C, H, W]`` in 0..1 -> ``[n, D]``; D = 64 at 28x28 with pooling and width 64.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import Conv4
+        >>> Conv4()(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2, 64])
+        >>> Conv4(in_channels=1, width=32)(torch.rand(2, 1, 84, 84)).shape
+        torch.Size([2, 800])
     """
 
     def __init__(

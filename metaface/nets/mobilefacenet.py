@@ -27,6 +27,13 @@ class MobileFaceNet(nn.Module):
 
     Raises:
         ValueError: images of another size.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import MobileFaceNet
+        >>> net = MobileFaceNet(image_size=(112, 96), features=128)
+        >>> net(torch.rand(2, 3, 112, 96)).shape
+        torch.Size([2, 128])
     """
 
     def __init__(
@@ -71,6 +78,13 @@ class Columns(nn.Module):
 
     Shape:
         float ``[n, C, H, H]`` -> what ``net`` makes of ``[n, C, H, width]``.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import Columns, MobileFaceNet
+        >>> net = Columns(MobileFaceNet(image_size=(112, 96)), width=96)
+        >>> net(torch.rand(2, 3, 112, 112)).shape
+        torch.Size([2, 128])
     """
 
     def __init__(self, net: nn.Module, width: int) -> None:

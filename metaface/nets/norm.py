@@ -35,6 +35,13 @@ class Norm2d(nn.Module):
     ``forward(x, pool=True)`` halves the picture by 2x2 max pooling as well. What follows the
     normalisation (gamma, beta, ReLU) is monotone in each channel, so pooling first gives the same
     numbers, and leaves it a quarter of the work.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import Norm2d
+        >>> maps = torch.rand(2, 16, 14, 14)
+        >>> Norm2d(16, "group")(maps).shape, Norm2d(16, "batch")(maps, pool=True).shape
+        (torch.Size([2, 16, 14, 14]), torch.Size([2, 16, 7, 7]))
     """
 
     running_mean: Tensor
@@ -93,6 +100,14 @@ def refresh_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         batches: float ``[n, C, H, W]`` in 0..1, each normalised by its own statistics.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> net = nets.Conv4(norm="frozen")
+        >>> nets.refresh_statistics(net, [torch.rand(8, 3, 28, 28) for _ in range(4)])
+        >>> net.norms[0].running_mean.shape
+        torch.Size([64])
     """
     layers = [m for m in module.modules() if isinstance(m, Norm2d) and m.mode == "frozen"]
     if not layers:
@@ -114,6 +129,11 @@ def norm_mode(module: nn.Module) -> str:
 
     A network that mixes modes goes by the one that leaks most, in that order. Plain
     ``nn.BatchNorm2d`` layers (of pretrained networks, always in eval mode) count as frozen.
+
+    Example:
+        >>> from metaface import nets
+        >>> nets.norm_mode(nets.Conv4(norm="batch")), nets.norm_mode(nets.Pixels())
+        ('batch', 'none')
     """
     modes = {m.mode for m in module.modules() if isinstance(m, Norm2d)}
     if any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in module.modules()):

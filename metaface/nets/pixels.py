@@ -11,6 +11,12 @@ class Pixels(nn.Module):
 
     Shape:
         float ``[n, C, H, W]`` in 0..1 -> ``[n, C * size * size]``.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import Pixels
+        >>> Pixels(size=8)(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2, 192])
     """
 
     def __init__(self, size: int = 28) -> None:

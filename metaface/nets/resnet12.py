@@ -21,6 +21,12 @@ class ResNet12(nn.Module):
 
     Shape:
         float ``[n, C, H, W]`` in 0..1, sides of at least 16 -> ``[n, widths[-1]]``.
+
+    Example:
+        >>> import torch
+        >>> from metaface.nets import ResNet12
+        >>> ResNet12(widths=(16, 32, 64, 128))(torch.rand(2, 3, 28, 28)).shape
+        torch.Size([2, 128])
     """
 
     def __init__(

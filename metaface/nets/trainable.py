@@ -36,6 +36,12 @@ def set_trainable(net: nn.Module, how: str, features: int) -> nn.Module:
 
     Raises:
         ValueError: an unknown way, or a number that is none.
+
+    Example:
+        >>> from metaface import nets
+        >>> net = nets.set_trainable(nets.Conv4(), "norm", features=64)
+        >>> net.convs[0].weight.requires_grad, net.norms[0].weight.requires_grad
+        (False, True)
     """
     name, _, text = how.partition(":")
     if name not in WAYS or (text and not (text.isdigit() and int(text) > 0)):
@@ -66,12 +72,30 @@ def set_trainable(net: nn.Module, how: str, features: int) -> nn.Module:
 
 
 def count_trainable(module: nn.Module) -> int:
-    """How many numbers of a module are left to train."""
+    """How many numbers of a module are left to train.
+
+    Example:
+        >>> from metaface import nets
+        >>> net = nets.Conv4()
+        >>> nets.count_trainable(net)
+        112832
+        >>> nets.count_trainable(nets.set_trainable(net, "norm", features=64))
+        512
+    """
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def merge_low_rank(net: nn.Module) -> nn.Module:
-    """``net`` with low-rank changes added into its weights, in place: as fast as before them."""
+    """``net`` with low-rank changes added into its weights, in place: as fast as before them.
+
+    Example:
+        >>> from metaface import nets
+        >>> net = nets.set_trainable(nets.Conv4(), "lora:4", features=64)
+        >>> len(net.state_dict()) > len(nets.Conv4().state_dict())
+        True
+        >>> sorted(nets.merge_low_rank(net).state_dict()) == sorted(nets.Conv4().state_dict())
+        True
+    """
     for module in list(net.modules()):
         if parametrize.is_parametrized(module, "weight"):
             weight: Tensor = module.weight  # type: ignore[assignment]
@@ -90,6 +114,15 @@ def interpolate_weights(before: nn.Module, after: nn.Module, share: float) -> nn
     Args:
         before, after: left as they are.
         share: 0 is ``before``, 1 is ``after``.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> before, after = nets.Conv4(), nets.Conv4()
+        >>> middle = nets.interpolate_weights(before, after, share=0.5)
+        >>> mean = (before.convs[0].weight + after.convs[0].weight) / 2
+        >>> torch.allclose(middle.convs[0].weight, mean)
+        True
     """
     start = merge_low_rank(copy.deepcopy(before)).state_dict()
     between = merge_low_rank(copy.deepcopy(after))

@@ -52,7 +52,18 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def find_not_finite(module: nn.Module) -> str | None:
-    """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite."""
+    """The name of a weight or buffer that holds infinite numbers or NaN; None: all are finite.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> net = nets.Conv4()
+        >>> print(nets.find_not_finite(net))
+        None
+        >>> _ = torch.nn.init.constant_(net.convs[0].weight, torch.nan)
+        >>> nets.find_not_finite(net)
+        'convs.0.weight'
+    """
     held = {n: t.detach() for n, t in module.state_dict().items() if t.numel()}
     tensors = {n: t for n, t in held.items() if t.is_floating_point()}
     if not tensors or nn.utils.get_total_norm(list(tensors.values()), math.inf).isfinite():
@@ -194,6 +205,14 @@ def pretrained(path: str | Path) -> MobileFaceNet:
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is no such checkpoint, by name, with what did not fit.
+
+    Example:
+        >>> import torch
+        >>> from metaface import nets
+        >>> torch.save(nets.MobileFaceNet(image_size=(112, 96)).state_dict(), "mobilefacenet.pt")
+        >>> net = nets.pretrained("mobilefacenet.pt")
+        >>> net.image_size, net.features
+        ((112, 96), 128)
     """
     return build_mobilefacenet(read_weights(path)[0], path)
 

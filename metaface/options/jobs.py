@@ -76,6 +76,13 @@ class JobSettings:
         device: Device to compute on: cpu, cuda, cuda:1, and so on. Default: a GPU where there is
             one.
         task_chunk: Tasks computed at once at most, to bound memory. Default: as many as is fast.
+
+    Example:
+        >>> from metaface.options import JobSettings
+        >>> JobSettings().with_budget().minutes, JobSettings(iterations=100).with_budget().minutes
+        (0.6, None)
+        >>> JobSettings(options={"maml": {"lr": 1e-3, "inner_steps": 5}}).given("maml")
+        {'lr': 0.001}
     """
 
     crop: MaybePositive = None
@@ -121,6 +128,12 @@ class BenchmarkSettings(JobSettings):
         test_data: People to test on, with --train-data; who was seen in training is left out.
         weights: Pretrained embedding network to test beside the learners: a MobileFaceNet's
             checkpoint.
+
+    Example:
+        >>> from metaface.options import BenchmarkSettings
+        >>> settings = BenchmarkSettings(data="lfw.zip", crop=0.5, learners=("maml",), minutes=5)
+        >>> settings.shots, settings.minutes, settings.image_size
+        ((1, 5), 5, 28)
     """
 
     data: Source = "synthetic"
@@ -131,7 +144,14 @@ class BenchmarkSettings(JobSettings):
 
 @dataclass(frozen=True)
 class SweepSettings(BenchmarkSettings):
-    """Settings of the benchmark to come, for which learners' own settings are searched."""
+    """Settings of the benchmark to come, for which learners' own settings are searched.
+
+    Example:
+        >>> from metaface.options import SweepSettings
+        >>> settings = SweepSettings(data="lfw.zip", learners=("maml", "reptile"), minutes=1)
+        >>> settings.minutes, settings.options  # minutes of each trial
+        (1, {})
+    """
 
     episodes: Annotated[int, _unasked] = 1000
     start: Annotated[str | None, _unasked] = None
@@ -141,7 +161,14 @@ class SweepSettings(BenchmarkSettings):
 
 @dataclass(frozen=True)
 class TrainSettings(BenchmarkSettings):
-    """Settings of the training of one learner: those of a benchmark that are not of its tests."""
+    """Settings of the training of one learner: those of a benchmark that are not of its tests.
+
+    Example:
+        >>> from metaface.options import TrainSettings
+        >>> settings = TrainSettings(data="lfw.zip", embedding="resnet12", iterations=1000)
+        >>> settings.embedding, settings.norm
+        ('resnet12', 'group')
+    """
 
     learners: Annotated[tuple[str, ...], _unasked] = ()
     ways: Annotated[tuple[int, ...], _unasked] = (5,)
@@ -169,6 +196,13 @@ class CrossDomainSettings(JobSettings):
             Recognition in Unseen Domains", CVPR 2020); all: trained in all, tested in each.
         across: With many training domains, take the support of a training task from one and its
             queries from another.
+
+    Example:
+        >>> from metaface.options import CrossDomainSettings
+        >>> domains = {"photo": "photos.zip", "sketch": "sketches.zip", "nir": "nir.zip"}
+        >>> settings = CrossDomainSettings(domains=domains, protocols=("leave-one-out",))
+        >>> settings.trainings()["all-but-nir"]  # trained in, tested in
+        (('photo', 'sketch'), ('nir',))
     """
 
     learners: Names = ("prototypical", "reptile")
@@ -223,6 +257,12 @@ class JointSettings:
         seeds: Number of training seeds: seed, seed + 1, and so on.
         device: Device to compute on: cpu, cuda, cuda:1, and so on. Default: a GPU where there is
             one.
+
+    Example:
+        >>> from metaface.options import JointSettings
+        >>> settings = JointSettings(variants=("separate", "fixed"), people=100, minutes=30)
+        >>> settings.share(1 / 3)  # the budget of one of three stages
+        {'iterations': None, 'minutes': 10.0}
     """
 
     variants: Names = VARIANTS
@@ -260,6 +300,12 @@ class MultitaskSettings(JointSettings):
 
     Attributes:
         people: Procedural people to train on; a tenth as many more, 10 at least, are tested.
+
+    Example:
+        >>> from metaface.options import MultitaskSettings
+        >>> settings = MultitaskSettings(people=100, size=96, iterations=500)
+        >>> settings.with_budget().minutes is None, settings.batch
+        (True, 16)
     """
 
     variants: Annotated[tuple[str, ...], _unasked] = VARIANTS

@@ -14,6 +14,11 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: a text of another form, or a name twice.
+
+    Example:
+        >>> from metaface.options import parse_options
+        >>> parse_options(["inner_lr=0.1", "head_lr=None", "distance=cosine"])
+        {'inner_lr': 0.1, 'head_lr': None, 'distance': 'cosine'}
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -35,6 +40,11 @@ def parse_domains(texts: Sequence[str]) -> dict[str, str]:
 
     Raises:
         ValueError: a text of another form, a name twice, or a file that is no such TOML.
+
+    Example:
+        >>> from metaface.options import parse_domains
+        >>> parse_domains(["lfw=lfw.zip", "profile=synthetic:profile"])
+        {'lfw': 'lfw.zip', 'profile': 'synthetic:profile'}
     """
     found: dict[str, str] = {}
     for text in texts:

@@ -30,6 +30,12 @@ class Preprocessing:
 
     Raises:
         ValueError: a value that no crop can be given, by name.
+
+    Example:
+        >>> from metaface.recognition import Preprocessing
+        >>> insightface = Preprocessing(mean=127.5, std=127.5)
+        >>> Preprocessing.from_json(insightface.to_json()) == insightface
+        True
     """
 
     columns: tuple[int, int] = (0, CROP)

@@ -56,7 +56,7 @@ class Recognizer:
         gallery: who is known; made by this ``embedder``. None: a new one, in memory.
         search: makes an empty search engine for D values a face; default: exact search.
 
-    Example::
+    With the files of the models::
 
         people = Recognizer.from_pretrained(models="models/")
         people.enroll("Ana", ["a1.jpg", "a2.jpg"])
@@ -67,6 +67,25 @@ class Recognizer:
         people.close()
 
     or ``with Recognizer.load("office.gallery") as people:``, which closes the gallery at its end.
+
+    Example:
+        Without a model's file: the detector finds one face, the whole picture, and the embedding is
+        the pixels.
+
+        >>> import metaface as mf
+        >>> import numpy as np
+        >>> from metaface.faces.alignment import TEMPLATE
+        >>> from metaface.recognition import Detections, Network, Preprocessing
+        >>> photos = list(mf.synthetic.render(12, 6, 112, "frontal").images)  # six of each person
+        >>> box, landmarks = np.float32([[0, 0, 112, 112]]), np.float32(TEMPLATE[None])
+        >>> face = Detections(box, landmarks, scores=np.float32([1]))
+        >>> net = mf.nets.Pixels(8)
+        >>> pixels = Network(net, Preprocessing(), name="pixels", architecture="pixels")
+        >>> people = mf.Recognizer(lambda picture: face, pixels)
+        >>> for name, first in (("Ana", 0), ("Bo", 6)):
+        ...     enrolment = people.enroll(name, photos[first : first + 5])
+        >>> people.people()
+        {'Ana': 5, 'Bo': 5}
     """
 
     def __init__(
@@ -162,6 +181,15 @@ class Recognizer:
 
         Changes after it are in the file when the call that makes them returns; so are all changes
         of a gallery that is a file, and saving it under its own name does nothing.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> people.save("office.gallery")
+            >>> people.close()
+            >>> with mf.recognition.Gallery.open("office.gallery") as gallery:
+            ...     print(gallery.people())
+            {'Ana': 5, 'Bo': 5}
         """
         path = given_path(path, "the gallery")
         if os.path.realpath(path.expanduser()) == self.gallery.path:
@@ -197,6 +225,15 @@ class Recognizer:
 
         Raises:
             ValueError: no photograph can be used, with the reason of each; an empty name.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> enrolment = people.enroll("Cy", photos[12:14])
+            >>> enrolment.used, people.people()
+            (2, {'Ana': 5, 'Bo': 5, 'Cy': 2})
+            >>> people.enroll("Cy", photos[13]).repeated  # the same picture is not enrolled twice
+            1
         """
         name, given = person_name(name), list_photos(photos)
         outcome = self._enroller.enroll(
@@ -261,6 +298,12 @@ class Recognizer:
 
         Raises:
             metaface.recognition.GalleryError: ``unknown_person``.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> people.forget("Bo"), people.people()
+            (5, {'Ana': 5})
         """
         try:
             return self._enroller.forget(name)
@@ -279,6 +322,16 @@ class Recognizer:
         Returns:
             :class:`Identified` of one photograph; a list of them of several or of a folder. A
             photograph that cannot be used says why in ``skipped``; none raises.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> calibration = people.calibrate(photos[12::6], fpir=0.2, progress=False)
+            >>> photo = people.identify(photos[11])
+            >>> [(face.name, face.nearest, face.box) for face in photo]
+            [('Bo', 'Bo', (0.0, 0.0, 112.0, 112.0))]
+            >>> [photo[0].name or "unknown" for photo in people.identify(photos[30:33])]
+            ['unknown', 'unknown', 'unknown']
         """
         given = list_photos(photos)
         results = list(self.identify_each(given))
@@ -304,6 +357,16 @@ class Recognizer:
 
         Raises:
             metaface.recognition.Unusable: a photograph without a face, or with several.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> one = people.verify(photos[6], photos[7], fmr=0.1)
+            >>> other = people.verify(photos[0], photos[6])
+            >>> one.same, other.same
+            (True, False)
+            >>> one.score >= one.threshold, one.verified  # no strangers were given
+            (True, False)
         """
         fmr = between_0_and_1(fmr=fmr)
         pair: list[np.ndarray] = []
@@ -343,6 +406,13 @@ class Recognizer:
         Raises:
             ValueError: a rate out of range, nobody enrolled, no usable photograph, or all of them
                 look like somebody enrolled.
+
+        Example:
+            With ``people`` and ``photos`` as in the example of :class:`Recognizer`:
+
+            >>> calibration = people.calibrate(photos[12::6], fpir=0.2, progress=False)
+            >>> calibration.strangers, calibration.verified, calibration.fpir
+            (8, True, 0.2)
         """
         fpir = between_0_and_1(fpir=fpir)
         if not self.people():

@@ -30,9 +30,12 @@ def draw_annotations(labels: Mapping[str, Any], columns: int = 8, *, scale: int 
     Returns:
         uint8 RGB ``[rows * H * scale, columns * W * scale, 3]``.
 
-    Example::
-
-        sheet = draw_annotations(vars(scenes))
+    Example:
+        >>> from metaface.multitask import FaceSprites, compose
+        >>> from metaface.report import draw_annotations
+        >>> scenes = compose(FaceSprites.procedural(people=2, photos=2, image_size=64), 4, size=96)
+        >>> draw_annotations(vars(scenes), columns=2, scale=3).shape
+        (576, 576, 3)
     """
     n, height, width = labels["images"].shape[:3]
     rows = -(-n // columns)

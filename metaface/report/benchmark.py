@@ -34,7 +34,19 @@ _TITLES = [title for _, title, _ in _COLUMNS]
 
 
 def format_benchmark(rows: Sequence[Row]) -> str:
-    """Rows of ``results.json`` as text, best first within each way and shot."""
+    """Rows of ``results.json`` as text, best first within each way and shot.
+
+    Example:
+        >>> from metaface.report import format_benchmark
+        >>> row = {"learner": "maml", "ways": 5, "shots": 1, "accuracy": 0.718, "ci95": 0.007}
+        >>> row |= {"f1": 0.7, "train_seconds": 36, "train_images": 9600, "adapt_ms": 4.2}
+        >>> row |= {"peak_mb": 800, "parameters": 113088, "norm": "group", "transductive": False}
+        >>> for line in format_benchmark([row]).splitlines():
+        ...     print(line[:36])
+        learner  way  shot  accuracy %  F1 %
+        -------  ---  ----  ----------  ----
+        maml       5     1  71.8 ± 0.7  70.0
+    """
     tables = [_table(mine) for _, mine in group_by_task(rows)]
     cells = [_TITLES, *(line for table in tables for line in table)]
     header, rule, *lines = format_table(cells, rule=True).splitlines()

@@ -76,7 +76,19 @@ def draw_heat_map(rows: Sequence[Row]) -> Markup:
 
 
 def format_matrix(rows: Sequence[Row]) -> str:
-    """Accuracy in % as text: for each way, shot and learner, train domains down, test across."""
+    """Accuracy in % as text: for each way, shot and learner, train domains down, test across.
+
+    Example:
+        >>> from metaface.report import format_matrix
+        >>> row = {"learner": "reptile", "ways": 5, "shots": 1, "train": "photo"}
+        >>> rows = [
+        ...     row | {"test": "photo", "accuracy": 0.9, "ci95": 0.01},
+        ...     row | {"test": "sketch", "accuracy": 0.6, "ci95": 0.02},
+        ... ]
+        >>> print(format_matrix(rows))
+        reptile, 5-way 1-shot       photo      sketch
+        photo                  90.0 ± 1.0  60.0 ± 2.0
+    """
     return "\n\n".join(
         format_table(_cross(mine, f"{learner}, {title}", _accuracy))
         for title, group in group_by_task(rows)

@@ -22,12 +22,45 @@ _NAMES: dict[tuple[str, Rate], str] = {
 
 
 def write_slices(path: str | Path, results: Sequence[GroupComparison]) -> None:
-    """Write a page of error rates by group, a section each."""
+    """Write a page of error rates by group, a section each.
+
+    Args:
+        path: the HTML file; plots are inside it, nothing is fetched.
+        results: one a section.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import verify_by_group
+        >>> from metaface.report import write_slices
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+        >>> slices = verify_by_group(faces, person, np.where(person < 50, "young", "old"), by="age")
+        >>> write_slices("slices.html", [slices])
+    """
     write_sections(path, [_describe(slices) for slices in results])
 
 
 def format_slices(slices: GroupComparison) -> str:
-    """The groups and their rates as lines of text."""
+    """The groups and their rates as lines of text.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import verify_by_group
+        >>> from metaface.report import format_slices
+        >>> random = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(100), 3)
+        >>> faces = random.normal(size=(100, 32))[person] + random.normal(size=(300, 32)) / 2
+        >>> faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+        >>> slices = verify_by_group(faces, person, np.where(person < 50, "young", "old"), by="age")
+        >>> for line in format_slices(slices).splitlines()[:4]:
+        ...     print(line[:42])
+        verification by age, everybody's FMR 0.01
+          everybody    100 people  FMR 0.010 [0.00
+          old           50 people  FMR 0.010 [0.00
+          young         50 people  FMR 0.009 [0.00
+    """
     names = _names(slices)
     groups = (slices.overall, *slices.groups)
     width = max(len(printable(group.name)) for group in groups)

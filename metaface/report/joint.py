@@ -61,7 +61,21 @@ def write_joint(path: str | Path, results: Mapping[str, Any], pictures: Mapping[
 
 
 def format_joint(results: Mapping[str, Any]) -> str:
-    """The table as text, a metric a line."""
+    """The table as text, a metric a line.
+
+    Example:
+        >>> from metaface.report import format_joint
+        >>> metrics = {"ap50": [0.91, 0.02], "one_shot": [0.8, 0.01]}  # with ci95
+        >>> row = {"variant": "fixed", "parameters": 1200000, "train_seconds": 600.0}
+        >>> speed = {"points": [{"what": "fixed", "ms": 9.5}]}
+        >>> print(format_joint({"rows": [row | {"metrics": metrics}], "speed": speed}))
+                           fixed
+        parameters     1,200,000
+        ms a picture         9.5
+        train s              600
+        AP50 %        91.0 ± 2.0
+        1-shot %      80.0 ± 1.0
+    """
     return format_table(_transpose(tabulate(results)))
 
 

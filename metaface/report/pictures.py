@@ -21,6 +21,12 @@ def draw_grid(rows: Sequence[GridRow]) -> Image.Image:
 
     ``#`` and the number of the row stand for a caption that no font here can draw, and a warning
     says so.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.synthetic.render(people=2, photos=3, image_size=28).images
+        >>> sheet = mf.report.draw_grid([("Ana", list(faces[:3])), ("Bo", list(faces[3:]))])
+        >>> sheet.save("people.png")
     """
     columns = max(len(pictures) for _, pictures in rows)
     step = _CELL + _GAP

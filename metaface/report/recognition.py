@@ -31,6 +31,14 @@ def write_recognition(
     Args:
         path: the HTML file; plots are inside it, nothing is fetched.
         results: title, such as "LFW, 5000 pairs", to result.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics import verification
+        >>> from metaface.report import write_recognition
+        >>> scores, same = np.linspace(0, 1, 40), np.arange(40) >= 20
+        >>> result = verification(scores, same, fold=np.arange(40) % 10)
+        >>> write_recognition("pairs.html", {"Made-up pairs": result})
     """
     write_sections(path, [_describe(title, result) for title, result in results.items()])
 

@@ -24,6 +24,16 @@ def write_robustness(path: str | Path, title: str, rows: Sequence[Row], ways: in
         title: of the section, such as "LFW, 20-way 1-shot".
         rows: what ``results.json`` of ``metaface robustness`` holds of each nuisance and severity.
         ways: of the episodes, for the line of chance.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=6, progress=False)
+        >>> learner = mf.learners.Prototypical(mf.nets.Pixels())
+        >>> levels = mf.evaluation.robustness(
+        ...     learner, faces, nuisances=["blur"], episodes=10, progress=False
+        ... )
+        >>> rows = [level.row() for level in levels]
+        >>> mf.report.write_robustness("robustness.html", "5-way 1-shot", rows, ways=5)
     """
     lines = []
     for row in rows:

@@ -53,7 +53,17 @@ def write_sweep(path: str | Path, results: Mapping[str, Any]) -> None:
 
 def tabulate_sweep(results: Mapping[str, Any]) -> list[list[str]]:
     """The table: the header, and a line for each learner: what was chosen, its accuracy and that
-    by default, numbers of trials, minutes."""
+    by default, numbers of trials, minutes.
+
+    Example:
+        >>> from metaface.report import tabulate_sweep
+        >>> trial = {"learner": "maml", "state": "complete", "default": True, "seconds": 60.0}
+        >>> trial |= {"parameters": {"inner_lr": 0.01}, "accuracy": 0.8, "ci95": 0.01}
+        >>> results = {"spaces": {"maml": {}}, "trials": [trial], "best": {"maml": trial}}
+        >>> header, line = tabulate_sweep(results)
+        >>> list(zip(header, line))[:3]
+        [('learner', 'maml'), ('parameters', 'inner_lr 0.01'), ('accuracy, %', '80.0 ± 1.0')]
+    """
     lines = [_COLUMNS]
     for name, rows in _group_by_learner(results).items():
         best = results["best"].get(name)

@@ -14,7 +14,15 @@ from metaface.synthetic._random import Draws, key
 
 @dataclass(frozen=True)
 class Dials:
-    """The nuisances of a domain. Chances and strengths are in 0..1; 0 switches a nuisance off."""
+    """The nuisances of a domain. Chances and strengths are in 0..1; 0 switches a nuisance off.
+
+    Example:
+        >>> import metaface as mf
+        >>> booth = mf.synthetic.Dials(yaw=(0, 5), pitch=3, background=0, grey=0)
+        >>> renders = mf.synthetic.render(people=2, photos=3, domains={"booth": booth})
+        >>> renders.domains, bool((abs(renders.pose[:, 0]) <= 5).all())
+        (('booth',), True)
+    """
 
     yaw: tuple[float, float] = (0.0, 38.0)  #: least and greatest absolute yaw, degrees, 0..85
     pitch: float = 18.0  #: greatest absolute pitch, degrees, 0..40

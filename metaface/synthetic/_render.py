@@ -72,6 +72,17 @@ def render(
     ``beard``, ``moustache``; float32 ``smile`` (-0.25..1), ``mouth_open``, ``eye_closure``
     (0..1), ``light_azimuth`` and ``light_elevation`` (degrees, > 0: from the image's right, from
     above), ``hardness``, ``age``, ``skin_tone`` (0 light to 1 dark), ``hair_length``.
+
+    Raises:
+        ValueError: a setting out of range, or an unknown domain.
+
+    Example:
+        >>> import metaface as mf
+        >>> renders = mf.synthetic.render(people=3, photos=2, domains=["default", "sketch"])
+        >>> renders.images.shape, renders.person.tolist()
+        ((12, 64, 64, 3), [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2])
+        >>> renders.landmarks.shape, renders.attributes["glasses"].shape
+        ((12, 5, 2), (12,))
     """
     ids = _check_people(people)
     dials = _check_domains(domains)

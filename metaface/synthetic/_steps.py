@@ -36,6 +36,11 @@ def turn_dial(name: str, step: int) -> Dials:
 
     Raises:
         ValueError: no such steps.
+
+    Example:
+        >>> from metaface.synthetic import STEPS, turn_dial
+        >>> turn_dial("blur", 3).blur, STEPS["blur"]
+        (0.64, (0.28, 0.46, 0.64, 0.82, 1.0))
     """
     if name not in STEPS:
         raise ValueError(f"no steps of a dial {name!r}: choose of {', '.join(STEPS)}")
@@ -60,6 +65,12 @@ def render_steps(
 
     Args:
         people: int ``[P]``, ids; see :func:`render`, as for the rest.
+
+    Example:
+        >>> from metaface.synthetic import render_steps
+        >>> steps = list(render_steps("yaw", [0, 1], photos=2, image_size=32, first=1))
+        >>> [abs(step.pose[:, 0]).mean().round().item() for step in steps]
+        [15.0, 30.0, 45.0, 60.0, 75.0]
     """
     for step in range(first, len(STEPS.get(name, ())) + 1):
         domain = {"steps": turn_dial(name, step)}

@@ -40,6 +40,11 @@ def check_learner(learner: str | Make) -> None:
 
     Raises:
         AssertionError: a broken rule; says which, what was found, and why the rule is there.
+
+    Example:
+        >>> from functools import partial
+        >>> import metaface as mf
+        >>> mf.testing.check_learner(partial(mf.learners.ANIL, inner_steps=5))  # doctest: +SKIP
     """
     make: Make = partial(build, learner) if isinstance(learner, str) else learner
     for rule in LEARNER_RULES:

@@ -28,6 +28,10 @@ def check_network(
     Raises:
         AssertionError: a broken rule; says which, what was found, and why the rule is there.
         ValueError: learners refuse the network; says why, and what to do.
+
+    Example:
+        >>> import metaface as mf
+        >>> mf.testing.check_network(lambda channels, side, norm: mf.nets.Conv4(channels, 8, norm))
     """
     make = partial(build, network) if isinstance(network, str) else network
     for norm in MODES:

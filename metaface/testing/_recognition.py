@@ -20,6 +20,13 @@ def check_embedder(embedder: Embedder) -> None:
 
     Raises:
         AssertionError: a broken rule; says which, what was found, and why the rule is there.
+
+    Example:
+        >>> import metaface as mf
+        >>> from metaface.recognition import Network, Preprocessing
+        >>> small = Preprocessing(size=(28, 28))
+        >>> embed = Network(mf.nets.Conv4(), small, name="toy", architecture="conv4")
+        >>> mf.testing.check_embedder(embed)
     """
     crops = render([0, 1, 2], 2, CROP, seed=0).images
     kept = crops.copy()
@@ -82,6 +89,12 @@ def check_detector(detector: Detector) -> None:
 
     Raises:
         AssertionError: a broken rule; says which, what was found, and why the rule is there.
+
+    Example:
+        >>> import metaface as mf
+        >>> heads = {"detection": {}, "alignment": {}, "recognition": {"people": 10}}
+        >>> joint = mf.recognition.JointFace(mf.multitask.MultiTask(heads))
+        >>> mf.testing.check_detector(joint)
     """
     require(
         isinstance(detector.name, str),

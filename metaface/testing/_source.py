@@ -20,6 +20,16 @@ def check_source(source: str | Callable[[], Any]) -> None:
     Raises:
         AssertionError: a broken rule; says which, what was found, and why the rule is there.
         ValueError: as ``metaface.data.load`` raises it.
+
+    Example:
+        >>> import metaface as mf
+        >>> import numpy as np
+        >>> class Stripes:
+        ...     def __len__(self):
+        ...         return 6
+        ...     def __getitem__(self, i):
+        ...         return np.full((32, 32), 40 * i, np.uint8), i // 2  # picture, person
+        >>> mf.testing.check_source(Stripes)
     """
 
     def loaded(image_size: int) -> FaceSet:

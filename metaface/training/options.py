@@ -35,6 +35,14 @@ class Task:
             training and in validation, are drawn from, such as photograph and sketch; None: any.
         across: support and query of a training task come from different domains; see
             ``metaface.episodes.AcrossDomains``.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=12, photos=6, progress=False)
+        >>> task = mf.training.Task(ways=(3, 5), shots=1, meta_batch=2, augment=("flip",))
+        >>> learner, run = mf.learners.ANIL(mf.nets.Conv4()), mf.training.Run(progress=False)
+        >>> mf.train(learner, faces, task=task, iterations=2, run=run).recipe["meta_batch"]
+        2
     """
 
     ways: int | tuple[int, int] | None = None
@@ -61,6 +69,12 @@ class Budget:
 
     Raises:
         ValueError: a limit that is not a positive, finite number.
+
+    Example:
+        >>> from metaface.training import Budget
+        >>> budget = Budget(iterations=1000, minutes=10)
+        >>> budget.spent(iterations=500, images=0, seconds=60.0)
+        0.5
     """
 
     iterations: int | None = None
@@ -104,6 +118,18 @@ class Validation:
         shots, episodes: of the validation tasks.
         on_row: called with each validated row of the learning curve, see
             :class:`metaface.training.History`; what it raises ends training.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=16, photos=6, progress=False)
+        >>> people, val = faces.of_people(range(10)), faces.of_people(range(10, 16))
+        >>> validation = mf.training.Validation(ways=3, shots=1, episodes=20)
+        >>> learner, run = mf.learners.ANIL(mf.nets.Conv4()), mf.training.Run(progress=False)
+        >>> history = mf.train(
+        ...     learner, people, val, ways=5, shots=1, iterations=2, validation=validation, run=run
+        ... )
+        >>> history.rows[-1]["val_ways"], history.best_iteration in (1, 2)
+        (3, True)
     """
 
     ways: int | None = None
@@ -131,6 +157,17 @@ class Run:
             An interrupted one is called again on resuming; see
             :mod:`metaface.training.weight_interpolation`. Where it has an attribute ``settings``,
             another one of other settings is refused on resuming.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=8, photos=6, progress=False)
+        >>> learner = mf.learners.ANIL(mf.nets.Conv4())
+        >>> run = mf.training.Run(seed=1, out="anil", device="cpu", progress=False)
+        >>> mf.train(learner, faces, ways=5, shots=1, iterations=2, run=run).iterations
+        2
+        >>> again = mf.training.Run(seed=1, out="anil", device="cpu", progress=False, resume=True)
+        >>> mf.train(learner, faces, ways=5, shots=1, iterations=2, run=again).iterations
+        2
     """
 
     seed: int = 0

@@ -27,7 +27,18 @@ def refuse_shared_people(faces: FaceSet, val: FaceSet) -> None:
 
 
 def seen_people(faces: FaceSet, val: FaceSet | None) -> dict[str, Any]:
-    """Whom training has seen, as ``FaceSet.unseen`` takes it: nobody is tested on them later."""
+    """Whom training has seen, as ``FaceSet.unseen`` takes it: nobody is tested on them later.
+
+    Example:
+        >>> import metaface as mf
+        >>> faces = mf.data.load("synthetic", people=10, photos=3, progress=False)
+        >>> train, val, test = faces.split(val=0.2, test=0.2)
+        >>> seen = mf.training.seen_people(train, val)
+        >>> len(seen["people"])
+        8
+        >>> faces.unseen(**seen).person_ids.tolist() == test.person_ids.tolist()
+        True
+    """
     seen = faces.seen()
     if val is None:
         return seen

@@ -33,6 +33,22 @@ class Head(nn.Module):
     not known of a face is left out of the loss.
 
     ``forward``: ``[n, C, h, w]`` to maps, or ``[F, C]`` to a row a face.
+
+    Example:
+        >>> import torch
+        >>> from metaface.multitask import Head, Loss
+        >>> class Smile(Head):
+        ...     reads = "box"  # of each face
+        ...     def __init__(self, inputs):
+        ...         super().__init__()
+        ...         self.line = torch.nn.Linear(inputs, 1)
+        ...     def forward(self, features):
+        ...         return self.line(features)[:, 0]
+        ...     def loss(self, predicted, batch, faces):
+        ...         known = batch.expression[faces] >= 0
+        ...         smiles = (batch.expression[faces][known] == 1).float()
+        ...         errors = (predicted[known].sigmoid() - smiles).square()
+        ...         return Loss(errors.sum() / max(1, len(errors)), len(errors))
     """
 
     reads: str

@@ -33,6 +33,15 @@ class Network(CropEmbedder):
 
     Raises:
         ValueError: a network that normalises by batch, or cannot take such pictures.
+
+    Example:
+        >>> import metaface as mf
+        >>> import numpy as np
+        >>> from metaface.recognition import Network, Preprocessing
+        >>> small = Preprocessing(size=(28, 28))
+        >>> embed = Network(mf.nets.Conv4(), small, name="toy", architecture="conv4")
+        >>> embed(np.zeros((2, 112, 112, 3), np.uint8)).shape
+        (2, 64)
     """
 
     def __init__(

@@ -34,6 +34,13 @@ class Onnx(CropEmbedder):
         FileNotFoundError: no such file.
         ImportError: onnxruntime is missing.
         ValueError: not such a model, by name and reason.
+
+    Example:
+        With a model's file, on uint8 RGB crops ``[n, 112, 112, 3]``:
+
+        >>> from metaface.recognition import Onnx
+        >>> embed = Onnx("models/w600k_mbf.onnx")  # doctest: +SKIP
+        >>> embed(crops).shape  # doctest: +SKIP
     """
 
     def __init__(

@@ -50,6 +50,15 @@ class JointFace:
 
     Raises:
         ValueError: a network without one of the three heads.
+
+    Example:
+        >>> import metaface as mf
+        >>> import numpy as np
+        >>> heads = {"detection": {}, "alignment": {}, "recognition": {"people": 10}}
+        >>> joint = mf.recognition.JointFace(mf.multitask.MultiTask(heads))
+        >>> joint(np.zeros((2, 112, 112, 3), np.uint8)).shape, joint.dim
+        ((2, 128), 128)
+        >>> people = mf.Recognizer(joint, joint)
     """
 
     @refuse_moved(least="min_score=")

@@ -18,6 +18,19 @@ class Exact:
 
     Args:
         dim: D.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.recognition import Exact
+        >>> vectors = np.eye(3, 8, dtype=np.float32)
+        >>> search = Exact(8)
+        >>> search.add(np.array([10, 11, 12]), vectors)
+        >>> scores, ids = search.search(vectors[1:2], k=1)
+        >>> ids.tolist(), scores.round(2).tolist()
+        ([[11]], [[1.0]])
+        >>> search.remove(np.array([11]))
+        >>> sorted(search.ids().tolist())
+        [10, 12]
     """
 
     def __init__(self, dim: int) -> None:

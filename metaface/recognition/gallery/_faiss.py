@@ -27,6 +27,19 @@ class Faiss:
 
     Raises:
         ImportError: faiss is not installed.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.recognition import Faiss
+        >>> vectors = np.eye(3, 8, dtype=np.float32)
+        >>> search = Faiss(8)
+        >>> search.add(np.array([10, 11, 12]), vectors)
+        >>> scores, ids = search.search(vectors[1:2], k=1)
+        >>> ids.tolist(), scores.round(2).tolist()
+        ([[11]], [[1.0]])
+        >>> search.remove(np.array([11]))
+        >>> sorted(search.ids().tolist())
+        [10, 12]
     """
 
     def __init__(self, dim: int, *, share: float = 1 / 4) -> None:

@@ -33,6 +33,20 @@ class Qdrant:
     Raises:
         ImportError: qdrant-client is not installed.
         ValueError: the collection is there, and holds other vectors.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.recognition import Qdrant
+        >>> vectors = np.eye(3, 8, dtype=np.float32)
+        >>> search = Qdrant(8)
+        >>> search.add(np.array([10, 11, 12]), vectors)
+        >>> scores, ids = search.search(vectors[1:2], k=1)
+        >>> ids.tolist(), scores.round(2).tolist()
+        ([[11]], [[1.0]])
+        >>> search.remove(np.array([11]))
+        >>> sorted(search.ids().tolist())
+        [10, 12]
+        >>> search.close()
     """
 
     def __init__(self, dim: int, where: Any = ":memory:", *, collection: str = "metaface") -> None:

@@ -73,6 +73,17 @@ class Gallery:
         OSError: no such folder, or no right to create a file there.
         ValueError: ``keep_crops`` is not what the gallery was created with, or ``dim`` is not
             positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.recognition import Gallery
+        >>> gallery = Gallery("office.gallery", model="1f0c", model_name="toy", dim=8)
+        >>> gallery.add("Ana", np.eye(2, 8, dtype=np.float32))
+        >>> gallery.people(), gallery.enrolled().embeddings.shape
+        ({'Ana': 2}, (2, 8))
+        >>> gallery.forget("Ana"), gallery.people()
+        (2, {})
+        >>> gallery.close()
     """
 
     def __init__(

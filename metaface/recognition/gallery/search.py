@@ -66,6 +66,16 @@ def recall(search: Search, exact: Search, queries: np.ndarray, k: int) -> float:
         exact: an :class:`Exact` of the same vectors.
         queries: float32 ``[q, D]``.
         k: how many nearest, at least 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.recognition import Exact, Faiss, recall
+        >>> vectors = np.eye(8, dtype=np.float32)
+        >>> exact, faiss = Exact(8), Faiss(8)
+        >>> exact.add(np.arange(8), vectors)
+        >>> faiss.add(np.arange(6), vectors[:6])  # two are missing
+        >>> recall(faiss, exact, vectors, k=1)
+        0.75
     """
     got, want = search.search(queries, k)[1], exact.search(queries, k)[1]
     hits = sum(np.isin(w[w >= 0], f).sum() for f, w in zip(got, want, strict=True))
