@@ -66,12 +66,16 @@ def render_steps(
     Args:
         people: int ``[P]``, ids; see :func:`render`, as for the rest.
 
+    Raises:
+        ValueError: no such dial or step, when the first photographs are asked for.
+
     Example:
         >>> from metaface.synthetic import render_steps
         >>> steps = list(render_steps("yaw", [0, 1], photos=2, image_size=32, first=1))
         >>> [abs(step.pose[:, 0]).mean().round().item() for step in steps]
         [15.0, 30.0, 45.0, 60.0, 75.0]
     """
-    for step in range(first, len(STEPS.get(name, ())) + 1):
+    turn_dial(name, first)  # refuses what there is not
+    for step in range(first, len(STEPS[name]) + 1):
         domain = {"steps": turn_dial(name, step)}
         yield render([int(person) for person in people], photos, image_size, domain, seed)

@@ -128,6 +128,9 @@ def test_steps_refuse():
         synthetic.turn_dial("fog", 1)
     with pytest.raises(ValueError, match="yaw has the steps 0 to 5"):
         synthetic.turn_dial("yaw", 6)
+    for name, first in (("fog", 1), ("yaw", 6)):  # not no photographs, silently
+        with pytest.raises(ValueError, match="steps"):
+            list(synthetic.render_steps(name, np.array([1]), 1, 16, first=first))
 
 
 # ---------------------------------------------------------------- accuracy
