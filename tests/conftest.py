@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+# A script ignores Ctrl-C in what it starts in the background, and so do all that are started there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = Path(
     os.environ.get("METAFACE_TEST_DATA")

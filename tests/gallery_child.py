@@ -19,6 +19,7 @@ for name in ("metaface", "metaface.recognition"):  # without torch, which takes 
     sys.modules[name] = package
 
 import numpy as np  # noqa: E402
+from say import say  # noqa: E402
 
 from metaface.recognition.gallery.gallery import Gallery, GalleryError  # noqa: E402
 
@@ -59,7 +60,7 @@ def fill(gallery: Gallery, limit: int) -> None:
             assert "full" in str(error), error
             assert len(gallery.people()) == i, "it can be read after the error"
             return
-        print(f"person-{i}", flush=True)
+        say(f"person-{i}")
     sys.exit("nothing was full")
 
 
@@ -74,8 +75,8 @@ with Gallery(path, model="0123abcd", model_name="toy", dim=16) as gallery:
     elif what == "forget":
         for name in list(gallery.people())[: int(sys.argv[3])]:
             gallery.forget(name)
-            print(name, flush=True)
+            say(name)
     else:
         for i in range(int(sys.argv[3])):
             gallery.add(f"{what}-{i}", faces(1 + i % 5, i))
-            print(f"{what}-{i}", flush=True)
+            say(f"{what}-{i}")

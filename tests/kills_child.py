@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import torch
 from helpers import Row, portrait, squares
+from say import say
 
 from metaface.recognition import Gallery, Recognizer
 from metaface.recognition.gallery._store import Store
@@ -52,7 +53,7 @@ def _telling() -> None:
         def told(store, *arguments, method=method):
             if not told.said:
                 told.said = True
-                print("begin", flush=True)
+                say("begin")
             return method(store, *arguments)
 
         told.said = False
@@ -61,15 +62,15 @@ def _telling() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print("ready", flush=True)
+    say("ready")
     for line in sys.stdin:
         if not (child := os.fork()):
-            print(os.getpid(), flush=True)
+            say(os.getpid())
             what, path = line.split()
             people = opened(path)
             _telling()
             change(people, what)
-            print("done", flush=True)
+            say("done")
             os._exit(0)
         os.waitpid(child, 0)
-        print("end", flush=True)
+        say("end")

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 from helpers import Row
+from say import say
 
 from metaface.recognition import Gallery, Recognizer
 
@@ -31,13 +32,13 @@ def gallery(path: str) -> Gallery:
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
+    say("ready")
     for line in sys.stdin:
         if not (child := os.fork()):
             people = Recognizer(Row(), Plain(), gallery(line.strip()))
             for enrolled in people.enroll_all(sys.argv[1], progress=False):
-                print(enrolled.name, flush=True)
+                say(enrolled.name)
             os._exit(0)
-        print(child, flush=True)
+        say(child)
         os.waitpid(child, 0)
-        print("end", flush=True)
+        say("end")

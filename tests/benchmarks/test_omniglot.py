@@ -237,7 +237,14 @@ def names(faces: FaceSet) -> list[str]:
     return [faces.people[p] for p in faces.person_ids]
 
 
-@pytest.mark.parametrize("cell", ["maml-5w1s", "reptile-5w1s", "protonet-5w1s"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "maml-5w1s",
+        pytest.param("reptile-5w1s", marks=pytest.mark.slow),
+        pytest.param("protonet-5w1s", marks=pytest.mark.slow),
+    ],
+)
 def test_a_cell_goes_on_after_ctrl_c(cell, zips, tmp_path, monkeypatch, capsys):
     name = omniglot.training_of(cell)
     short = replace(omniglot.TRAININGS[name], iterations=4)

@@ -138,6 +138,7 @@ def test_a_folder_in_threads_gives_what_one_by_one_gives(recognizer, folder, fou
             assert a.score == pytest.approx(b.score, abs=1e-4)  # of batches of other sizes
 
 
+@pytest.mark.slow
 def test_sixty_photographs_in_threads(recognizer, tmp_path):
     """Of different people, so that a mix-up shows; twice, as threads are never the same."""
     faces = synthetic.render(people=range(1, 6), photos=12, image_size=112, seed=3)

@@ -23,7 +23,10 @@ NETS = {
     "resnet12": lambda: nets.ResNet12(3, (4, 8, 8, 8)),
     "mobilefacenet": lambda: nets.MobileFaceNet(3, (16, 16), features=8, norm="frozen"),
 }
-every_net = pytest.mark.parametrize("net", NETS)
+every_net = pytest.mark.parametrize(
+    "net",  # a depthwise network takes half a minute of small convolutions in float64
+    [pytest.param(n, marks=pytest.mark.slow) if n == "mobilefacenet" else n for n in NETS],
+)
 TASKS = few_tasks(3, ways=3, shots=2, queries=2)
 
 
