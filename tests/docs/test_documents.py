@@ -45,6 +45,7 @@ NOT_RUN = {
 QUICK = (
     "metaface preview --data photos/ --out people.png",
     "metaface enroll people/",
+    "metaface sweep --data photos/ --learners maml --trials 40",
     "metaface models check",
     "metaface people",
     "metaface adapt prototypes",
