@@ -38,7 +38,7 @@ test: $(VENV)/.development $(VENV)/.learn2learn
 suite: $(VENV)/.development $(VENV)/.learn2learn
 	$(SUITE)
 
-test-slow: $(VENV)/.development
+test-slow: $(VENV)/.development $(VENV)/.learn2learn
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 docs: $(VENV)/.docs

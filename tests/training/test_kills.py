@@ -97,7 +97,7 @@ def test_a_command_killed_at_random_moments_ends_as_it_would_have(command, tmp_p
     kills = runs = 0
     while kills < KILLS:  # a run that gets through is held against the whole one, and another begun
         runs += 1
-        status = None
+        status, before, began = None, kills, time.monotonic()
         while status is None:
             process = start(command, tmp_path / f"killed{runs}", "--resume")
             try:
@@ -106,6 +106,8 @@ def test_a_command_killed_at_random_moments_ends_as_it_would_have(command, tmp_p
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 kills += 1
+        if kills == before:  # the machine is faster than it was
+            length = min(length, time.monotonic() - began)
         assert status == 0, (tmp_path / "log.txt").read_text()
         assert result(command, tmp_path / f"killed{runs}") == result(command, tmp_path / "whole")
 
