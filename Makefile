@@ -63,7 +63,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.created
-	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[fast]'
 	@touch $@
 
 $(VENV)/.development: pyproject.toml | $(VENV)/.installed

@@ -78,7 +78,7 @@ class SharedBackbone(nn.Module):
         x: Tensor = self.sides[-1](maps[-1])
         for side, finer in zip(self.sides[-2::-1], maps[-2::-1], strict=True):
             x = F.interpolate(x, finer.shape[-2:]) + side(finer)
-        x = F.relu(self.norm(self.smooth(x)))
+        x = self.norm(self.smooth(x), relu=True)
         return x[..., : -(-height // STRIDE), : -(-width // STRIDE)]
 
 
@@ -130,7 +130,7 @@ class _Small(_Body):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.relu(self.first_norm(self.first(images * 2 - 1)))
+        x = self.first_norm(self.first(images * 2 - 1), relu=True)
         maps = []
         for stage in self.stages:
             x = stage(x)
@@ -155,7 +155,7 @@ class Residual(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x), relu=True)))
         return F.relu(y + self.skip(x))
 
 
@@ -188,7 +188,7 @@ class _Conv4(_Body):
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images * 2 - 1, []
         for conv, norm in zip(self.net.convs, self.net.norms, strict=True):
-            x = F.relu(norm(conv(x), pool=True))
+            x = norm(conv(x), pool=True, relu=True)
             maps.append(x)
         return maps[1:]
 

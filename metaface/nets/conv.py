@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -36,14 +37,21 @@ def to_channels_last(t: Tensor) -> Tensor:
     if c == 1 and t.is_contiguous():  # the same bytes; torch goes by the strides
         strides = t.stride()[: len(lead)]
         return t.as_strided(t.shape, (*strides, 1, w, 1))
+    if t.ndim == 4:
+        return t.contiguous(memory_format=torch.channels_last)
     if t.stride(-3) == 1 and t.movedim(-3, -1).is_contiguous():
         return t
     return t.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    *lead, c, h, w = shape
-    return like.new_empty(*lead, h, w, c).movedim(-1, -3)
+def empty_channels_last(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """``[..., C, H, W]`` with channels innermost in memory, on the device of ``like``."""
+    strides = [1, shape[-1] * shape[-3], shape[-3]]
+    size = math.prod(shape[-3:])
+    for length in reversed(shape[:-3]):
+        strides.insert(0, size)
+        size *= length
+    return torch.empty_strided(shape, strides, dtype=dtype or like.dtype, device=like.device)
 
 
 # x [n, C, H, W] with weight [O, I, k, k], or [T, n, C, H, W] with [T, O, I, k, k]: task by task.
@@ -59,7 +67,7 @@ def _forward(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     for task in range(len(x)):
         result = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
         if out is None:
-            out = _empty(result, len(x), *result.shape)
+            out = empty_channels_last(result, len(x), *result.shape)
         out[task].copy_(result)
     assert out is not None
     return out
@@ -90,8 +98,8 @@ def _backward(
 
     if x.ndim == 4:
         return one(g, x, weight)
-    all_x = _empty(x, *x.shape) if to_x else None
-    all_weight = _empty(weight, *weight.shape)
+    all_x = empty_channels_last(x, *x.shape) if to_x else None
+    all_weight = empty_channels_last(weight, *weight.shape)
     for task in range(len(x)):
         by_x, by_weight = one(g[task], x[task], weight[task])
         all_weight[task].copy_(by_weight)

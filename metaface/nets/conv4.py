@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metaface.nets.conv import Conv2d
 from metaface.nets.norm import Norm2d, NormMode
@@ -57,5 +56,5 @@ class Conv4(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images * 2 - 1
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(norm(conv(x), pool=self.down == "pool"))
+            x = norm(conv(x), pool=self.down == "pool", relu=True)
         return x.flatten(1)

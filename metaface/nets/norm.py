@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.nets.conv import to_channels_last
+from metaface.nets.fused import can_fuse, normalise_and_scale
 
 NormMode = Literal["batch", "frozen", "pinned", "group"]
 MODES: tuple[NormMode, ...] = get_args(NormMode)
@@ -32,9 +33,10 @@ class Norm2d(nn.Module):
     call with a gamma that differs by task gives wrong second-order gradients, silently
     (pytorch/functorch#534).
 
-    ``forward(x, pool=True)`` halves the picture by 2x2 max pooling as well. What follows the
-    normalisation (gamma, beta, ReLU) is monotone in each channel, so pooling first gives the same
-    numbers, and leaves it a quarter of the work.
+    ``forward(x, pool=True, relu=True)`` applies ReLU and halves the picture by 2x2 max pooling as
+    well. What follows the normalisation (gamma, beta, ReLU) is monotone in each channel, so pooling
+    first gives the same numbers, and leaves it a quarter of the work. All of it is one pass over
+    memory where numba is installed; see :mod:`metaface.nets.fused`.
 
     Example:
         >>> import torch
@@ -63,22 +65,30 @@ class Norm2d(nn.Module):
             self.register_buffer("running_var", torch.ones(channels))
             self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
 
-    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
-        up = None  # +1 or -1: whether a channel rises or falls with gamma
-        if pool and self.weight is not None:
-            up = torch.where(self.weight.detach() < 0, -1.0, 1.0).to(x).view(-1, 1, 1)
-        stored = self.mode == "frozen" and not self.training and not self.collecting
-        if stored or self.mode == "pinned":
+    def forward(self, x: Tensor, pool: bool = False, relu: bool = False) -> Tensor:
+        groups = self.groups if self.mode == "group" else None
+        frozen = self.mode == "frozen" and not self.training and not self.collecting
+        if frozen or self.mode == "pinned":
             x = F.batch_norm(x, self.running_mean, self.running_var, training=False)
-            x = _pool(x, up) if pool else x
+            x = _pool(x, self._rising()) if pool else x
         else:
             if self.collecting:
                 self._collect(x)
-            groups = self.groups if self.mode == "group" else None
-            x = normalise(x, groups, pool, up)
+            if can_fuse(x):
+                gamma = torch.ones_like(self.bias) if self.weight is None else self.weight
+                return normalise_and_scale(x, gamma, self.bias, groups, pool, relu)
+            x = normalise(x, groups, pool, self._rising() if pool else None)
         if self.weight is None:
-            return x + self.bias.view(-1, 1, 1)
-        return torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
+            x = x + self.bias.view(-1, 1, 1)
+        else:
+            x = torch.addcmul(self.bias.view(-1, 1, 1), x, self.weight.view(-1, 1, 1))
+        return F.relu(x) if relu else x
+
+    def _rising(self) -> Tensor | None:
+        """``[C, 1, 1]``: +1 where a channel rises with gamma, else -1; None: all rise."""
+        if self.weight is None:
+            return None
+        return torch.where(self.weight.detach() < 0, -1.0, 1.0).to(self.weight).view(-1, 1, 1)
 
     def _collect(self, x: Tensor) -> None:
         var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
