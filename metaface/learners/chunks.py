@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,10 +75,14 @@ def choose_chunk(episodes: Episodes, threads: int) -> int:
 
 
 def replicate(module: Module) -> Module:
-    """A module of its own around the same tensors.
+    """A module of its own around the same memory: for another thread.
 
     ``torch.func.functional_call`` swaps a module's weights in place for the length of a call, so
-    that two threads must not share one.
+    that two threads must not share one. Nor may they share a parameter that they differentiate by:
+    torch (2.14) holds the parameter's lock while it waits for Python's, and Python's while it
+    waits for the parameter's, and now and then two threads wait for ever.
     """
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(t): t for t in tensors})
+    own: dict[int, torch.Tensor] = {id(b): b for b in module.buffers()}
+    for p in module.parameters():
+        own[id(p)] = nn.Parameter(p.detach(), p.requires_grad)
+    return copy.deepcopy(module, own)
