@@ -50,6 +50,20 @@ def can_fuse(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _ZEROS and _load() is not None
 
 
+@functools.cache
+def compile_passes() -> None:
+    """Compile them for float32: some 15 seconds once on a machine, then they are loaded.
+
+    Training calls it before its clock starts.
+    """
+    with torch.enable_grad():
+        x = torch.arange(4.0).view(1, 1, 2, 2).requires_grad_()
+        if can_fuse(x):
+            y = normalise_and_scale(x, torch.ones(1), torch.zeros(1), None, True, True)
+            (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            torch.autograd.grad(slope.sum(), x)
+
+
 def _run(name: str, tensors: tuple[Tensor | None, ...], settings: tuple[Any, ...]) -> None:
     """One of the compiled passes over the memory of ``tensors``; the first is x, the second gamma,
     and None stands for what is not needed: places where nothing is pooled, y without ReLU."""

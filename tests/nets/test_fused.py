@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
-from helpers import few_tasks
+from helpers import few_tasks, train
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from metaface.learners import MAML
+from metaface.data import FaceSet
+from metaface.learners import MAML, Prototypical
 from metaface.nets import Conv4, Norm2d, fused, norm
 
 pytest.importorskip("numba", reason="numba is not installed: metaface[fast]")
@@ -159,3 +161,28 @@ def test_without_a_place_for_compiled_passes_training_goes_on_and_says_so(monkey
     monkeypatch.setattr(fused.importlib, "import_module", refuse)
     assert fused._load.__wrapped__() is None
     assert "NUMBA_CACHE_DIR" in caplog.text and "no locator" in caplog.text
+
+
+def test_training_compiles_the_passes_before_its_clock_starts(monkeypatch):
+    """Seconds that would come out of the first learner's budget of time."""
+    from metaface.training import loop
+
+    moments: list[str] = []
+    clock = loop.time.monotonic
+    monkeypatch.setattr(loop, "compile_passes", lambda: moments.append("compiled"))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: moments.append("clock") or clock())
+    faces = FaceSet.from_arrays(np.zeros((24, 16, 16, 3), np.uint8), np.arange(24) // 3)
+    train(Prototypical(Conv4(3, 8)), faces, ways=3, iterations=1, device="cpu", progress=False)
+    assert moments[0] == "compiled" and "clock" in moments
+
+
+def test_what_is_compiled_beforehand_is_what_a_step_runs():
+    from metaface.nets import _kernels
+
+    fused.compile_passes.__wrapped__()
+    passes = (_kernels.forward, _kernels.backward, _kernels.second)
+    before = [len(one.signatures) for one in passes]
+    assert all(before)
+    learner = MAML(Conv4(3, 16, "group"), 0.1, 2)
+    learner.meta_step(few_tasks(2, ways=3, shots=2, queries=2).to(torch.float32))
+    assert [len(one.signatures) for one in passes] == before
