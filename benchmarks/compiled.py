@@ -1,0 +1,77 @@
+"""Training with the compiled passes of ``metaface[fast]`` beside training without, in one run.
+
+python benchmarks/compiled.py --rounds 7
+
+The reference case of ``benchmarks/peers.py``, weights and tasks as there. With and without take
+turns after a warm-up; a figure is the median of the rounds' ratios, with quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+from sides import INNER_LR, REPTILE_BATCH, REPTILE_LR, Case, network, tasks_in_memory
+
+import metaface as mf
+from metaface.nets import norm
+from metaface.nets.fused import can_fuse
+
+CPU = torch.device("cpu")
+CASE = Case("compiled")
+LEARNERS: dict[str, Callable[..., mf.learners.MetaLearner]] = {
+    "MAML, second order": lambda body, head: mf.learners.MAML(
+        body, INNER_LR, CASE.steps, head=head, head_lr=None
+    ),
+    "MAML, first order": lambda body, head: mf.learners.MAML(
+        body, INNER_LR, CASE.steps, head=head, head_lr=None, first_order=True
+    ),
+    "Reptile": lambda body, head: mf.learners.Reptile(
+        body, REPTILE_LR, CASE.steps, head=head, head_lr=None, inner_batch=REPTILE_BATCH
+    ),
+    "Prototypical": lambda body, head: mf.learners.Prototypical(body),
+}
+
+
+def measure(learner: mf.learners.MetaLearner, tasks: mf.Episodes, seconds: float) -> float:
+    """Tasks a second, over ``seconds`` at least."""
+    began, steps = time.perf_counter(), 0
+    while steps == 0 or time.perf_counter() - began < seconds:
+        learner.meta_step(tasks)
+        steps += 1
+    return steps * len(tasks) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, at the least")
+    options = parser.parse_args()
+    tasks = tasks_in_memory(CASE, CPU)
+    if not can_fuse(tasks.query):
+        sys.exit("numba is not installed: pip install 'metaface[fast]'")
+    for name, make in LEARNERS.items():
+        learner = make(*network(CASE, CPU)).train()
+        ratios, rates = [], []
+        for turn in range(options.rounds + 1):
+            fast = measure(learner, tasks, options.seconds)
+            with patch.object(norm, "can_fuse", lambda x: False):
+                slow = measure(learner, tasks, options.seconds)
+            if turn:  # the first is a warm-up
+                ratios.append(fast / slow)
+                rates.append(fast)
+        low, middle, high = statistics.quantiles(ratios * 2, n=4)
+        print(
+            f"{name:20} {statistics.median(rates):6.1f} tasks/s, {middle:.2f} times those without "
+            f"({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
