@@ -21,6 +21,7 @@ from metaface.learners import FeatureLearner, MetaLearner
 from metaface.learners.checks import check_scores
 from metaface.metrics.intervals import ci95
 from metaface.nets import find_not_finite
+from metaface.nets.norm import prepare
 
 log = logging.getLogger("metaface.evaluation")
 
@@ -151,6 +152,7 @@ def evaluate(
         support_domain=support_domain,
         query_domain=query_domain,
     )
+    prepare(learner)  # not on the time of adapting
     people, counts, seconds = _answer(learner, sampler, episodes, progress)
     hits = np.einsum("enn->en", counts)
     with np.errstate(invalid="ignore"):

@@ -52,9 +52,9 @@ def can_fuse(x: Tensor) -> bool:
 
 @functools.cache
 def compile_passes() -> None:
-    """Compile them for float32: some 15 seconds once on a machine, then they are loaded.
+    """Compile them for float32: some seconds once on a machine, then they are loaded.
 
-    Training calls it before its clock starts.
+    Training and evaluation do it before their clocks start, see ``norm.prepare``.
     """
     with torch.enable_grad():
         x = torch.arange(4.0).view(1, 1, 2, 2).requires_grad_()

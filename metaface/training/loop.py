@@ -20,8 +20,8 @@ from metaface import checkpoint
 from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
-from metaface.nets import Norm2d, find_not_finite
-from metaface.nets.fused import compile_passes
+from metaface.nets import find_not_finite
+from metaface.nets.norm import prepare
 from metaface.nets.weights import is_safetensors
 from metaface.training import runs
 from metaface.training.distributed import Group
@@ -104,8 +104,7 @@ class Training(ABC):
         )
         self.history = History()
         self._sums: dict[str, list[float]] = {}  # sum and count since the last row of the curve
-        if any(isinstance(module, Norm2d) for module in model.modules()):
-            compile_passes()  # not out of a budget of time
+        prepare(model)  # not out of a budget of time
         self._started = time.monotonic()
 
     # -- what a subclass says ------------------------------------------------------------------

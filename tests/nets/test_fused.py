@@ -13,8 +13,10 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from metaface.data import FaceSet
+from metaface.evaluation import episodic, evaluate
 from metaface.learners import MAML, Prototypical
 from metaface.nets import Conv4, Norm2d, fused, norm
+from metaface.training import loop
 
 pytest.importorskip("numba", reason="numba is not installed: metaface[fast]")
 
@@ -163,16 +165,23 @@ def test_without_a_place_for_compiled_passes_training_goes_on_and_says_so(monkey
     assert "NUMBA_CACHE_DIR" in caplog.text and "no locator" in caplog.text
 
 
-def test_training_compiles_the_passes_before_its_clock_starts(monkeypatch):
-    """Seconds that would come out of the first learner's budget of time."""
-    from metaface.training import loop
-
+@pytest.mark.parametrize("where", [loop, episodic], ids=["training", "evaluation"])
+def test_passes_are_compiled_before_a_clock_starts(where, monkeypatch):
+    """Seconds that would come out of a budget of time, or count as time to adapt."""
     moments: list[str] = []
-    clock = loop.time.monotonic
-    monkeypatch.setattr(loop, "compile_passes", lambda: moments.append("compiled"))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: moments.append("clock") or clock())
+
+    def watch(name: str) -> None:
+        clock = getattr(where.time, name)
+        monkeypatch.setattr(where.time, name, lambda: moments.append("clock") or clock())
+
+    monkeypatch.setattr(norm, "compile_passes", lambda: moments.append("compiled"))
+    watch("monotonic" if where is loop else "perf_counter")
     faces = FaceSet.from_arrays(np.zeros((24, 16, 16, 3), np.uint8), np.arange(24) // 3)
-    train(Prototypical(Conv4(3, 8)), faces, ways=3, iterations=1, device="cpu", progress=False)
+    learner = Prototypical(Conv4(3, 8))
+    if where is loop:
+        train(learner, faces, ways=3, iterations=1, device="cpu", progress=False)
+    else:
+        evaluate(learner, faces, ways=3, shots=1, queries=1, episodes=2, progress=False)
     assert moments[0] == "compiled" and "clock" in moments
 
 
