@@ -57,7 +57,9 @@ def check_package() -> None:
     assert mf.__version__ == metadata.version("metaface")
     files = {item.name for item in resources.files("metaface.report").iterdir()}
     templates = {name for name in files if name.endswith(".html")}
-    assert {"base.html", "page.html", "table.html", "notes.html"} <= templates, templates
+    source = Path(__file__).resolve().parents[1] / "metaface" / "report"
+    wanted = {path.name for path in source.glob("*.html")}
+    assert wanted and templates == wanted, f"templates {templates}, in the source {wanted}"
     assert resources.files("metaface").joinpath("py.typed").is_file()
     assert "identify" in metaface("--help")
     assert mf.__version__ in metaface("--version")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaface.nets.conv import empty_channels_last, to_channels_last
 
@@ -46,8 +46,12 @@ def _load() -> types.ModuleType | None:
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether there are compiled passes for numbers like those of ``x``."""
-    return x.device.type == "cpu" and x.dtype in _ZEROS and _load() is not None
+    """Whether there are compiled passes for numbers like those of ``x``, and ``x`` has numbers:
+    while a network is traced, exported or compiled, it may have none."""
+    if x.device.type != "cpu" or x.dtype not in _ZEROS or type(x) not in (Tensor, nn.Parameter):
+        return False
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return not (traced or torch.compiler.is_compiling()) and _load() is not None
 
 
 @functools.cache
@@ -103,8 +107,18 @@ class _Fused(torch.autograd.Function):
     ) -> Any:
         x, gamma, beta = to_channels_last(x), gamma.contiguous(), beta.contiguous()
         *lead, c, height, width = x.shape
+        by_task = gamma.shape == (*lead[:-1], c) and len(lead) == 2
+        fits = gamma.shape == beta.shape and (by_task or gamma.shape == (c,))
+        if not fits or not x.dtype == gamma.dtype == beta.dtype or gamma.device != x.device:
+            raise RuntimeError(
+                f"normalisation of {list(x.shape)} {x.dtype} takes {c} gammas and betas of the "
+                f"same type, got {list(gamma.shape)} {gamma.dtype} and "
+                f"{list(beta.shape)} {beta.dtype}"
+            )
         if pool:
             height, width = height // 2, width // 2
+            if not height or not width:
+                raise RuntimeError(f"2x2 pooling takes 2 pixels a side, got {list(x.shape)}")
         small = *lead, c, height, width
         y, z = empty_channels_last(x, *small), empty_channels_last(x, *small)
         places = empty_channels_last(x, *small, dtype=torch.uint8) if pool else None

@@ -175,7 +175,7 @@ def normalise(
         pool: pool the result.
         up: ``[C, 1, 1]`` of +1 and -1, channels of -1 are pooled by their least; None: all +1.
     """
-    if not x.is_cuda:
+    if not (x.is_cuda or torch.compiler.is_compiling()):  # exported, these are torch's calls
         up = x.new_ones(()) if up is None else up
         out: Tensor = _Normalise.apply(x, up, groups, pool)[0]
         return out

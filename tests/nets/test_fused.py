@@ -195,3 +195,34 @@ def test_what_is_compiled_beforehand_is_what_a_step_runs():
     learner = MAML(Conv4(3, 16, "group"), 0.1, 2)
     learner.meta_step(few_tasks(2, ways=3, shots=2, queries=2).to(torch.float32))
     assert [len(one.signatures) for one in passes] == before
+
+
+@pytest.mark.parametrize(
+    "x, channels, dtype, said",
+    [
+        ((2, 16, 4, 4), 8, torch.float32, r"takes 16 gammas .*got \[8\]"),
+        ((2, 4, 4, 4), 8, torch.float32, r"takes 4 gammas .*got \[8\]"),
+        ((2, 8, 4, 4), 8, torch.float64, r"same type, got \[8\] torch.float64"),
+        ((2, 8, 1, 4), 8, torch.float32, r"2 pixels a side, got \[2, 8, 1, 4\]"),
+    ],
+)
+def test_memory_that_does_not_fit_is_refused(x, channels, dtype, said):
+    given = torch.ones(channels, dtype=dtype), torch.zeros(channels, dtype=dtype)
+    with pytest.raises(RuntimeError, match=said):
+        fused.normalise_and_scale(torch.rand(x), *given, None, True, True)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and warns of what it cannot see
+def test_a_network_that_is_traced_or_exported_goes_by_torchs_own_calls():
+    net, images = Conv4(3, 8).eval(), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        want = net(images)
+        traced = torch.jit.trace(net, images, check_trace=False)
+        torch.testing.assert_close(traced(images), want)
+        exported = torch.export.export(net, (images,)).module()
+        torch.testing.assert_close(exported(images), want)
+
+
+def test_no_photographs_are_none():
+    out = fused.normalise_and_scale(torch.rand(0, 8, 4, 4), *torch.ones(2, 8), 2, True, True)
+    assert out.shape == (0, 8, 2, 2)
