@@ -85,6 +85,8 @@ _NAMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("embedders", "gallery"):
+        return importlib.import_module(f"metaface.recognition.{name}")
     if name not in _NAMES:
         raise AttributeError(f"module 'metaface.recognition' has no attribute {name!r}")
     value = getattr(importlib.import_module(_NAMES[name]), name)

@@ -8,6 +8,8 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,33 @@ def test_who_is_exempt_is_still_there_and_has_none() -> None:
     public = find_public()
     for name in EXEMPT:
         assert ">>>" not in public[name].__doc__, f"{name} has an example: take it out of EXEMPT"
+
+
+# -- names in the pages --------------------------------------------------------------------------
+
+
+def test_names_in_the_pages_are_there_after_import_metaface():
+    """``metaface.recognition.embedders.load`` as a page prints it, with nothing else imported."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages.remove(ROOT / "docs" / "decisions.md")  # tells of former names, too
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`(metaface(?:\.\w+)+)", page.read_text(encoding="utf-8"))
+        if not name.endswith((".gallery", ".png", ".toml"))
+    }
+    assert len(named) > 20
+    code = (
+        "import sys, metaface\n"
+        "for name in sys.argv[1:]:\n"
+        "    value = metaface\n"
+        "    for part in name.split('.')[1:]:\n"
+        "        if not hasattr(value, part):\n"
+        "            print(name)\n"
+        "            break\n"
+        "        value = getattr(value, part)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *sorted(named)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []
