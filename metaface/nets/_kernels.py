@@ -212,22 +212,22 @@ def _pick(x: Any, h: Any, places: Any, picked: Any, total: Any, t: int, pool: bo
 
 
 @_compile
-def _find_factors(total: Any, k: Any, hg: Any, count: int, group: int) -> None:
+def _find_factors(total: Any, k: Any, count: int, group: int) -> None:
     """What the passes of :func:`second` multiply by, of a set's sums.
 
     Args:
         total: sums of h, h x, gu times h where it was pooled, gu, gu z; room for two more, those of
             the gradient by z that comes by way of gamma's, hg gu, and of it times z.
-        k: gamma, s and mean in the last three rows; the factors into the others.
+        k: gamma, s, mean, hb and hg in the last five rows; the factors into the others.
     """
     channels = total.shape[1]
     for c in range(channels):
-        total[5, c], total[6, c] = hg[c] * total[3, c], hg[c] * total[4, c]
+        total[5, c], total[6, c] = k[10, c] * total[3, c], k[10, c] * total[4, c]
         for kind in range(2, 5):
-            total[kind, c] *= k[7, c]
+            total[kind, c] *= k[6, c]
     _share(total, group)
     for c in range(channels):
-        root, m = np.float64(k[8, c]), np.float64(k[9, c])
+        root, m = np.float64(k[7, c]), np.float64(k[8, c])
         sum0, a0, a1 = total[0, c], total[3, c] / count, total[4, c] / count
         sum1 = (total[1, c] - m * sum0) * root
         by_s = total[2, c] - a0 * sum0 - a1 * sum1
@@ -235,8 +235,8 @@ def _find_factors(total: Any, k: Any, hg: Any, count: int, group: int) -> None:
         slope = square * root * (2 * a1 * sum1 - by_s) - square * total[6, c]
         k[0, c] = square * (a1 * sum0 + a0 * sum1) - slope * m - root * total[5, c] / count
         k[1, c], k[2, c] = slope, -root * root * a1
-        k[3, c] = root * hg[c] - square * sum1 * k[7, c]
-        k[4, c], k[5, c], k[6, c] = root, -root * sum0 / count, -root * sum1 / count
+        k[3, c] = root * k[10, c] - square * sum1 * k[6, c]
+        k[4, c], k[5, c] = -root * sum0 / count, -root * sum1 / count
 
 
 @_compile
@@ -257,7 +257,7 @@ def second(at: Any, shape: Any, zero: Any, pool: bool, relu: bool) -> None:
     out_x = carray(_at(out_x_at, zero), large)
     high, wide = small[2:4]
     total, row = np.zeros((7, channels), np.float64), np.full((3, channels), zero)
-    k = np.full((12, channels), zero)
+    k = np.full((11, channels), zero)
     out_gamma[:] = 0
     for t in range(sets):
         g = t * rows // sets
@@ -274,9 +274,9 @@ def second(at: Any, shape: Any, zero: Any, pool: bool, relu: bool) -> None:
                         row[2, c] += u * z[t, i, r, q, c]
                 _collect(total[2:], row)
         for c in range(channels):
-            k[7, c], k[8, c], k[9, c], k[10, c] = gamma[g, c], s[t, c], mean[t, c], hb[g, c]
-            k[11, c] = hg[g, c]
-        _find_factors(total, k, hg[g], count, group)
+            k[6, c], k[7, c], k[8, c] = gamma[g, c], s[t, c], mean[t, c]
+            k[9, c], k[10, c] = hb[g, c], hg[g, c]
+        _find_factors(total, k, count, group)
         total[0] = 0
         for i in range(images):
             for r in range(height):
@@ -294,14 +294,14 @@ def second(at: Any, shape: Any, zero: Any, pool: bool, relu: bool) -> None:
             for r in range(high):
                 for q in range(wide):
                     for c in range(channels):
-                        by_z = out_y[t, i, r, q, c] * k[4, c] + k[5, c] + k[6, c] * z[t, i, r, q, c]
+                        by_z = out_y[t, i, r, q, c] * k[7, c] + k[4, c] + k[5, c] * z[t, i, r, q, c]
                         by_z = zero if relu and y[t, i, r, q, c] <= 0 else by_z
                         out_y[t, i, r, q, c] = by_z
                     for c in range(channels):
                         row[0, c] += out_y[t, i, r, q, c] * by_y[t, i, r, q, c]
                     for c in range(channels):
-                        by_u = out_y[t, i, r, q, c] * k[7, c] + k[11, c] * z[t, i, r, q, c]
-                        by_u = zero if relu and y[t, i, r, q, c] <= 0 else by_u + k[10, c]
+                        by_u = out_y[t, i, r, q, c] * k[6, c] + k[10, c] * z[t, i, r, q, c]
+                        by_u = zero if relu and y[t, i, r, q, c] <= 0 else by_u + k[9, c]
                         out_y[t, i, r, q, c] = by_u
                 _collect(total[:1], row[:1])
         for c in range(channels):
