@@ -201,6 +201,7 @@ def train(
         run=Run(
             seed=settings.seed,
             device=settings.device,
+            precision=settings.precision,
             out=out,
             resume=resume,
             spec=spec,

@@ -118,6 +118,7 @@ def train_learner(
         run=Run(
             seed=seed,
             device=job.device,
+            precision=job.precision,
             out=out,
             resume=True,
             spec=spec,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Settings = tuple[list[int], list[int], int]  # stride, padding, groups
+Settings = tuple[list[int], list[int], int, bool]  # stride, padding, groups, in bfloat16
+Precision = Literal["float32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+CHANNELS_BF16 = 16  # with fewer input channels, bfloat16 is not faster
 
 
 class Conv2d(nn.Conv2d):
@@ -19,16 +24,78 @@ class Conv2d(nn.Conv2d):
     Under ``torch.func.vmap`` with batched weights torch makes one grouped convolution of them. On
     a CPU one convolution a task, channels innermost, is several times faster (see
     ``docs/performance.md``), and so is a second derivative made of such convolutions. Elsewhere
-    this is the plain convolution.
+    this is the plain convolution. See :func:`convolve_in` for bfloat16.
     """
+
+    bf16 = False  # see convolve_in
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a product sums over so many channels that bfloat16 is faster."""
+        return self.in_channels // self.groups >= CHANNELS_BF16
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(x)
-        out: Tensor = _Conv.apply(
-            x, self.weight, (list(self.stride), list(self.padding), self.groups)
-        )
+        settings = list(self.stride), list(self.padding), self.groups, self.bf16
+        out: Tensor = _Conv.apply(x, self.weight, settings)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+
+
+def check_precision(module: nn.Module, precision: Precision) -> None:
+    """Refuse what :func:`convolve_in` cannot do, or would do to no layer.
+
+    Raises:
+        ValueError: no such precision, or not with this network, on this device or processor.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if precision == "float32":
+        return
+    weights = [m.weight for m in module.modules() if isinstance(m, Conv2d) and m.is_wide]
+    if not weights:
+        raise ValueError(
+            f"precision={precision!r}: this network has no metaface.nets.conv.Conv2d of "
+            f"{CHANNELS_BF16} input channels or more, whose products it is for: leave it out"
+        )
+    if weights[0].device.type != "cpu" or weights[0].dtype != torch.float32:
+        raise ValueError(
+            f"precision={precision!r} is for float32 weights on the CPU, these are "
+            f"{weights[0].dtype} on {weights[0].device}: leave it out"
+        )
+    if not torch.cpu._is_avx512_bf16_supported():
+        raise ValueError(
+            f"precision={precision!r}: this processor has no instructions for bfloat16 (AVX-512 "
+            "BF16 or AMX), and would be slower for it: leave it out"
+        )
+
+
+@contextmanager
+def convolve_in(module: nn.Module, precision: Precision) -> Iterator[None]:
+    """Compute the convolutions of ``module`` in ``precision`` for the length of a ``with`` block.
+
+    ``bf16``: what a convolution takes and what it gives, in both derivatives as well, is rounded to
+    bfloat16 (8 bits of mantissa). Its sums, the weights, their updates, normalisation and all that
+    is no convolution stay float32, and so do convolutions of few input channels.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> from metaface.nets.conv import convolve_in
+        >>> net, images = mf.nets.Conv4(), torch.rand(2, 3, 28, 28)
+        >>> with convolve_in(net, "bf16"):
+        ...     rounded = net(images)
+        >>> bool((rounded - net(images)).abs().max() < 0.1 * rounded.abs().max())
+        True
+    """
+    layers = [m for m in module.modules() if isinstance(m, Conv2d) and m.is_wide]
+    for layer in layers:
+        layer.bf16 = precision == "bf16"
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bf16 = False
 
 
 def to_channels_last(t: Tensor) -> Tensor:
@@ -58,16 +125,22 @@ def empty_channels_last(like: Tensor, *shape: int, dtype: torch.dtype | None = N
 # A convolution is bilinear, so that its first and second derivatives are convolutions again.
 
 
+def _factor(t: Tensor, bf16: bool) -> Tensor:
+    """``t`` as the convolution takes it."""
+    t = to_channels_last(t)
+    return t.bfloat16() if bf16 else t
+
+
 def _forward(x: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    stride, padding, groups = settings
-    x, weight = to_channels_last(x), to_channels_last(weight)
+    stride, padding, groups, bf16 = settings
+    dtype, x, weight = x.dtype, _factor(x, bf16), _factor(weight, bf16)
     if x.ndim == 4:
-        return F.conv2d(x, weight, None, stride, padding, 1, groups)
+        return F.conv2d(x, weight, None, stride, padding, 1, groups).to(dtype)
     out = None
     for task in range(len(x)):
         result = F.conv2d(x[task], weight[task], None, stride, padding, 1, groups)
         if out is None:
-            out = empty_channels_last(result, len(x), *result.shape)
+            out = empty_channels_last(result, len(x), *result.shape, dtype=dtype)
         out[task].copy_(result)
     assert out is not None
     return out
@@ -77,8 +150,9 @@ def _backward(
     g: Tensor, x: Tensor, weight: Tensor, settings: Settings, to_x: bool
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients by x (None unless ``to_x``) and by weight, of ``g`` by the output."""
-    g, x, weight = to_channels_last(g), to_channels_last(x), to_channels_last(weight)
-    stride, padding, groups = settings
+    stride, padding, groups, bf16 = settings
+    dtype = x.dtype
+    g, x, weight = _factor(g, bf16), _factor(x, bf16), _factor(weight, bf16)
 
     def one(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor]:
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(
@@ -97,9 +171,10 @@ def _backward(
         return by_x, by_weight
 
     if x.ndim == 4:
-        return one(g, x, weight)
-    all_x = empty_channels_last(x, *x.shape) if to_x else None
-    all_weight = empty_channels_last(weight, *weight.shape)
+        by_x, by_weight = one(g, x, weight)
+        return None if by_x is None else by_x.to(dtype), by_weight.to(dtype)
+    all_x = empty_channels_last(x, *x.shape, dtype=dtype) if to_x else None
+    all_weight = empty_channels_last(weight, *weight.shape, dtype=dtype)
     for task in range(len(x)):
         by_x, by_weight = one(g[task], x[task], weight[task])
         all_weight[task].copy_(by_weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 28  # pixels; metaface.data.IMAGE_SIZE
 MINUTES = 0.6  # training time of each learner, unless the user says otherwise
+Precision = Literal["float32", "bf16"]  # metaface.nets.conv.Precision
 RECIPE = ("ways", "shots", "queries", "meta_batch", "lr")  # in Job.options: no learner's argument
 DOMAIN_PROTOCOLS = ("pairs", "leave-one-out", "all")
 ALL, ALL_BUT = "all", "all-but-"  # train domains of the protocols of many
@@ -76,6 +77,8 @@ class JobSettings:
         device: Device to compute on: cpu, cuda, cuda:1, and so on. Default: a GPU where there is
             one.
         task_chunk: Tasks computed at once at most, to bound memory. Default: as many as is fast.
+        precision: Of the convolutions of a training step: float32, or bf16 for more steps a second
+            where the processor has bfloat16.
 
     Example:
         >>> from metaface.options import JobSettings
@@ -105,6 +108,7 @@ class JobSettings:
     options: Annotated[dict[str, dict[str, Any]], _unasked] = field(default_factory=dict)
     device: Device = None
     task_chunk: MaybeCount = None
+    precision: Precision = "float32"
 
     def given(self, learner: str) -> dict[str, Any]:
         """What the user asked for of the recipe of ``learner``: keyword arguments of ``train``."""

@@ -21,6 +21,7 @@ from metaface._lock import locked
 from metaface._progress import track
 from metaface._text import given_path
 from metaface.nets import find_not_finite
+from metaface.nets.conv import check_precision, convolve_in
 from metaface.nets.norm import prepare
 from metaface.nets.weights import is_safetensors
 from metaface.training import runs
@@ -97,8 +98,10 @@ class Training(ABC):
         group: Group = Group(),  # noqa: B008 - frozen
     ) -> None:
         budget.spent(0, 0, 0.0)  # refused now where it has no limit
+        check_precision(model, run.precision)
         self.model, self.optimizer, self.budget, self.run = model, optimizer, budget, run
-        self.definition, self.group = definition, group
+        options = {**definition["options"], "precision": run.precision}
+        self.definition, self.group = {**definition, "options": options}, group
         self.path = (
             None if run.out is None else given_path(run.out, "the results") / "checkpoint.pt"
         )
@@ -216,7 +219,8 @@ class Training(ABC):
         rate = self.rate(before)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        photographs = self.step()
+        with convolve_in(self.model, self.run.precision):
+            photographs = self.step()
         if (weight := find_not_finite(self.model)) is not None:
             raise FloatingPointError(
                 f"{weight} is not finite after step {history.iterations}: use a lower learning "

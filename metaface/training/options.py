@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from metaface.episodes import Augment
     from metaface.learners.spec import ModelSpec
+    from metaface.nets.conv import Precision
 
 AUGMENT = ("flip", "crop", "light")
 LIMITS = ("iterations", "images", "minutes")  # of a budget
@@ -140,12 +141,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how a training runs; nothing here but ``seed`` and ``on_finish`` changes what is
-    learnt.
+    """Where and how a training runs; nothing here but ``seed``, ``precision`` and ``on_finish``
+    changes what is learnt.
 
     Attributes:
         seed: of the tasks.
         device: where to train; None: a GPU where there is one (under torchrun, one a process).
+        precision: of the training steps' convolutions: ``bf16`` rounds what they take and give to
+            bfloat16, where the processor has it, for more steps a second; validation is in
+            float32. See ``docs/performance.md``.
         out: folder for ``checkpoint.pt`` and TensorBoard scalars; None: nothing is written.
         resume: go on from ``out``'s checkpoint, where there is one.
         spec: what rebuilds the learner from the checkpoint; see ``metaface.load_model``.
@@ -172,6 +176,7 @@ class Run:
 
     seed: int = 0
     device: str | torch.device | None = None
+    precision: Precision = "float32"
     out: str | Path | None = None
     resume: bool = False
     spec: ModelSpec | None = None

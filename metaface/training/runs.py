@@ -24,6 +24,7 @@ from metaface.data import FaceSet
 log = logging.getLogger("metaface.training")
 
 _NAMED = 5  # differing people that a message names
+_FORMER = {"precision": "float32"}  # of options that records of before MetaFace 0.3 do not have
 _SPEED = ("device", "task_chunk")  # options that change speed, memory and rounding alone
 # options that say where something lies: of what lies there, digests are compared
 _PLACES = ("data", "train_data", "test_data", "start", "weights", "domains")
@@ -159,6 +160,8 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         there: what :func:`define` said of the run that is there.
         now: what it says of this one.
     """
+    former = {n: v for n, v in _FORMER.items() if n in now.get("options", {})}
+    there = {**there, "options": former | there["options"]} if former else there
     return "; ".join(_differences(there, now, ()))
 
 

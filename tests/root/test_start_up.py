@@ -179,7 +179,7 @@ def test_settings_are_written_in_the_order_of_their_files():
     job = [
         *("crop", "image_size", "channels", "learners", "ways", "shots", "queries", "episodes"),
         *("embedding", "norm", "start", "augment", "iterations", "images", "minutes", "seed"),
-        *("seeds", "options", "device", "task_chunk"),
+        *("seeds", "options", "device", "task_chunk", "precision"),
     ]
     joint = [
         *("variants", "people", "val_people", "test_people", "photos", "size", "side", "batch"),
