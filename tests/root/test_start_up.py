@@ -10,15 +10,16 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from metaface import cli
 from metaface.cli.app import GROUPS, build_app, read_command
+from metaface.cli.measure import Protocol
 from metaface.episodes.augment import Augment
 from metaface.evaluation.corruptions import CORRUPTIONS
-from metaface.experiments.protocols import PROTOCOLS
 from metaface.learners import LEARNERS
 from metaface.nets import MODES, NETS
 from metaface.options import (
@@ -161,7 +162,7 @@ def test_every_option_is_explained_and_the_example_can_be_read(name, capsys):
         ("benchmark", [*LEARNERS, *NETS, *MODES, *Augment.NAMES]),
         ("train", [*LEARNERS, *NETS, *MODES, *Augment.NAMES, f"{KEEP_LOSS}"]),
         ("cross-domain", DOMAIN_PROTOCOLS),
-        ("protocol", PROTOCOLS),
+        ("protocol", get_args(Protocol)),
         ("robustness", [*CORRUPTIONS, *STEPS]),
         ("joint-benchmark", VARIANTS),
         ("verify", [f"default: {FMR}"]),
