@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import metaface as mf
+from metaface.nets.norm import prepare
 
 INNER_LR, REPTILE_LR, OUTER_LR, REPTILE_BATCH = 0.1, 1e-3, 1e-3, 10
 PHOTOS = 20  # of each person
@@ -169,6 +170,7 @@ def _metaface_training(
     outcome: Callable[[], Tensor] | None,
 ) -> Work:
     count = itertools.count()
+    prepare(learner)
 
     def step() -> int:
         episodes = batch(next(count))

@@ -362,7 +362,7 @@ def evaluate(
     """
     from metaface import data, evaluation
     from metaface._json import dumps, write_json
-    from metaface.learners.spec import load_model, read_seen
+    from metaface.learners.spec import load_model
     from metaface.machine import choose_device
 
     learner, spec = load_model(checkpoint)
@@ -375,7 +375,7 @@ def evaluate(
         crop=options.crop if options.crop is not None else spec.crop,
         progress=not quiet,
     )
-    if seen := read_seen(checkpoint):
+    for seen in learner.trained_before:
         faces = faces.unseen(**seen)
     if not json:
         print(f"test: {faces.describe()}")

@@ -32,7 +32,7 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
     from metaface.experiments.protocols import EmbedderNetwork, align_people
     from metaface.experiments.robustness import RENDER, People, upright
     from metaface.learners import Prototypical
-    from metaface.learners.spec import load_model, read_seen
+    from metaface.learners.spec import load_model
 
     rendered = o.data.split(":")[0] == "synthetic"
     counts: dict[str, Any] = {"people": o.people, "photos": o.photos} if rendered else {}
@@ -46,7 +46,7 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
             progress=not o.quiet,
             **counts,
         )
-        if seen := read_seen(checkpoint):
+        for seen in learner.trained_before:
             faces = faces.unseen(**seen)
         return People(learner, faces)
     if rendered:

@@ -33,7 +33,6 @@ from metaface.multitask.wider import open_photos
 from metaface.recognition.embedded_faces import embed_faces
 from metaface.recognition.embedders.loading import Embedder
 
-PROTOCOLS = ("few-shot", "verification", "open-set", "detection")
 MIN_SCORE = 0.02  # score of a box when average precision is measured: the curve needs unsure ones
 Results = Verification | OpenSet | Detection
 

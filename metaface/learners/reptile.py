@@ -33,6 +33,9 @@ class Reptile(LinearHeadLearner):
             are. None: ``inner_lr``, on the features as they are.
         inner_steps: inner steps when training.
         test_steps: inner steps when adapting (the papers use 50); None: as many as in training.
+            The default is for meta-trained weights. From random ones Adam's second step, the first
+            that moves the network, changes the features by more than they differ, and the head
+            needs 10 to 20 steps to fit the support again: without meta-training, give 20.
         inner_batch: photographs an inner step, class-mixed; None: all of the support.
         head: see :class:`LinearHeadLearner`.
         inner_optimizer: ``adam`` (beta1 = 0, beta2 = 0.999, as the authors') or ``sgd``.

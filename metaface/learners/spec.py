@@ -94,7 +94,7 @@ def _start(embedding: torch.nn.Module, path: str | Path, spec: ModelSpec) -> dic
     """Load the weights to start from; whom they were trained on, see :func:`read_seen`."""
     stored = read_model(path)
     if stored is not None:
-        state = nets.merge_low_rank(load_model(path)[0].embedding).state_dict()
+        state = nets.merge_low_rank(rebuild_model(path, stored)[0].embedding).state_dict()
     else:
         state = read_weights(path)[0]
         if isinstance(embedding, nets.Columns):
@@ -188,6 +188,15 @@ def load_model(path: str | Path) -> tuple[MetaLearner, ModelSpec]:
             f"{path} does not say which learner it holds: train with spec=, or load it into a "
             "learner of your own with load_state_dict"
         )
+    return rebuild_model(path, state)
+
+
+def rebuild_model(path: str | Path, state: Mapping[str, Any]) -> tuple[MetaLearner, ModelSpec]:
+    """:func:`load_model` of what :func:`read_model` read from ``path``.
+
+    Raises:
+        metaface.checkpoint.CheckpointError: as of :func:`load_model`.
+    """
     try:
         spec = ModelSpec(**state["spec"])
         best = state.get("best")

@@ -47,8 +47,14 @@ def _load() -> types.ModuleType | None:
 
 def can_fuse(x: Tensor) -> bool:
     """Whether there are compiled passes for numbers like those of ``x``, and ``x`` has numbers:
-    while a network is traced, exported or compiled, it may have none."""
+    while a network is traced, exported or compiled, it may have none.
+
+    Without gradients only after :func:`compile_passes`: a few photographs are embedded by torch's
+    own calls in less time than numba takes to load.
+    """
     if x.device.type != "cpu" or x.dtype not in _ZEROS or type(x) not in (Tensor, nn.Parameter):
+        return False
+    if not (torch.is_grad_enabled() or compile_passes.cache_info().currsize):
         return False
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined]
     return not (traced or torch.compiler.is_compiling()) and _load() is not None
@@ -110,15 +116,15 @@ class _Fused(torch.autograd.Function):
         by_task = gamma.shape == (*lead[:-1], c) and len(lead) == 2
         fits = gamma.shape == beta.shape and (by_task or gamma.shape == (c,))
         if not fits or not x.dtype == gamma.dtype == beta.dtype or gamma.device != x.device:
-            raise RuntimeError(
-                f"normalisation of {list(x.shape)} {x.dtype} takes {c} gammas and betas of the "
-                f"same type, got {list(gamma.shape)} {gamma.dtype} and "
+            raise RuntimeError(  # as torch's calls do: a learner says of which network and remedy
+                f"normalisation of {list(x.shape)} {x.dtype} takes a gamma and a beta of size {c} "
+                f"and the same dtype, got {list(gamma.shape)} {gamma.dtype} and "
                 f"{list(beta.shape)} {beta.dtype}"
             )
         if pool:
             height, width = height // 2, width // 2
             if not height or not width:
-                raise RuntimeError(f"2x2 pooling takes 2 pixels a side, got {list(x.shape)}")
+                raise RuntimeError(f"2x2 pooling takes a size of 2x2 pixels, got {list(x.shape)}")
         small = *lead, c, height, width
         y, z = empty_channels_last(x, *small), empty_channels_last(x, *small)
         places = empty_channels_last(x, *small, dtype=torch.uint8) if pool else None

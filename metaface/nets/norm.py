@@ -36,7 +36,8 @@ class Norm2d(nn.Module):
     ``forward(x, pool=True, relu=True)`` applies ReLU and halves the picture by 2x2 max pooling as
     well. What follows the normalisation (gamma, beta, ReLU) is monotone in each channel, so pooling
     first gives the same numbers, and leaves it a quarter of the work. All of it is one pass over
-    memory where numba is installed; see :mod:`metaface.nets.fused`.
+    memory where numba is installed, and gradients are recorded or training or an evaluation has
+    begun; see :mod:`metaface.nets.fused`.
 
     Example:
         >>> import torch
@@ -74,7 +75,7 @@ class Norm2d(nn.Module):
         else:
             if self.collecting:
                 self._collect(x)
-            if can_fuse(x):
+            if can_fuse(x) and x.dtype == self.bias.dtype:
                 gamma = torch.ones_like(self.bias) if self.weight is None else self.weight
                 return normalise_and_scale(x, gamma, self.bias, groups, pool, relu)
             x = normalise(x, groups, pool, self._rising() if pool else None)
@@ -101,7 +102,8 @@ class Norm2d(nn.Module):
 
 
 def prepare(module: nn.Module) -> None:
-    """Compile what its layers run, where that is still to be done: before a clock starts."""
+    """Compile or load what its layers run, where that is still to be done: before a clock starts.
+    From then on they run it without gradients, too."""
     if any(isinstance(m, Norm2d) and m.mode != "pinned" for m in module.modules()):
         compile_passes()
 

@@ -19,7 +19,7 @@ from helpers import Row, portrait, squares, tiny, train
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from metaface import FaceSet, checkpoint
+from metaface import FaceSet, _torch_file, checkpoint
 from metaface.cli import main
 from metaface.data import load
 from metaface.data._content import is_distinctive
@@ -31,6 +31,7 @@ from metaface.faces.photos import list_folder
 from metaface.learners import Prototypical
 from metaface.learners.spec import load_model
 from metaface.options import BenchmarkSettings, CrossDomainSettings
+from metaface.recognition.embedders.loading import load as load_embedder
 from metaface.recognition.strangers import open_strangers
 
 NAMES = ["Zoë", "José", "Ana", "Bo", "Cy", "Dee", "Eve", "Flo", "Gus", "Hal", "Ida", "Jo"]
@@ -453,6 +454,8 @@ def test_whom_the_first_weights_have_seen_is_known_for_good(tmp_path, capsys, mo
     assert main([*words, "--data", "a", "--out", "1"]) == 0
     assert main([*words, "--data", "b", "--out", "2", "--start", "1/checkpoint.pt"]) == 0
     assert main([*words, "--data", "b", "--out", "3", "--start", "2/checkpoint.pt"]) == 0
+    reads, read = [], _torch_file.read
+    monkeypatch.setattr(_torch_file, "read", lambda path: reads.append(str(path)) or read(path))
     asked = ["--data", "a", "--ways", "2", "--episodes", "2", "--queries", "1", "--quiet"]
     left = set()
     for number in "123":
@@ -461,7 +464,10 @@ def test_whom_the_first_weights_have_seen_is_known_for_good(tmp_path, capsys, mo
         left.add(capsys.readouterr().out.split("\n")[0])
     (said,) = left  # by each of the three
     assert said.startswith("test: a: 2 people")
-    learner, _ = load_model("2/checkpoint.pt")
+    learner, spec = load_model("2/checkpoint.pt")
+    load_embedder("3/checkpoint.pt")
+    spec.build(start="3/checkpoint.pt")
+    assert reads == [f"{number}/checkpoint.pt" for number in "123233"]  # once each time
     faces = load("b", image_size=16)
     train(learner, faces, iterations=1, ways=2, shots=1, queries=1, out="4", progress=False)
     seen = checkpoint.load("4/checkpoint.pt")["seen"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,19 +199,56 @@ def test_what_is_compiled_beforehand_is_what_a_step_runs():
     assert [len(one.signatures) for one in passes] == before
 
 
+def test_a_few_photographs_are_embedded_without_numba():
+    """Loading it takes longer than it saves; and what is learnt later changes rounding alone."""
+    code = """
+import sys, numpy as np, torch
+from metaface.learners import Prototypical
+from metaface.nets import Conv4, norm
+from metaface.recognition import Network, Preprocessing
+torch.manual_seed(0)
+net = Conv4(3, 8, "group")
+embed = Network(net, Preprocessing(size=(28, 28)), name="toy", architecture="conv4")
+crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
+before, there = embed(crops), "numba" in sys.modules
+Prototypical(net).adapt(torch.rand(2, 3, 28, 28), [0, 1])
+assert not there and "numba" not in sys.modules
+norm.prepare(net)
+assert "numba" in sys.modules
+print(np.abs(embed(crops) - before).max())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
 @pytest.mark.parametrize(
     "x, channels, dtype, said",
     [
-        ((2, 16, 4, 4), 8, torch.float32, r"takes 16 gammas .*got \[8\]"),
-        ((2, 4, 4, 4), 8, torch.float32, r"takes 4 gammas .*got \[8\]"),
-        ((2, 8, 4, 4), 8, torch.float64, r"same type, got \[8\] torch.float64"),
-        ((2, 8, 1, 4), 8, torch.float32, r"2 pixels a side, got \[2, 8, 1, 4\]"),
+        ((2, 16, 4, 4), 8, torch.float32, r"a beta of size 16 .*got \[8\]"),
+        ((2, 4, 4, 4), 8, torch.float32, r"a beta of size 4 .*got \[8\]"),
+        ((2, 8, 4, 4), 8, torch.float64, r"same dtype, got \[8\] torch.float64"),
+        ((2, 8, 1, 4), 8, torch.float32, r"2x2 pixels, got \[2, 8, 1, 4\]"),
     ],
 )
 def test_memory_that_does_not_fit_is_refused(x, channels, dtype, said):
     given = torch.ones(channels, dtype=dtype), torch.zeros(channels, dtype=dtype)
     with pytest.raises(RuntimeError, match=said):
         fused.normalise_and_scale(torch.rand(x), *given, None, True, True)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_learner_says_what_does_not_fit_with_numba_and_without(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(norm, "can_fuse", lambda x: False)
+    images = torch.rand(2, 3, 28, 28)
+    with pytest.raises(ValueError, match=r"Conv4 on photographs \[3, 8, 8\].*image_size="):
+        MAML(Conv4(3, 8)).adapt(images[..., :8, :8], [0, 1])
+    wide = Conv4(3, 8)
+    wide.norms[0] = Norm2d(16)
+    with pytest.raises(ValueError, match="Conv4 on photographs.*size"):
+        MAML(wide).adapt(images, [0, 1])
+    assert Norm2d(8).double()(torch.rand(2, 8, 4, 4)).dtype == torch.float64
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and warns of what it cannot see

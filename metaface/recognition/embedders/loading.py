@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from metaface import _extensions
-from metaface.learners.spec import load_model, read_model
+from metaface.learners.spec import read_model, rebuild_model
 from metaface.nets.backbones import Backbone
 from metaface.nets.weights import build_mobilefacenet, digest_weights, read_weights
 from metaface.recognition.embedders.base import CropEmbedder, Embedder
@@ -99,8 +99,8 @@ def _checked(source: str, embedder: Any) -> CropEmbedder:
 def _file(path: Path) -> CropEmbedder:
     if path.suffix.lower() == ".onnx":
         return Onnx(path)
-    if read_model(path) is not None:
-        return _trained(path)
+    if (stored := read_model(path)) is not None:
+        return _trained(path, stored)
     state, notes = read_weights(path)
     if notes.get("format", "").startswith("metaface multitask"):
         return cast(CropEmbedder, JointFace.load(path))
@@ -153,8 +153,8 @@ def describe_weights(
     return net, Description("mobilefacenet", preprocessing, sha256_of(path))
 
 
-def _trained(path: Path) -> Network:
-    learner, spec = load_model(path)
+def _trained(path: Path, stored: dict[str, Any]) -> Network:
+    learner, spec = rebuild_model(path, stored)
     architecture = f"{spec.embedding}, norm {spec.norm}, {spec.channels}x{spec.image_size}"
     preprocessing = for_pictures(spec.image_size, spec.image_size, spec.channels)
     return Network(learner.embedding, preprocessing, name=path.stem, architecture=architecture)
