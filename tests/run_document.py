@@ -99,13 +99,13 @@ def cut(function: Callable[..., Any], **most: int) -> None:
 
 
 def cut_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options``, those of ``MOST`` cut."""
-    return {
-        name: least_of(value, MOST[name])
-        if name in MOST and not isinstance(value, tuple)
-        else value
-        for name, value in options.items()
-    }
+    """``options``, those of ``MOST`` cut; tuples only where they hold names."""
+
+    def is_cut(name: str, value: Any) -> bool:
+        names = not isinstance(value, tuple) or all(isinstance(one, str) for one in value)
+        return name in MOST and names
+
+    return {n: least_of(v, MOST[n]) if is_cut(n, v) else v for n, v in options.items()}
 
 
 def cut_budgets(steps: int) -> None:
