@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw_nothing, render_few, validate_on_few
 
 # A script ignores Ctrl-C in what it starts in the background, and so do all that are started there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,6 +53,24 @@ def tensors_are_converted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "__array__", checked)
         yield
+
+
+@pytest.fixture
+def few_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests to which it is all the same how many people ``"synthetic"`` is."""
+    render_few(monkeypatch)
+
+
+@pytest.fixture
+def few_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests to which it is all the same which weights are kept."""
+    validate_on_few(monkeypatch)
+
+
+@pytest.fixture
+def no_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at the figures of a page."""
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import metaface as mf
-from metaface import multitask
+from metaface import evaluate, multitask
+from metaface.data import _load, _synthetic
 from metaface.faces.alignment import TEMPLATE
 from metaface.faces.detections import Detections
 from metaface.learners import LEARNERS
@@ -27,7 +28,7 @@ from metaface.testing._tasks import (
     relative_error,
     tiny,
 )
-from metaface.training import Budget, History, Run, Task, Validation
+from metaface.training import Budget, History, Run, Task, Validation, meta
 
 __all__ = ["few_tasks", "flat_gradient", "one", "patterns", "relative_error", "tiny"]
 
@@ -138,6 +139,33 @@ def _grouped(given: dict[str, Any]) -> dict[str, Any]:
         if mine:
             groups[option] = kind(**mine)
     return groups | left
+
+
+def validate_on_few(patch: pytest.MonkeyPatch) -> None:
+    """Have training validate on ten tasks, where which weights it keeps is not what is tested."""
+
+    def few(*args: Any, episodes: int, **options: Any) -> Any:
+        return evaluate(*args, episodes=min(episodes, 10), **options)
+
+    patch.setattr(meta, "evaluate", few)
+
+
+def render_few(patch: pytest.MonkeyPatch) -> None:
+    """Have ``"synthetic"`` be 40 people with 8 photographs at the most: the 600 with 20 that it is
+    where nothing is asked for take ten seconds and more."""
+
+    def few(name: str, people: int, photos: int, *rest: Any) -> Any:
+        return _synthetic.load_synthetic(name, min(people, 40), min(photos, 8), *rest)
+
+    patch.setattr(_load, "load_synthetic", few)
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Have pages hold empty figures: drawing them takes longer than a small job."""
+    from metaface.report import plots  # not imported by the processes that import this file
+
+    patch.setattr(plots.Figure, "draw_without_rendering", lambda figure: None)
+    patch.setattr(plots.Figure, "savefig", lambda figure, file, **_: file.write("<svg></svg>"))
 
 
 def with_options(command: list[str], *options: str) -> list[str]:

@@ -108,7 +108,7 @@ def cut_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {n: least_of(v, MOST[n]) if is_cut(n, v) else v for n, v in options.items()}
 
 
-def cut_budgets(steps: int) -> None:
+def cut_budgets(steps: int, learners: int | None = None) -> None:
     """See the module."""
     spent = Budget.spent
 
@@ -137,7 +137,10 @@ def cut_budgets(steps: int) -> None:
         command, bound = read(arguments)
         for name, value in cut_options(bound.arguments).items():
             if is_dataclass(value) and not isinstance(value, type):
-                value = replace(value, **cut_options(vars(value)))
+                less = cut_options(vars(value))
+                if learners is not None and isinstance(less.get("learners"), tuple):
+                    less["learners"] = less["learners"][:learners]
+                value = replace(value, **less)
             bound.arguments[name] = value
         return command, bound
 
@@ -202,14 +205,14 @@ def child(job: dict[str, Any]) -> int:
 
     A job has ``folder``, ``environment``, ``output`` (a file for what is printed), ``errors``, and
     ``commands``, lists of words that are run one after another until one fails, or ``python``,
-    blocks; ``steps`` and ``status``, what the last command is to end with.
+    blocks; ``steps``, and ``learners``: of the learners of a job, the first so many (None: all).
     """
     os.chdir(job["folder"])
     sys.path.insert(0, job["folder"])  # where my_package lies
     os.environ.update(job["environment"])
     faulthandler.enable()
     faulthandler.dump_traceback_later(SECONDS, exit=True)
-    cut_budgets(job["steps"])
+    cut_budgets(job["steps"], job["learners"])
     if "python" in job:
         run_python(job["python"])
         return 0

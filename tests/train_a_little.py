@@ -10,8 +10,9 @@ import torch
 from helpers import patterns, tiny, train
 
 from metaface.learners import Prototypical
+from metaface.nets.fused import compile_passes
 
-ITERATIONS = 500
+ITERATIONS = 400
 
 
 def run(out: str | Path, **options) -> Prototypical:
@@ -35,6 +36,7 @@ def run(out: str | Path, **options) -> Prototypical:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*checkpoint")  # the one before is used
     torch.set_num_threads(1)
+    compile_passes()  # or they would be loaded in the time in which it may be killed
     print("training", flush=True)
     finished = run(sys.argv[1])
     torch.save(finished.state_dict(), sys.argv[2])

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs under torchrun: python train_together.py cases OUT
+"""What test_distributed.py runs under torchrun: python train_together.py cases OUT LEARNERS
 python train_together.py cli WHAT_HAPPENS metaface's arguments"""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers import RUNNABLE, patterns, tiny, train
+from helpers import patterns, tiny, train
 from torch import nn
 
 from metaface import EpisodeSampler, checkpoint, cli, learners, training
@@ -101,9 +101,9 @@ def gradients() -> list[list[float] | None]:
     return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
 
-def cases(out: Path) -> None:
+def cases(out: Path, names: list[str]) -> None:
     found: dict[str, Any] = {"gradients": gradients()}
-    for name in RUNNABLE:
+    for name in names:
         found[name] = {
             "whole": trained(name),
             "stop": interrupted(name, out / f"{name}-here"),
@@ -151,6 +151,6 @@ def command(happens: str, arguments: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "cases":
         EpisodeSampler.images = in_float64()
-        cases(Path(sys.argv[2]))
+        cases(Path(sys.argv[2]), sys.argv[3:])
     else:
         sys.exit(command(sys.argv[2], sys.argv[3:]))

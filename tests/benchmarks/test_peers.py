@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -21,10 +22,15 @@ def peers(monkeypatch):
     return peers
 
 
-def needs(peer: str) -> None:
-    # asked of another process: what the peers warn of on import is no error of ours
+@functools.cache
+def is_there(peer: str) -> bool:
+    """Asked of another process: what the peers warn of on import is no error of ours."""
     asked = subprocess.run([sys.executable, "-c", f"import {peer}"], capture_output=True, text=True)
-    if asked.returncode:
+    return not asked.returncode
+
+
+def needs(peer: str) -> None:
+    if not is_there(peer):
         pytest.skip(f"{peer} cannot be imported: see benchmarks/peers.py for how to get it")
 
 

@@ -20,7 +20,7 @@ from helpers import damaged
 from PIL import ExifTags, Image, ImageOps
 
 from metaface import synthetic
-from metaface.data import FaceSet, _cache, _pictures, _synthetic, clear_cache, load
+from metaface.data import FaceSet, _cache, _load, _pictures, _synthetic, clear_cache, load
 from metaface.data._sources import open_zip, read_entry
 from metaface.data.wider import read_wider
 
@@ -610,6 +610,15 @@ def test_synthetic(cache, monkeypatch):
     for bad in ("synthetic:", "synthetic: ,"):
         with pytest.raises(ValueError, match="names no domain"):
             load(bad)
+
+
+def test_synthetic_is_600_people_of_20_photographs_where_nothing_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_load, "load_synthetic", lambda name, *counts: asked.append(counts[:3]))
+    load("synthetic")
+    load("synthetic", people=3, seed=1)
+    load("synthetic", photos=4)
+    assert asked == [(600, 20, 0), (3, 20, 1), (600, 4, 0)]
 
 
 def test_synthetic_is_keyed_by_the_renderer(cache, monkeypatch, tmp_path):

@@ -47,10 +47,15 @@ QUICK = (
     "metaface enroll people/",
     "metaface sweep --data photos/ --learners maml --trials 40",
     "metaface models check",
-    "metaface people",
     "metaface adapt prototypes",
     "metaface protocol detection --data wider.zip",
 )  # blocks with one of these are run by make test, all others by make test-slow
+DEAR = (
+    r"metaface cross-domain .*",
+    r"metaface align .*",
+    r"metaface train --data aligned/ .*",
+)  # more than ten seconds: make test leaves them out of a block, make test-slow runs it whole
+LEARNERS = 2  # of a job in make test; make test-slow trains all
 FINDS_NOTHING = ("metaface multitask", "python benchmarks/joint_transfer.py")  # two steps: nan
 REFUSED = {"metaface benchmark --data cufs_photos.zip": "110 people (0 of them with >= 10 photo"}
 
@@ -142,6 +147,7 @@ class Runner:
             "folder": str(folder),
             "environment": self.environment | own,
             "steps": STEPS,
+            "learners": None,
             "output": str(folder / "output.txt"),
             "errors": str(folder / "errors.txt"),
             **what,
@@ -207,20 +213,31 @@ def runs(unit: Unit) -> Unit:
     return Unit(unit.name, tuple(kept), unit.shown)
 
 
-def marked(unit: Unit) -> Any:
-    marks: list[Any] = [] if set(unit.commands) & set(QUICK) else [pytest.mark.slow]
-    return pytest.param(unit, id=unit.name, marks=marks)
+def quick_part(unit: Unit) -> Unit:
+    """What make test runs of a unit: no commands at all where it has none of ``QUICK``."""
+    kept = [c for c in unit.commands if not any(re.fullmatch(p, c) for p in DEAR)]
+    return Unit(unit.name, tuple(kept) if set(kept) & set(QUICK) else (), unit.shown)
+
+
+def marked(unit: Unit) -> list[Any]:
+    quick = quick_part(unit)
+    found = [pytest.param(quick, LEARNERS, id=unit.name)] if quick.commands else []
+    if quick != unit:
+        name = f"{unit.name}-whole" if quick.commands else unit.name
+        found.append(pytest.param(unit, None, id=name, marks=pytest.mark.slow))
+    return found
 
 
 UNITS = [one for unit in documents.units() if (one := runs(unit)).commands]
 
 
-@pytest.mark.parametrize("unit", [marked(unit) for unit in UNITS])
-def test_commands_run(runner: Runner, tmp_path: Path, unit: Unit) -> None:
+@pytest.mark.parametrize("unit, learners", [one for unit in UNITS for one in marked(unit)])
+def test_commands_run(runner: Runner, tmp_path: Path, unit: Unit, learners: int | None) -> None:
     text = "\n".join(unit.commands)
     folder = runner.folder(tmp_path, text, fetched="models fetch" in text)
     documents.install_package(unit.name.split(":")[0], folder)
-    codes = runner.run(folder, 2 if "--nnodes 2" in text else 1, commands=unit.words)
+    count = 2 if "--nnodes 2" in text else 1
+    codes = runner.run(folder, count, commands=unit.words, learners=learners)
     output, errors = printed(folder)
     if refusal := REFUSED.get(unit.commands[-1]):
         assert codes == [2] and refusal in errors
@@ -360,6 +377,7 @@ def test_python_examples_run(runner: Runner, tmp_path: Path, document: str) -> N
     check_files(folder)
 
 
+@pytest.mark.slow
 def test_the_first_example_learns(runner: Runner, tmp_path: Path) -> None:
     (example,) = (text for text in documents.python("README.md") if "mf.train(" in text)
     folder = runner.folder(tmp_path, "al/att", fetched=False)
@@ -381,13 +399,11 @@ def test_every_command_is_run_or_listed_with_a_reason() -> None:
         assert listed or kind in SAID or kind.startswith("cd "), f"{where}: no SAID of {kind}"
     for pattern in NOT_RUN:
         assert any(re.fullmatch(pattern, c) for _, c in everything), f"nothing is {pattern}"
-    quick = {
-        kind_of(words)
-        for unit in UNITS
-        for words in unit.words
-        if any(c in QUICK for c in unit.commands)
+    quick = {kind_of(words) for unit in UNITS for words in quick_part(unit).words}
+    dear = {  # tests/cli and tests/experiments run small ones, and the worked example
+        *("metaface multitask", "metaface joint-benchmark", "metaface cross-domain"),
+        *("metaface align", "metaface people", "metaface verify"),
     }
-    dear = {"metaface multitask", "metaface joint-benchmark"}
     cheap = {kind for kind in SAID if kind.startswith("metaface")} - dear
     assert cheap <= quick, f"no quick test runs {cheap - quick}"
 

@@ -29,6 +29,7 @@ def save(path, picture):
     Image.fromarray(picture).save(path, quality=98)
 
 
+@pytest.mark.usefixtures("few_validations")
 def test_learning(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for person in range(40):

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers import patterns, tiny, train
+from helpers import patterns, tiny, train, validate_on_few
 from PIL import Image
 
 import metaface as mf
@@ -57,6 +57,8 @@ REQUIRED = {
     "trainable_parameters",
 }
 PARTS = ("train", "val", "test")
+
+pytestmark = pytest.mark.usefixtures("few_renders", "few_validations", "no_drawings")
 
 
 def named(names: list[str], name: str, photos: int = 4, seed: int = 0, **given) -> FaceSet:
@@ -120,7 +122,9 @@ def results(sources, tmp_path_factory):
     """A small matrix by every protocol, and its folder."""
     out = tmp_path_factory.mktemp("matrix") / "all"
     settings = small(sources, protocols=DOMAIN_PROTOCOLS, across=True)
-    return cross_domain.run(settings, out, progress=False), out
+    with pytest.MonkeyPatch.context() as patch:
+        validate_on_few(patch)
+        return cross_domain.run(settings, out, progress=False), out
 
 
 # -- who is tested -----------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from metaface._json import read_record, write_json, write_record
 from metaface.experiments import benchmark, cross_domain, sweep
 from metaface.options import BenchmarkSettings, CrossDomainSettings
 
+pytestmark = pytest.mark.usefixtures("few_renders", "few_validations", "no_drawings")
+
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch) -> Path:

@@ -20,6 +20,7 @@ from metaface.learners import MAML, Prototypical
 from metaface.options import BenchmarkSettings, CrossDomainSettings
 from metaface.training import runs
 
+pytestmark = pytest.mark.usefixtures("few_renders", "few_validations", "no_drawings")
 FACES = patterns(16, 8, 28)
 
 

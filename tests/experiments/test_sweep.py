@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RUNNABLE, patterns
+from helpers import RUNNABLE, draw_nothing, patterns
 
 import metaface
 from metaface import EpisodeSampler
@@ -52,9 +52,13 @@ def faces(monkeypatch):
     return held
 
 
-def run(out, settings=SMALL, **options):
+def run(out, settings=SMALL, *, drawn=False, **options):
+    """A sweep; ``drawn``: its page has figures."""
     cheap = {"parameters": ["head_lr", "inner_steps", "lr", "norm"]}  # none that makes tasks larger
-    return sweeping.run(settings, out, progress=False, **(cheap | options))
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            draw_nothing(patch)
+        return sweeping.run(settings, out, progress=False, **(cheap | options))
 
 
 def told(results):
@@ -148,7 +152,7 @@ def test_what_was_changed_is_said_once_and_kept(faces, tmp_path, caplog):
 
 
 def test_page_is_self_contained(faces, tmp_path):
-    results = run(tmp_path, trials=6)
+    results = run(tmp_path, trials=6, drawn=True)
     page = (tmp_path / "sweep.html").read_text()
     sources = []
 
@@ -165,6 +169,7 @@ def test_page_is_self_contained(faces, tmp_path):
     assert sum(shares.values()) == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_what_is_chosen_can_be_run(faces, tmp_path, capsys):
     """The printed command trains the benchmark's learner with the parameters of the best trial."""
     small = [
@@ -347,12 +352,14 @@ sys.path[:0] = sys.argv[1].split(os.pathsep)
 from pathlib import Path
 from helpers import patterns
 import metaface
+import metaface.report
 assert "optuna" not in sys.modules, "imported with metaface, not when it is asked for"
 from metaface.experiments import benchmark
 from test_sweep import SMALL, sweeping
 benchmark.data.load = lambda source, **options: patterns(40, 8)
 sweeping.EPISODES = 20
 sweeping.TO_COMPARE = 99  # every trial is made to its end
+metaface.report.write_sweep = lambda *given: None
 out = Path(sys.argv[2])
 sweeping.run(SMALL, out, trials=6, storage=out.parent / "shared.log", resume=True,
                parameters=["head_lr", "lr"], progress=False)

@@ -351,6 +351,7 @@ def test_a_gallery_does_not_choose_its_embedder(package, tmp_path):
 # -- the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_validations", "no_drawings")
 def test_every_command_takes_the_names(installed, capsys, monkeypatch, tmp_path):
     given = ["--data", "coloured:30", "--image-size", "16", "--iterations", "1", "--quiet"]
     given += ["--device", "cpu", "--episodes", "3", "--queries", "2", "--shots", "1"]

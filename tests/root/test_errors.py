@@ -181,6 +181,7 @@ def registered(monkeypatch):
     monkeypatch.setitem(LEARNERS, "mine", Mine)
 
 
+@pytest.mark.usefixtures("few_renders", "few_validations")
 def test_a_learner_registered_in_python_works_and_elsewhere_says_how(registered, tmp_path):
     given = ["--quiet", "--iterations", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert cli.main(["train", "--learner", "mine", "--option", "inner_steps=1", *given]) == 0

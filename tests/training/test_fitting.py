@@ -16,7 +16,7 @@ from metaface.cli import main
 from metaface.data.domain_split import SIDES, list_sides, paired_domains
 from metaface.evaluation import degradation
 from metaface.experiments import benchmark, cross_domain, joint, sweep
-from metaface.learners import MAML, Prototypical, Recipe
+from metaface.learners import Prototypical, Recipe
 from metaface.multitask import FaceSprites
 from metaface.training import loop, meta
 from metaface.training.fitting import fit_recipe, fit_validation
@@ -115,6 +115,7 @@ def test_each_side_is_fitted_to_its_own_domain():
     assert across == Recipe(ways=5, shots=2, queries=1)
 
 
+@pytest.mark.usefixtures("few_validations", "no_drawings")
 def test_benchmark_says_what_it_changed_in_terminal_file_and_page(tmp_path, capsys, caplog):
     """As on LFW: those with enough photographs for the test are all tested."""
     data = folder(tmp_path / "photos", [8] * 6 + [4] * 34)
@@ -305,7 +306,7 @@ def test_a_resumed_budget_of_time_counts_it_too(monkeypatch, tmp_path):
         clock.now += 10
         return real(*arguments, **given)
 
-    class Slow(MAML):
+    class Slow(Prototypical):
         def meta_step(self, episodes):
             clock.now += 0.5
             if clock.now > 40 and not options.get("resume"):

@@ -87,7 +87,7 @@ def uninterrupted(tmp_path_factory) -> tuple[Path, float]:
     return folder / "done.pt", time.monotonic() - began
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_and_resumed_ends_in_the_same_weights(
     uninterrupted, tmp_path, kills
 ):
@@ -599,6 +599,7 @@ def test_weights_that_an_update_broke_are_refused_before_they_are_saved(tmp_path
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
 
 
+@pytest.mark.usefixtures("few_renders")
 def test_the_highest_rate_there_is_never_ends_as_a_result(tmp_path, capsys):
     command = [
         "train",
