@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 
 from metaface.arguments import is_number
 
@@ -41,6 +40,8 @@ def measure_rejection(
         >>> print(f"AUROC {below.mean():.3f}, DIR {named.mean():.3f}")
         AUROC 0.917, DIR 0.667
     """
+    from scipy.stats import rankdata  # it takes a second
+
     if not (is_number(fpir) and 0 <= fpir <= 1):
         raise ValueError(f"fpir={fpir!r}: a rate from 0 to 1, such as 0.01 for 1%")
     known = np.asarray(known, np.float64)

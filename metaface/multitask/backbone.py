@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from metaface.nets import Backbone, Conv4, MobileFaceNet, Norm2d, NormMode, ResNet12, pretrained
 from metaface.nets.conv import Conv2d
@@ -210,14 +210,17 @@ class _Torchvision(_Body):
     multiple = 32
 
     def __init__(self, name: str, norm: NormMode, weights: str | Path | None) -> None:
+        from torchvision.models import feature_extraction  # it takes a second
+
         super().__init__()
         whole = Backbone(name, norm, weights)
         self.register_buffer("mean", whole.mean)
         self.register_buffer("std", whole.std)
         leaves = {"leaf_modules": [Norm2d]}
         net = whole.net.eval()
-        nodes = get_graph_node_names(net, leaves)[1]
-        every = create_feature_extractor(net, nodes, tracer_kwargs=leaves)
+        nodes = feature_extraction.get_graph_node_names(net, leaves)[1]
+        extract = partial(feature_extraction.create_feature_extractor, net, tracer_kwargs=leaves)
+        every = extract(nodes)
         side = 128
         with torch.no_grad():
             maps = every(torch.zeros(1, 3, side, side))
@@ -228,7 +231,7 @@ class _Torchvision(_Body):
         strides = [s for s in (4, 8, 16, 32) if s in last]
         if strides[:1] != [STRIDE]:
             raise ValueError(f"torchvision:{name} has no map at stride {STRIDE}: choose another")
-        self.net = create_feature_extractor(net, [last[s] for s in strides], tracer_kwargs=leaves)
+        self.net = extract([last[s] for s in strides])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         mean, std = cast(Tensor, self.mean), cast(Tensor, self.std)

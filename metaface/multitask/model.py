@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from metaface.multitask.backbone import SharedBackbone
 from metaface.multitask.batch import Batch
@@ -182,6 +181,8 @@ class MultiTask(nn.Module):
         Raises:
             ValueError: there is no detection head: give the faces to :meth:`describe`.
         """
+        from torchvision.ops import batched_nms, clip_boxes_to_image  # it takes a second
+
         if "detection" not in self.heads:
             raise ValueError("this network has no detection head: describe() takes given faces")
         maps = self(images) if maps is None else maps

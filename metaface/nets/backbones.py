@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -99,21 +98,22 @@ def make_adaptable(net: nn.Module, norm: NormMode = "frozen") -> nn.Module:
             net.set_submodule(place, _convert(module, norm))
         elif isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
             net.set_submodule(place, _Mean())  # vmap has no rule for the pooling
-        elif (
-            isinstance(module, _DropoutNd | torchvision.ops.StochasticDepth)
-            or type(module).__name__ == "DropPath"  # timm's
-        ):
+        elif isinstance(module, _DropoutNd) or type(module).__name__ in _DEPTH:
             net.set_submodule(place, _NoDropout())
         elif isinstance(module, nn.MultiheadAttention | nn.RNNBase):
             module.dropout = 0.0
     return net
 
 
+_DEPTH = ("StochasticDepth", "DropPath")  # torchvision's (a second to import) and timm's
+
 # network, name of its classifier, size (height, width) and (mean, std) its weights were trained at
 _Made = tuple[nn.Module, str, tuple[int, int], tuple[tuple[float, ...], tuple[float, ...]]]
 
 
 def _make_torchvision(name: str, weights: str | None) -> _Made:
+    import torchvision
+
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
             f"torchvision has no classification network {name!r}: "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from metaface.metrics.cohort import Cohort, compute_prototypes, normalise
 from metaface.recognition.alike import same_picture_cosine
@@ -96,6 +95,8 @@ def find_enrolled_lookalikes(
     Returns:
         bool ``[n]``: who does; and who possibly does, where others do.
     """
+    from scipy.stats import false_discovery_control  # it takes a second
+
     score = (best - base).astype(np.float64)
     _, who, photos = np.unique(person, return_inverse=True, return_counts=True)
     if len(photos) >= _ENOUGH and people:

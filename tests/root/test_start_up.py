@@ -76,6 +76,17 @@ def test_people_imports_neither_torch_nor_opencv(tmp_path):
     assert imported("people", "--gallery", str(tmp_path / "none")) <= {"numpy"}
 
 
+def test_what_takes_a_second_is_imported_by_what_uses_it():
+    """torchvision and scipy.stats, by nothing that trains or recognises with MetaFace's own."""
+    code = (
+        "import sys, metaface; from metaface.experiments import benchmark, protocols; "
+        "metaface.train, metaface.evaluate, metaface.Recognizer; "
+        "print([n for n in ('torchvision', 'scipy.stats', 'torch._dynamo') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_package_runs_as_the_command_does():
     said = [
         subprocess.run(

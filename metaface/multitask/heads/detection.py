@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_convert
 
 from metaface.multitask.backbone import STRIDE
 from metaface.multitask.batch import Batch
@@ -61,7 +60,7 @@ class Detection(Head):
             return Loss(loss, pictures)
         where, row, y, x = find_cells_around(boxes, image, predicted.shape)
         sides = decode_boxes(predicted[where, 1:, y, x], y, x)
-        truth = box_convert(boxes, "xywh", "xyxy")[row]
+        truth = _ends(boxes)[row]
         return Loss(loss + 2 * giou_loss(sides, truth).mean(), len(known))
 
 
@@ -100,7 +99,7 @@ def find_cells_around(
     y = (row[:, None, None] + step[:, None]).expand(-1, 3, 3).flatten(1)
     x = (column[:, None, None] + step).expand(-1, 3, 3).flatten(1)
     middle = torch.stack([x, y], -1).to(boxes.dtype).add(0.5).mul(STRIDE)
-    ends = box_convert(boxes, "xywh", "xyxy")[:, None]
+    ends = _ends(boxes)[:, None]
     inside = (middle > ends[..., :2]).all(-1) & (middle < ends[..., 2:]).all(-1)
     inside &= (y >= 0) & (y < shape[-2]) & (x >= 0) & (x < shape[-1])
     inside[:, 4] = True  # the centre's
@@ -130,7 +129,7 @@ def make_heat_map(boxes: Tensor, image: Tensor, shape: torch.Size) -> Tensor:
 def find_inside(boxes: Tensor, image: Tensor, shape: torch.Size) -> Tensor:
     """bool ``[n, h, w]``: the cells whose middle lies in a box."""
     n, _, height, width = shape
-    left, top, right, bottom = box_convert(boxes, "xywh", "xyxy")[:, :, None].unbind(1)
+    left, top, right, bottom = _ends(boxes)[:, :, None].unbind(1)
     y = (torch.arange(height, device=boxes.device) + 0.5) * STRIDE
     x = (torch.arange(width, device=boxes.device) + 0.5) * STRIDE
     inside = ((y > top) & (y < bottom))[:, :, None] & ((x > left) & (x < right))[:, None, :]
@@ -162,3 +161,11 @@ def giou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     shared, around_both = both.prod(1), hull.prod(1).clamp_min(1e-6)
     union = (area[0] + area[1] - shared).clamp_min(1e-6)
     return 1 - shared / union + (around_both - union) / around_both
+
+
+def _ends(boxes: Tensor) -> Tensor:
+    """(x, y, width, height) as the two corners."""
+    from torchvision.ops import box_convert  # it takes a second
+
+    ends: Tensor = box_convert(boxes, "xywh", "xyxy")
+    return ends

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, nms
 
 from metaface.arguments import refuse_moved
 from metaface.faces.detect import LONGEST
@@ -96,6 +95,8 @@ class JointFace:
 
     @torch.no_grad()
     def _faces(self, picture: np.ndarray) -> Detections:
+        from torchvision.ops import box_convert, nms  # it takes a second
+
         height, width = picture.shape[:2]
         scale = min(1.0, LONGEST / max(height, width))
         parts = []
