@@ -12,28 +12,42 @@ from torch import nn
 from metaface import _extensions
 from metaface.learners.anil import ANIL
 from metaface.learners.base import Classifier, FeatureLearner, MetaLearner, Recipe
+from metaface.learners.boil import BOIL
+from metaface.learners.classifier import PeopleClassifier
 from metaface.learners.coral import align_covariance
 from metaface.learners.cosine import CosineClassifier
 from metaface.learners.finetune import FineTune
+from metaface.learners.imaml import IMAML
+from metaface.learners.laplacian import LaplacianShot
 from metaface.learners.learn2learn import Learn2Learn
 from metaface.learners.linear_probe import LinearProbe
 from metaface.learners.maml import MAML
+from metaface.learners.matching import Matching
 from metaface.learners.prototypical import Prototypical
+from metaface.learners.relation import Relation
 from metaface.learners.reptile import Reptile
+from metaface.learners.ridge import R2D2
 from metaface.nets.trainable import set_trainable
 
 __all__ = [
     "ANIL",
+    "BOIL",
+    "IMAML",
     "LEARNERS",
     "MAML",
+    "R2D2",
     "Classifier",
     "CosineClassifier",
     "FeatureLearner",
     "FineTune",
+    "LaplacianShot",
     "LinearProbe",
+    "Matching",
     "MetaLearner",
+    "PeopleClassifier",
     "Prototypical",
     "Recipe",
+    "Relation",
     "Reptile",
     "align_covariance",
     "build",
@@ -47,7 +61,16 @@ LEARNERS: dict[str, Callable[..., MetaLearner]] = {
     "metasgd": partial(MAML, learn_rates="weight"),
     "maml++": partial(MAML, learn_rates="layer", multi_step=500),
     "reptile": Reptile,
+    "boil": BOIL,
+    "imaml": IMAML,
     "prototypical": Prototypical,
+    "matching": Matching,
+    "relation": Relation,
+    "r2d2": R2D2,
+    "laplacian": LaplacianShot,
+    "classifier": PeopleClassifier,
+    "arcface": partial(PeopleClassifier, margin=0.2, scale=15.0),
+    "simpleshot": partial(PeopleClassifier, centred=True),
     "linear-probe": LinearProbe,
     "cosine-classifier": CosineClassifier,
     "imprinting": partial(CosineClassifier, steps=0),

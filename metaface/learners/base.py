@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from metaface.arguments import HIGHEST_RATE, check_counts, check_rates
+from metaface.data import FaceSet
 from metaface.episodes.sampler import Episodes
 from metaface.learners.checks import (
     check_embedding,
@@ -26,7 +27,7 @@ from metaface.learners.checks import (
     explain_errors,
 )
 from metaface.learners.chunks import Result, run_in_chunks
-from metaface.nets import norm_mode
+from metaface.nets import norm_mode, refresh_statistics
 
 Weights = dict[str, Tensor]
 State = dict[str, Any]
@@ -171,6 +172,17 @@ class MetaLearner(nn.Module):
     def score(self, state: State, images: Tensor) -> Tensor:
         """Logits ``[T, Q, ways]`` of float ``[T, Q, C, H, W]`` in 0..1."""
         raise NotImplementedError
+
+    # -- what a learner may define ---------------------------------------------------------
+
+    def begin(self, faces: FaceSet) -> None:
+        """Make what depends on who is trained on. ``metaface.train`` calls it before a training's
+        optimiser is made; here, there is nothing to make."""
+
+    def refresh(self, batches: Iterable[Tensor]) -> None:
+        """Set population statistics from ``batches`` of training photographs, float
+        ``[n, C, H, W]`` in 0..1: before each validation, and at the end of training."""
+        refresh_statistics(self.embedding, batches)
 
     # -- what every learner has ------------------------------------------------------------
 

@@ -46,6 +46,7 @@ _REPTILE: Space = {
     "lr": Range(0.1, 1.0),
 }
 _WAYS: Space = {"ways": Range(5, 60), **OUTER}
+_BATCH: Space = {**_WAYS, "ways": Range(10, 60)}
 _COSINE: Space = {"scale": Range(1.0, 50.0), **_WAYS}
 _L2L: Space = {"inner_lr": Range(1e-3, 0.3), "inner_steps": Range(1, 10), **OUTER}
 
@@ -57,6 +58,26 @@ SPACES: dict[str, Space] = {
     "maml++": _MAML,
     "reptile": _REPTILE,
     "prototypical": _WAYS,
+    "boil": {"inner_lr": Range(1e-3, 0.3), "inner_steps": Range(1, 10), **OUTER},
+    "imaml": {
+        "inner_lr": Range(1e-3, 0.1),
+        "inner_steps": Range(3, 20),
+        "strength": Range(0.1, 10.0),
+        "head_strength": Range(1e-2, 1.0),
+        **OUTER,
+    },
+    "matching": {"scale": Range(1.0, 50.0), **_WAYS},
+    "relation": {"hidden": Range(4, 64), **_WAYS},
+    "r2d2": {"strength": Range(1e-2, 100.0), "scale": Range(1.0, 50.0), **_WAYS},
+    "laplacian": {
+        "scale": Range(1.0, 50.0),
+        "strength": Range(0.1, 2.0),
+        "neighbours": Range(1, 10),
+        **_WAYS,
+    },
+    "classifier": _BATCH,
+    "arcface": {"margin": Range(0.05, 0.6), "scale": Range(5.0, 64.0), **_BATCH},
+    "simpleshot": _BATCH,
     "linear-probe": {"strength": Range(1.0, 1000.0), **_WAYS},
     "cosine-classifier": {**_COSINE, "head_lr": Range(1e-2, 1.0), "steps": Range(10, 300)},
     "imprinting": _COSINE,

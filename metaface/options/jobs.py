@@ -54,7 +54,8 @@ class JobSettings:
         crop: Centre crop of the photographs: a share of the shorter side (1 at most), or pixels.
         image_size: Side of the photographs that a learner sees, pixels.
         channels: 1 (grey) or 3 (RGB).
-        learners: Learners by name: maml, fomaml, anil, metasgd, maml++, reptile, prototypical,
+        learners: Learners by name: maml, fomaml, anil, metasgd, maml++, reptile, boil, imaml,
+            prototypical, matching, relation, r2d2, laplacian, classifier, arcface, simpleshot,
             linear-probe, cosine-classifier, imprinting, finetune, l2l-maml, l2l-metasgd, l2l-gbml.
         ways: People of a test episode; every combination of ways and shots is tested.
         shots: Support photographs a person of a test episode.

@@ -293,14 +293,14 @@ def keeps_queries_apart(make: Make) -> None:
         apart = torch.cat([classifier(query[None]) for query in queries])
         alike = torch.allclose(together, apart, rtol=1e-9, atol=1e-9)
         require(
-            learner.norm == norm and learner.transductive == (norm == "batch"),
-            "norm and transductive are the embedding's",
+            learner.norm == norm and (learner.transductive or norm != "batch"),
+            "norm is the embedding's, and with norm batch a learner is transductive",
             f"norm {learner.norm}, transductive {learner.transductive}, with norm {norm}",
             "Results are told apart by them.",
         )
         require(
             alike != learner.transductive,
-            "queries see each other with norm batch, and only then",
+            "a learner whose queries see each other says so, and no other does",
             f"scores of single queries {'are' if alike else 'are not'} those of all, norm {norm}",
             "One photograph must be identified as it is in a group; whatever looks at all queries "
             "is transductive, and must say so.",
@@ -402,7 +402,9 @@ def _task(tasks: Episodes) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shaken(make: Make, norm: NormMode = "group") -> MetaLearner:
-    return _shake(make(tiny(norm)))
+    learner = make(tiny(norm))
+    learner.begin(patterns(8, 6, 16))  # the people of few_tasks
+    return _shake(learner)
 
 
 def _shake(learner: MetaLearner) -> MetaLearner:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from metaface import nets
 from metaface.arguments import (
     check_counts,
     check_flags,
@@ -211,6 +210,7 @@ def _prepared(
     parts = {"training": faces, **({} if val is None else {"validation": val})}
     parts |= getattr(run.on_finish, "faces", {})
     definition = runs.define(defining, learner=learner, faces=parts)
+    learner.begin(faces)
     optimizer = _OPTIMIZERS[recipe.optimizer](learner.to(device).parameters(), recipe.lr)
     training = _MetaTraining(learner, optimizer, budget, run, definition, group)
     training.recipe, training.sampler, training.notes = recipe, sampler, notes
@@ -348,10 +348,7 @@ class _MetaTraining(Training):
     def _refresh(self) -> None:
         """Population statistics of frozen layers, from 16 batches of the training people."""
         size = self.recipe.meta_batch
-        nets.refresh_statistics(
-            self.model.embedding,
-            (self.sampler.batch(k, size).support.flatten(0, 1) for k in range(16)),
-        )
+        self.model.refresh(self.sampler.batch(k, size).support.flatten(0, 1) for k in range(16))
 
     def finish(self) -> None:
         self._warn_of_overrun()

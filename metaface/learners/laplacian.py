@@ -1,0 +1,76 @@
+"""LaplacianShot: nearest prototype, and queries that resemble each other get the same name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metaface.arguments import check_counts, check_rates
+from metaface.learners.base import Recipe, State
+from metaface.learners.prototypical import Prototypical
+
+
+class LaplacianShot(Prototypical):
+    """LaplacianShot (Ziko et al. 2020, arXiv 2006.15486). *Transductive*: queries see each other.
+
+    On unit features, each query has a probability of every person that is near where the distance
+    to their prototype is small, and near to that of the query's nearest other queries: the
+    Laplacian of the graph of nearest neighbours. The paper's bound updates find it: y = softmax(
+    -distance + strength * sum of the neighbours' y), all queries at once, again and again.
+
+    Meta-training is that of prototypical networks, of each query by itself. A query that is alone
+    gets the answer of prototypical networks.
+
+    Args:
+        embedding: the shared network.
+        strength: weight of the neighbours, lambda in the paper; 0: prototypical networks.
+        neighbours: of each query, at most as many as there are others.
+        steps: bound updates.
+        scale: factor of the distances of unit features, which are 0..4, and of their scores.
+
+    Example:
+        >>> import metaface as mf
+        >>> import torch
+        >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
+        >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
+        >>> learner = mf.learners.LaplacianShot(mf.nets.Conv4())
+        >>> learner.transductive, learner.adapt(images, [0, 1]).predict(images)
+        (True, tensor([0, 1]))
+    """
+
+    recipe = Recipe(ways=30, shots=1, queries=1, meta_batch=1, lr=1e-3)
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        strength: float = 1.0,
+        neighbours: int = 3,
+        steps: int = 20,
+        scale: float = 10.0,
+    ) -> None:
+        super().__init__(embedding, "cosine", scale)
+        check_rates(strength=strength)
+        check_counts(1, neighbours=neighbours, steps=steps)
+        self.strength = strength
+        self.neighbours = neighbours
+        self.steps = steps
+
+    @property
+    def transductive(self) -> bool:
+        return True
+
+    def score_head(self, state: State, features: Tensor) -> Tensor:
+        scores = super().score_head(state, features)  # [T, Q, N]
+        count = features.shape[1]
+        if self.training or count < 2:
+            return scores
+        unit = F.normalize(features, dim=-1)
+        cosines = unit @ unit.mT - 2 * torch.eye(count).to(unit)  # nobody is a neighbour of itself
+        nearest = cosines.topk(min(self.neighbours, count - 1), -1).indices
+        near = torch.zeros_like(cosines).scatter_(-1, nearest, 1.0)
+        near = torch.maximum(near, near.mT)  # as an undirected graph
+        logits = scores
+        for _ in range(self.steps):
+            logits = scores + self.strength * near @ logits.softmax(-1)
+        return logits
