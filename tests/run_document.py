@@ -61,6 +61,7 @@ MOST: dict[str, float] = {
     "tasks": 2,
     "val_tasks": 2,
     "cells": 3,
+    "variants": 2,
     "scenes": 10,
     "limit": 20,
     "faces": 3000,
