@@ -551,7 +551,7 @@ def torchopt_vmap_maml(case: Case, device: torch.device, *, first_order: bool) -
 
     def step() -> int:
         outer.zero_grad()
-        params = dict(model.named_parameters())
+        params: dict[str, Tensor] = dict(model.named_parameters())
         losses = torch.func.vmap(task_loss, (None, 0, 0, 0, 0))(
             params, support, tasks.support_y, query, tasks.query_y
         )
