@@ -1,4 +1,4 @@
-"""MetaFace beside learn2learn 0.2.0 and easyfsl 1.5, in one run.
+"""MetaFace beside learn2learn 0.2.0, easyfsl 1.5, TorchOpt 0.7 and JAX, in one run.
 
 python benchmarks/peers.py --json peers.json          # the reference case, within 10 minutes
 python benchmarks/peers.py --json full.json --full    # other sizes too: hours; goes on where it was
@@ -10,14 +10,15 @@ number of threads (torch's; OMP_NUM_THREADS sets it); where they can be compared
 shown to compute the same. They take turns, A B A B ..., after a warm-up; figures are medians of the
 rounds with quartiles, and a ratio is the median of the rounds' ratios, to the fastest peer. What
 each side does exactly: benchmarks/sides.py. Memory is the peak of a fresh process over two steps
-above what it held after imports and data.
+above what it held after imports, data and, for JAX, compiling. JAX's compiling is no part of its
+rate; how long it took is told apart.
 
 "Of matmul" is the share of the machine's matrix-product rate (float32, 2048x2048, measured in turn
 with the sides) that a side's tasks/s amount to, if a task takes the operations counted by
 torch.utils.flop_counter on one task of a plain-torch peer: the same number for every side.
 
-Needs the peers: python tools/build_learn2learn.py; pip install 'metaface[peers]'. Without one of
-them the rows against the other still run.
+Needs the peers: python tools/build_learn2learn.py; pip install 'metaface[peers]'. Without some of
+them the rows against the others still run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -40,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sides import REMEDIES, SIDES, Case, Work, missing
+from sides import REMEDIES, SIDES, Case, Work, missing, takes_part
 from torch.utils.flop_counter import FlopCounterMode
 
 from metaface import machine
@@ -116,18 +117,21 @@ def check(case: Case, sides: list[str], device: torch.device) -> None:
 
     In float64 to 1e-6. In float32 both are held against that, loosely: where rounding turns a ReLU
     or a maximum over, the inner loop makes a percent of it, more in larger pictures. Not Reptile:
-    Adam's first step is the sign of the gradient, and rounding decides a tiny one's.
+    Adam's first step is the sign of the gradient, and rounding decides a tiny one's. Nor JAX, which
+    would compile once more for it. Of the Prototypical sides JAX alone does what MetaFace does.
     """
     small = replace(case, tasks=2, reptile_batch=None)
-    if case.kind in INNER:
-        exact, rounded = (
-            {side: outcome(small, side, device, precision) for side in sides}
-            for precision in (torch.float64, torch.float32)
-        )
+    if case.kind == "prototypical-memory":
+        sides = [side for side in sides if side in ("metaface", "jax")]
+    if case.kind in (*INNER, "prototypical-memory") and len(sides) > 1:
+        exact = {side: outcome(small, side, device, torch.float64) for side in sides}
         for peer in sides[1:]:
             same(case, peer, distance(exact["metaface"], exact[peer]), 1e-6)
-            if case.kind == "reptile":
-                continue
+        if case.kind in ("reptile", "prototypical-memory"):
+            return
+        sides = [side for side in sides if side != "jax"]
+        rounded = {side: outcome(small, side, device, torch.float32) for side in sides}
+        for peer in sides[1:]:
             allowed = max(0.03, 5 * distance(rounded[peer], exact[peer]))
             same(case, peer, distance(rounded["metaface"], exact[peer]), allowed)
     elif case.kind == "evaluation":
@@ -187,11 +191,12 @@ def peak_memory_apart(case: Case, side: str, device: torch.device) -> float:
             raise
 
 
-def operations(case: Case, side: str, device: torch.device) -> float | None:
-    """Floating-point operations of one task, counted on a peer."""
-    if case.kind not in TRAINING:
+def operations(case: Case, sides: list[str], device: torch.device) -> float | None:
+    """Floating-point operations of one task, counted on the last side that torch can count."""
+    countable = [side for side in sides if side != "jax" and "vmap" not in side]
+    if case.kind not in TRAINING or not countable:
         return None
-    work = SIDES[case.kind][side](replace(case, tasks=1), device)
+    work = SIDES[case.kind][countable[-1]](replace(case, tasks=1), device)
     with FlopCounterMode(display=False) as counter:
         work.step()
     return float(counter.get_total_flops())
@@ -248,7 +253,11 @@ def measure(
     case: Case, device: torch.device, absent: list[str], quick: bool, tell: Callable[[str], object]
 ) -> dict[str, Any] | None:
     """The row of one case; None where no peer for it is installed."""
-    sides = [s for s in SIDES[case.kind] if not s.startswith(tuple(absent))]
+    sides = [
+        side
+        for side in SIDES[case.kind]
+        if not side.startswith(tuple(absent)) and takes_part(side, case, device)
+    ]
     if sides == ["metaface"]:
         return None
     tell("same result")
@@ -261,12 +270,13 @@ def measure(
     fits = [side for side in sides if peaks.get(side, 0.0) < math.inf]
     tell("building")
     works = {side: SIDES[case.kind][side](case, device) for side in fits}
-    flops = operations(case, fits[-1], device)
+    compile_s = {side: w.compile_s for side, w in works.items() if w.compile_s is not None}
+    flops = operations(case, fits, device)
     works["matmul"] = matmul(device)
     seconds, rounds = (0.0, 1) if quick else (1.0, 5)
     found = rates(works, device, rounds, seconds, tell)
     yardstick = statistics.median(found.pop("matmul"))
-    return row(case, device, found, peaks, flops, yardstick)
+    return row(case, device, found, peaks, flops, yardstick) | {"compile_s": compile_s}
 
 
 def row(
@@ -286,6 +296,9 @@ def row(
     def share(values: list[float] | None) -> float | None:
         return statistics.median(values) * flops / 1e9 / yardstick if values and flops else None
 
+    def ratio_to(theirs: list[float]) -> float:
+        return statistics.median(a / b for a, b in zip(ours or [], theirs, strict=True))
+
     def finite(peak: float | None) -> float | None:
         return None if peak is None or peak == math.inf else round(peak, 1)
 
@@ -303,6 +316,8 @@ def row(
         "ratio_quartiles": quartiles(ratios),
         "rounds": len(next(iter(found.values()))),
         "others": {side: medians[side] for side in peers if side != peer},
+        "ratios": {side: ratio_to(found[side]) for side in peers} if ours else {},
+        "peaks_mb": {side: finite(peak) for side, peak in peaks.items()},
         "mflop_per_task": flops / 1e6 if flops else None,
         "matmul_gflops": yardstick,
         "metaface_of_matmul": share(ours),
@@ -361,10 +376,34 @@ def table(rows: list[dict[str, Any]]) -> str:
                 " / ".join(number(p) for p in peaks),
             )
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return aligned(lines, left=(0, 3))
+
+
+def every_peer(rows: list[dict[str, Any]]) -> str:
+    """A line for each peer of each row."""
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else f"{value:{form}}"
+
+    lines = [("", "peer", "tasks/s", "MetaFace's times", "peak MB", "compiling s")]
+    for r in rows:
+        for peer, rate in sorted(({r["peer_name"]: r["peer"]} | r["others"]).items(), key=str):
+            if peer is None:
+                continue
+            # rows of an older file have less
+            ratio, peak = r.get("ratios", {}).get(peer), r.get("peaks_mb", {}).get(peer)
+            compiling = r.get("compile_s", {}).get(peer)
+            shown = (number(rate, ".4g"), number(ratio, ".2f"), number(peak, ".0f"))
+            lines.append((r["case"], peer, *shown, number(compiling, ".0f")))
+    return aligned(lines, left=(0, 1))
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
+    """Columns, those of ``left`` from the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            text.ljust(width) if i in (0, 3) else text.rjust(width)
+            text.ljust(width) if i in left else text.rjust(width)
             for i, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -457,6 +496,7 @@ def main() -> None:
 
     rows = [kept[name(case)] for case in cases if name(case) in kept]
     print(table(rows))
+    print(f"\n{every_peer(rows)}\n")
     print(
         f"{about['device']}, {about['threads']} threads, torch {about['torch']}, "
         f"matrix product {about['matmul_gflops']:.0f} GFLOP/s"

@@ -1,4 +1,4 @@
-"""How MetaFace, learn2learn and easyfsl each do one piece of work; benchmarks/peers.py times them.
+"""How MetaFace and its peers each do one piece of work; benchmarks/peers.py times them.
 
 Every function of ``SIDES`` takes a case and a device, builds what it needs and returns its work:
 ``step()`` does it once. The peers are driven as their own examples drive them, in the fastest form
@@ -7,11 +7,17 @@ that gives the same result:
 - learn2learn 0.2.0: ``examples/vision/maml_omniglot.py``, ``reptile_miniimagenet.py`` (with fresh
   Adam moments for each task, as MetaFace has them, and none of the example's metrics) and
   ``protonet_miniimagenet.py`` (with the fused sampling transform);
-- easyfsl 1.5: ``notebooks/episodic_training.ipynb``, ``inference_with_extracted_embeddings.ipynb``.
+- easyfsl 1.5: ``notebooks/episodic_training.ipynb``, ``inference_with_extracted_embeddings.ipynb``;
+- TorchOpt 0.7: ``examples/few-shot/maml_omniglot.py`` (``MetaSGD``, task by task; the gradient of
+  each task at once, as the others have it, in place of a graph of all 16) and
+  ``examples/FuncTorch/maml_omniglot_vmap.py`` (``torchopt.sgd`` under ``vmap`` over the tasks, with
+  ``torch.func`` in place of functorch, which torch no longer has). ``MetaSGD`` has no first order:
+  the second form is that of the first-order rows;
+- JAX: benchmarks/jax_side.py.
 
-Neither can do several tasks at once with statistics of their own, so they loop over the tasks of
-the meta-batch and accumulate the gradient. They sample from float tensors, converted beforehand;
-MetaFace from bytes.
+learn2learn and easyfsl cannot do several tasks at once with statistics of their own, so they loop
+over the tasks of the meta-batch and accumulate the gradient. They sample from float tensors,
+converted beforehand; MetaFace from bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +45,11 @@ EPISODES, EASYFSL_EPISODES = 10_000, 500  # of one evaluation
 REMEDIES = {
     "learn2learn": "python tools/build_learn2learn.py (it needs a C compiler)",
     "easyfsl": "python -m pip install 'metaface[peers]', or easyfsl itself",
+    "torchopt": "python -m pip install 'metaface[peers]', or torchopt itself",
+    "jax": "python -m pip install 'metaface[peers]', or jax and optax",
 }
+# XLA compiles the unrolled inner loop for longer the longer it is
+JAX_STEPS, JAX_SIZE = 5, 28
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,16 @@ class Case:
 @dataclass
 class Work:
     """``step()`` does the work once and returns how many tasks that was; ``outcome()`` is what the
-    last step came to (a gradient, an accuracy), where sides can be compared."""
+    last step came to (a gradient, an accuracy), where sides can be compared. ``compile_s`` is how
+    long a compiler took before the first step."""
 
     step: Callable[[], int]
     outcome: Callable[[], Tensor] | None = None
+    compile_s: float | None = None
 
 
 def missing(peer: str) -> str | None:
-    """Why ``peer`` (``learn2learn`` or ``easyfsl``) cannot run here, with the remedy, or None."""
+    """Why ``peer`` (a key of ``REMEDIES``) cannot run here, with the remedy, or None."""
     try:
         _import(peer)
     except ImportError as error:
@@ -80,12 +92,28 @@ def _import(peer: str) -> Any:
         import learn2learn
 
         return learn2learn
+    if peer == "torchopt":
+        import torchopt
+
+        return torchopt
+    if peer == "jax":
+        import jax  # noqa: F401  # for a message that names it
+        import jax_side
+
+        return jax_side
     import easyfsl.datasets
     import easyfsl.methods
     import easyfsl.samplers
     import easyfsl.utils
 
     return easyfsl
+
+
+def takes_part(side: str, case: Case, device: torch.device) -> bool:
+    """Whether ``side`` runs ``case`` there, if it is installed."""
+    if side != "jax":
+        return True
+    return case.steps <= JAX_STEPS and case.size <= JAX_SIZE and device.type == "cpu"
 
 
 def _workers(count: int) -> dict[str, Any]:
@@ -134,14 +162,37 @@ def network(case: Case, device: torch.device) -> tuple[nn.Module, nn.Linear]:
     return body.to(device, precision), head.to(device, precision)
 
 
-def plain_network(case: Case, device: torch.device) -> tuple[nn.Module, nn.Linear]:
+class BatchStatistics(nn.Module):
+    """``nn.BatchNorm2d`` without running statistics, by elementary operations.
+
+    Differentiated twice under ``torch.func.vmap``, ``BatchNorm2d`` gives a gradient that is off by
+    1e-3 in float64 (torch 2.14 on a CPU); this gives the right one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        centred = images - images.mean((0, 2, 3), keepdim=True)
+        deviation = (centred.square().mean((0, 2, 3), keepdim=True) + 1e-5).rsqrt()
+        return centred * deviation * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def batch_norm(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def plain_network(
+    case: Case, device: torch.device, norm: Callable[[int], nn.Module] = batch_norm
+) -> tuple[nn.Module, nn.Linear]:
     """The same in plain torch, with the same weights: what a peer's user would write."""
     body, head = network(case, device)
     blocks: list[nn.Module] = []
     for i in range(4):
         convolution = nn.Conv2d(case.channels if i == 0 else 64, 64, 3, padding=1, bias=False)
-        norm = nn.BatchNorm2d(64, track_running_stats=False)
-        blocks += [convolution, norm, nn.ReLU(), nn.MaxPool2d(2)]
+        blocks += [convolution, norm(64), nn.ReLU(), nn.MaxPool2d(2)]
     plain = nn.Sequential(*blocks, nn.Flatten()).to(device)
     with torch.no_grad():
         for mine, same in zip(ordered(plain), ordered(body), strict=True):
@@ -205,7 +256,7 @@ def metaface_prototypical(case: Case, device: torch.device, *, in_memory: bool) 
     optimizer = torch.optim.Adam(learner.parameters(), OUTER_LR)
     if in_memory:
         tasks = tasks_in_memory(case, device)
-        return _metaface_training(learner, optimizer, lambda k: tasks, None)
+        return _metaface_training(learner, optimizer, lambda k: tasks, partial(gradient, body))
     draw = partial(sampler(case, device).batch, size=case.tasks)
     return _metaface_training(learner, optimizer, draw, None)
 
@@ -442,6 +493,113 @@ def easyfsl_evaluation(case: Case, device: torch.device, *, workers: int = 0) ->
     return Work(step, lambda: torch.tensor(accuracy))
 
 
+# -- TorchOpt ----------------------------------------------------------------------------------
+
+
+def torchopt_maml(case: Case, device: torch.device) -> Work:
+    torchopt = _import("torchopt")
+    body, head = plain_network(case, device)
+    model = nn.Sequential(body, head)
+    initial = nn.ParameterList(model.parameters())  # the model will hold views of these
+    outer = torch.optim.Adam(initial, OUTER_LR)
+    inner = torchopt.MetaSGD(model, lr=INNER_LR)
+    tasks = tasks_in_memory(case, device)
+    support, query = scaled(tasks.support), scaled(tasks.query)
+
+    def step() -> int:
+        outer.zero_grad()
+        weights = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
+        moments = torchopt.extract_state_dict(inner, by="reference")
+        for i in range(len(tasks)):
+            for _ in range(case.steps):
+                inner.step(F.cross_entropy(model(support[i]), tasks.support_y[i]))
+            loss = F.cross_entropy(model(query[i]), tasks.query_y[i]) / len(tasks)
+            loss.backward()
+            torchopt.recover_state_dict(model, weights)
+            torchopt.recover_state_dict(inner, moments)
+        outer.step()
+        return len(tasks)
+
+    return Work(step, partial(gradient, initial))
+
+
+def torchopt_vmap_maml(case: Case, device: torch.device, *, first_order: bool) -> Work:
+    torchopt = _import("torchopt")
+    body, head = plain_network(case, device, BatchStatistics)
+    model = nn.Sequential(body, head)
+    outer = torch.optim.Adam(model.parameters(), OUTER_LR)
+    inner = torchopt.sgd(lr=INNER_LR)
+    tasks = tasks_in_memory(case, device)
+    support, query = scaled(tasks.support), scaled(tasks.query)
+
+    def loss(params: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(model, params, (images,)), labels)
+
+    def task_loss(
+        params: dict[str, Tensor],
+        support: Tensor,
+        support_y: Tensor,
+        query: Tensor,
+        query_y: Tensor,
+    ) -> Tensor:
+        state = inner.init(params)
+        for _ in range(case.steps):
+            grads = torch.func.grad(loss)(params, support, support_y)
+            if first_order:
+                grads = {name: g.detach() for name, g in grads.items()}
+            updates, state = inner.update(grads, state, inplace=False)
+            params = torchopt.apply_updates(params, updates, inplace=False)
+        return loss(params, query, query_y)
+
+    def step() -> int:
+        outer.zero_grad()
+        params: dict[str, Tensor] = dict(model.named_parameters())
+        losses = torch.func.vmap(task_loss, (None, 0, 0, 0, 0))(
+            params, support, tasks.support_y, query, tasks.query_y
+        )
+        losses.mean().backward()
+        outer.step()
+        return len(tasks)
+
+    return Work(step, partial(gradient, body, head))
+
+
+# -- JAX ---------------------------------------------------------------------------------------
+
+
+def jax_maml(case: Case, device: torch.device, *, first_order: bool) -> Work:
+    jax_side = _import("jax")
+    loss = partial(jax_side.maml_loss, steps=case.steps, lr=INNER_LR, first_order=first_order)
+    return _jax_training(case, device, loss, *plain_network(case, device))
+
+
+def jax_prototypical(case: Case, device: torch.device) -> Work:
+    loss = partial(_import("jax").prototypical_loss, ways=case.ways)
+    body, _ = plain_network(case, device)
+    return _jax_training(case, device, loss, body)
+
+
+def _jax_training(
+    case: Case, device: torch.device, loss: Callable[..., Any], *modules: nn.Module
+) -> Work:
+    jax_side = _import("jax")
+    jax_side.start(torch.get_num_threads())
+    tasks = tasks_in_memory(case, device)
+    support, query = scaled(tasks.support), scaled(tasks.query)
+    params = [p.detach().numpy() for p in ordered(*modules)]
+    data = tuple(t.numpy() for t in (support, tasks.support_y, query, tasks.query_y))
+    training = jax_side.Training(loss, params, data, OUTER_LR)
+
+    def step() -> int:
+        training.step()
+        return len(tasks)
+
+    def outcome() -> Tensor:
+        return torch.cat([torch.tensor(np.asarray(g)).flatten() for g in training.gradient])
+
+    return Work(step, outcome, training.compile_s)
+
+
 def _drawing(case: Case, device: torch.device, tasks: Iterator[Any]) -> Work:
     def step() -> int:
         for _ in range(case.tasks):
@@ -469,10 +627,15 @@ SIDES: dict[str, dict[str, Side]] = {
     "maml": {
         "metaface": metaface_maml,
         "learn2learn": partial(learn2learn_maml, first_order=False),
+        "torchopt": torchopt_maml,
+        "torchopt, vmap": partial(torchopt_vmap_maml, first_order=False),
+        "jax": partial(jax_maml, first_order=False),
     },
     "fomaml": {
         "metaface": partial(metaface_maml, first_order=True),
         "learn2learn": partial(learn2learn_maml, first_order=True),
+        "torchopt, vmap": partial(torchopt_vmap_maml, first_order=True),
+        "jax": partial(jax_maml, first_order=True),
     },
     "sweep": {
         "metaface": partial(metaface_maml, memory="sweep"),
@@ -488,6 +651,7 @@ SIDES: dict[str, dict[str, Side]] = {
         "metaface": partial(metaface_prototypical, in_memory=True),
         "learn2learn": partial(learn2learn_prototypical, in_memory=True),
         "easyfsl": partial(easyfsl_prototypical, in_memory=True),
+        "jax": jax_prototypical,
     },
     "sampling": {
         "metaface": metaface_sampling,

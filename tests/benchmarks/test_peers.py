@@ -50,7 +50,7 @@ def test_rows_against_both_peers(tmp_path):
     assert done.returncode == 0, done.stderr
     written = json.loads(file.read_text())
     (row,) = written["rows"]
-    assert {row["peer_name"], *row["others"]} == {"learn2learn", "easyfsl"}
+    assert {row["peer_name"], *row["others"]} >= {"learn2learn", "easyfsl"}
     assert row["ratio"] == pytest.approx(row["metaface"] / row["peer"])
     assert row["mflop_per_task"] > 0 and written["machine"]["matmul_gflops"] > 0
     assert row["case"] in done.stdout and file.with_suffix(".png").is_file()
@@ -80,9 +80,77 @@ def test_every_row(tmp_path):
     }
 
 
+SAME = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import peers, torch
+kind, side = sys.argv[1:]
+case = peers.Case(kind, size=16, steps=2, tasks=2, queries=2)
+both = [peers.outcome(case, s, torch.device("cpu"), torch.float64) for s in ("metaface", side)]
+print(json.dumps([peers.distance(*both), len(both[0]), float(both[0].norm())]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [
+        ("maml", "learn2learn"),
+        ("maml", "torchopt"),
+        ("maml", "torchopt, vmap"),
+        pytest.param("maml", "jax", marks=pytest.mark.slow),  # XLA compiles for a minute
+        ("fomaml", "learn2learn"),
+        ("fomaml", "torchopt, vmap"),
+        pytest.param("fomaml", "jax", marks=pytest.mark.slow),
+        ("prototypical-memory", "jax"),
+    ],
+)
+def test_a_peer_computes_metafaces_gradient(kind, side):
+    # from the same weights and tasks, in float64; in a process of its own, as what the peers warn
+    # of on import is no error of ours
+    needs(side.split(",")[0])
+    if side == "jax":
+        needs("optax")
+    done = subprocess.run(
+        [sys.executable, "-c", SAME, kind, side], capture_output=True, text=True, cwd=BENCHMARKS
+    )
+    assert done.returncode == 0, done.stderr
+    error, length, norm = json.loads(done.stdout.splitlines()[-1])
+    assert error < 1e-9 and length > 100_000 and norm > 0
+
+
+def test_jax_takes_part_where_compiling_is_bearable(peers):
+    cpu = torch.device("cpu")
+    assert peers.takes_part("jax", peers.Case("maml"), cpu)
+    assert not peers.takes_part("jax", peers.Case("maml", steps=20), cpu)
+    assert not peers.takes_part("jax", peers.Case("maml", size=84, channels=3), cpu)
+    assert not peers.takes_part("jax", peers.Case("maml"), torch.device("cuda"))
+    assert peers.takes_part("torchopt", peers.Case("maml", steps=20), cpu)
+
+
+def test_operations_are_counted_on_a_side_that_torch_can_count(peers, monkeypatch):
+    def side(case, device):
+        a = torch.ones(4, 4)
+        return peers.Work(lambda: len(a @ a))
+
+    def uncountable(case, device):
+        raise AssertionError
+
+    sides = {"metaface": uncountable, "learn2learn": side}
+    sides |= {"torchopt, vmap": uncountable, "jax": uncountable}
+    monkeypatch.setitem(peers.SIDES, "maml", sides)
+    case, cpu = peers.Case("maml"), torch.device("cpu")
+    assert peers.operations(case, list(sides), cpu) == 2 * 4**3
+    assert peers.operations(case, ["jax"], cpu) is None
+
+
 @pytest.mark.parametrize(
     ("absent", "remedy"),
-    [("learn2learn", "tools/build_learn2learn.py"), ("easyfsl", "metaface[peers]")],
+    [
+        ("learn2learn", "tools/build_learn2learn.py"),
+        ("easyfsl", "metaface[peers]"),
+        ("torchopt", "torchopt itself"),
+        ("jax", "jax and optax"),
+    ],
 )
 def test_a_missing_peer_is_named_with_its_remedy(peers, monkeypatch, absent, remedy):
     monkeypatch.setitem(sys.modules, absent, None)
@@ -174,10 +242,19 @@ def test_the_row_takes_the_fastest_peer(peers):
     assert row["others"] == {"easyfsl": 5.0} and row["target"] == 3.0
     assert row["metaface_of_matmul"] == pytest.approx(0.3)
     assert row["out_of_memory"] == ["learn2learn"] and row["peer_peak_mb"] is None
+    assert row["ratios"] == pytest.approx({"learn2learn": 3.0, "easyfsl": 6.0})
+    assert row["peaks_mb"] == {"metaface": 7.0, "learn2learn": None, "easyfsl": 9.0}
     alone = peers.row(peers.Case("maml"), torch.device("cpu"), {"metaface": [1.0]}, {}, None, 1.0)
     assert alone["ratio"] is None and alone["peer_name"] is None
     json.dumps(row, allow_nan=False)
     peers.table([row, alone])
+    lines = peers.every_peer([row | {"compile_s": {"easyfsl": 41.6}}, alone]).splitlines()
+    assert [line.split()[-5:] for line in lines[1:]] == [
+        ["easyfsl", "5", "6.00", "9", "42"],
+        ["learn2learn", "10", "3.00", "-", "-"],
+    ]
+    older = {key: row[key] for key in ("case", "peer_name", "peer", "others")}
+    peers.every_peer([older])
 
 
 def test_the_grid_holds_every_setting(peers):
