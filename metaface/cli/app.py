@@ -114,7 +114,10 @@ def _sentence(error: CycloptsError) -> str:
         if new and "--json" in (error.root_input_tokens or ()):
             return f"--json FILE is now {new}"
     error.verbose = False
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    if isinstance(error, UnknownOptionError):
+        said += " If it is a name or a path: put -- before it, after all options"
+    return said
 
 
 def run(arguments: Sequence[str]) -> int:

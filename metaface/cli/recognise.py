@@ -36,6 +36,7 @@ _COLUMNS = (
     "nearest",
     "probability",
     "skipped",
+    "detail",
 )
 
 _FORM = Group("Form of the answer (one of these)", validator=MutuallyExclusive())
@@ -333,7 +334,8 @@ def _recognizer(
         given["weights"] = options.weights
     if options.detector != "yunet":
         given["detector"] = options.detector
-    if create and not Path(options.gallery).exists():
+    named = memory and options.gallery != GalleryOptions().gallery  # which should be there
+    if create and not named and not Path(options.gallery).exists():
         where = ":memory:" if memory else options.gallery
         return Recognizer.from_pretrained(gallery=where, keep_crops=keep_crops, **given)
     return Recognizer.load(options.gallery, keep_crops=keep_crops, **given)
@@ -399,6 +401,7 @@ def _as_json(one: Identified) -> dict[str, Any]:
             for match in one.faces
         ],
         "skipped": one.skipped,
+        "detail": one.detail,
     }
 
 
@@ -406,9 +409,9 @@ def _as_rows(one: Identified) -> Iterator[list[Any]]:
     path = cell(one.path)
     for match in one.faces:
         name, nearest = cell(match.name), cell(match.nearest)
-        yield [path, *match.box, name, match.score, nearest, match.probability, ""]
+        yield [path, *match.box, name, match.score, nearest, match.probability, "", ""]
     if one.skipped:
-        yield [path, *[""] * 8, one.skipped]
+        yield [path, *[""] * 8, one.skipped, cell(one.detail)]
 
 
 def _drawn_name(photo: Any, names: FileNames) -> str:

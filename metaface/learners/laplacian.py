@@ -14,20 +14,22 @@ from metaface.learners.prototypical import Prototypical
 class LaplacianShot(Prototypical):
     """LaplacianShot (Ziko et al. 2020, arXiv 2006.15486). *Transductive*: queries see each other.
 
-    On unit features, each query has a probability of every person that is near where the distance
-    to their prototype is small, and near to that of the query's nearest other queries: the
-    Laplacian of the graph of nearest neighbours. The paper's bound updates find it: y = softmax(
-    -distance + strength * sum of the neighbours' y), all queries at once, again and again.
+    A query's probability of a person is high where it is near their prototype, and where it is high
+    for the query's nearest other queries: the Laplacian of the graph of nearest neighbours. The
+    paper's bound updates find it: y = softmax(scale * cosine + strength * mean of the neighbours'
+    y), all queries at once, again and again. Features are less the mean of the prototypes first (of
+    the base classes, in the paper), or what all faces have in common outweighs what differs.
 
     Meta-training is that of prototypical networks, of each query by itself. A query that is alone
     gets the answer of prototypical networks.
 
     Args:
         embedding: the shared network.
-        strength: weight of the neighbours, lambda in the paper; 0: prototypical networks.
+        strength: weight of the neighbours, lambda in the paper, where their y are summed up; 0:
+            prototypical networks by cosine of the features less that mean.
         neighbours: of each query, at most as many as there are others.
         steps: bound updates.
-        scale: factor of the distances of unit features, which are 0..4, and of their scores.
+        scale: factor of the cosines.
 
     Example:
         >>> import metaface as mf
@@ -44,7 +46,7 @@ class LaplacianShot(Prototypical):
     def __init__(
         self,
         embedding: nn.Module,
-        strength: float = 1.0,
+        strength: float = 3.0,
         neighbours: int = 3,
         steps: int = 20,
         scale: float = 10.0,
@@ -61,15 +63,19 @@ class LaplacianShot(Prototypical):
         return True
 
     def score_head(self, state: State, features: Tensor) -> Tensor:
-        scores = super().score_head(state, features)  # [T, Q, N]
+        if self.training:
+            return super().score_head(state, features)
+        middle = state["prototypes"].mean(1, keepdim=True)
+        unit = F.normalize(self._placed(features) - middle, dim=-1)
+        scores = self.scale * unit @ F.normalize(state["prototypes"] - middle, dim=-1).mT
         count = features.shape[1]
-        if self.training or count < 2:
+        if count < 2:
             return scores
-        unit = F.normalize(features, dim=-1)
         cosines = unit @ unit.mT - 2 * torch.eye(count).to(unit)  # nobody is a neighbour of itself
         nearest = cosines.topk(min(self.neighbours, count - 1), -1).indices
         near = torch.zeros_like(cosines).scatter_(-1, nearest, 1.0)
         near = torch.maximum(near, near.mT)  # as an undirected graph
+        near = near / near.sum(-1, keepdim=True)
         logits = scores
         for _ in range(self.steps):
             logits = scores + self.strength * near @ logits.softmax(-1)

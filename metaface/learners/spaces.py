@@ -71,7 +71,7 @@ SPACES: dict[str, Space] = {
     "r2d2": {"strength": Range(1e-2, 100.0), "scale": Range(1.0, 50.0), **_WAYS},
     "laplacian": {
         "scale": Range(1.0, 50.0),
-        "strength": Range(0.1, 2.0),
+        "strength": Range(0.3, 10.0),
         "neighbours": Range(1, 10),
         **_WAYS,
     },

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from metaface.report.page import inline, write_page
 from metaface.report.pictures import GridRow, draw_grid
-from metaface.report.plots import COLOURS, add_legend, chart, plain, svg
+from metaface.report.plots import COLOURS, LINES, add_legend, chart, plain, svg
 from metaface.report.tables import Row, format_estimate, format_table, group_by_task
 
 FLOORS = {"pixels": "#bbbbbb", "untrained": "#888888", "start": "#444444", "pretrained": "#000000"}
@@ -113,6 +113,7 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
             [r["seconds"] for r in points],
             [100 * r["val_accuracy"] for r in points],
             color=COLOURS[names.index(name) % len(COLOURS)],
+            linestyle=LINES[names.index(name) // len(COLOURS) % len(LINES)],
             marker="o",
             markersize=3,
             label=None if name in shown else plain(name),

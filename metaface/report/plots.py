@@ -19,6 +19,8 @@ COLOURS = (
 )  # fmt: skip  # Okabe & Ito's: told apart by everybody
 BLUE, RED, GREEN = COLOURS[:3]
 GREY = "#999999"
+LINES = ("-", "--", ":")  # of one colour, where there are more lines than colours
+_LEGEND_LINE = 0.22  # inches
 
 
 def chart(x: str, y: str) -> tuple[Figure, Any]:
@@ -38,8 +40,11 @@ def clean(axes: Any) -> None:
 
 
 def add_legend(axes: Any) -> None:
-    """A legend at the right of the axes."""
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    """A legend at the right of the axes, whose figure becomes as high as it needs."""
+    legend = axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    width, height = axes.figure.get_size_inches()
+    lines = len(legend.get_texts())
+    axes.figure.set_size_inches(width, max(height, 0.5 + _LEGEND_LINE * lines))
 
 
 def plain(text: str) -> str:

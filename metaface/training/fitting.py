@@ -48,8 +48,8 @@ def fit_recipe(
     for name, others in find_partners(faces).items() if across else ():
         view = faces.of_domains(name)
         most = _photos_of(view.photos()[view.person_ids], 2)
-        alone = _fit(found, [view], fixed)
-        limits = {"shots": most, "queries": most} if others else asdict(alone)
+        both = {"shots": most, "queries": most}  # it gives one side of a task, a partner the other
+        limits = both if others else asdict(_fit(found, [view], fixed))
         found = _lowered(found, fixed, shots=limits["shots"], queries=limits["queries"])
     before, after = asdict(recipe), asdict(found)
     changed = [
@@ -76,7 +76,7 @@ def _fit(recipe: Recipe, sides: list[FaceSet], fixed: Collection[str]) -> Recipe
         if most < 2 and "ways" not in fixed:
             raise ValueError(
                 f"{sides[0].name}: most people have one photograph, and a training task needs two "
-                "of each person: train on another set (--train-data)"
+                "of each person: train on a set that has more of them"
             )
         recipe = _lowered(recipe, fixed, queries=most - _most(recipe.shots))
         recipe = _lowered(recipe, fixed, shots=most - recipe.queries)

@@ -100,6 +100,7 @@ def test_json_has_the_promised_form(photos, run, tmp_path):
     assert bad["skipped"] == "unreadable" and bad["faces"] == []
     assert blank["skipped"] == "no_face" and party["skipped"] is None
     assert {bad["skipped"], blank["skipped"]} < set(REASONS)
+    assert bad["detail"] and blank["detail"] and party["detail"] == ""
     by_place = sorted(party["faces"], key=lambda face: face["box"][0])
     assert [f["name"] for f in by_place] == ["Ana", None, "Chidi", "Bo", None]
     for face in by_place:
@@ -111,6 +112,7 @@ def test_json_has_the_promised_form(photos, run, tmp_path):
     _, said, _ = run("identify", tmp_path / "in", "--csv", "--quiet")
     rows = list(csv.DictReader(io.StringIO(said)))
     assert len(rows) == 7 and rows[0]["path"].endswith("a bad,name.jpg")
+    assert rows[0]["detail"] == bad["detail"] and rows[-1]["detail"] == ""
     assert [r["name"] for r in rows if r["name"]] == [
         f["name"] for f in party["faces"] if f["name"]
     ]
@@ -129,7 +131,7 @@ def test_people_forget_and_enrol_again(photos, run, tmp_path):
 
 
 @needs_weights
-def test_verify_says_who_is_who(photos, run, tmp_path):
+def test_verify_says_who_is_who(photos, run, tmp_path, monkeypatch, capsys):
     first, second = sorted((photos / "people" / "Ana").iterdir())[:2]
     other = photos / "people" / "Bo" / "1.png"
     assert run("verify", first, second)[1].startswith("the same person: score 0.")
@@ -137,9 +139,13 @@ def test_verify_says_who_is_who(photos, run, tmp_path):
     answer = json.loads(run("verify", first, second, "--json", "--fmr", "0.01")[1])
     assert answer["same"] and answer["fmr"] == 0.01 and answer["verified"]
     # without a gallery the threshold is the published one, and none is made
-    nowhere = tmp_path / "none.gallery"
-    _, said, _ = run("verify", first, other, gallery=nowhere)
-    assert "unverified" in said and not nowhere.exists()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert main(["verify", str(first), str(other)]) == 0
+    assert "unverified" in capsys.readouterr().out and not list(empty.iterdir())
+    status, _, told = run("verify", first, other, gallery=tmp_path / "mistyped.gallery")
+    assert status == 2 and "no gallery at" in told and "mistyped.gallery" in told
     status, _, told = run("verify", first, photos / "party.png")
     assert status == 2 and "party.png: 5 faces" in told
 

@@ -15,7 +15,7 @@ from helpers import RUNNABLE, patterns, validate_on_few, with_options
 from PIL import Image
 from scipy import stats
 
-from metaface import checkpoint
+from metaface import checkpoint, report
 from metaface._json import write_json
 from metaface.cli import main
 from metaface.experiments import benchmark
@@ -94,7 +94,7 @@ def test_rows_have_what_is_promised(results):
         trained = row["learner"] in RUNNABLE
         assert (row["train_seconds"] > 0) == trained and (row["recipe"] is not None) == trained
         assert row["norm"] == ("none" if row["learner"] == "pixels" else "group")
-        assert row["transductive"] is False
+        assert row["transductive"] is (row["learner"] == "laplacian")
 
 
 def test_starting_from_weights(photos, tmp_path):
@@ -144,6 +144,18 @@ def test_equal_iterations_and_paired_differences(results):
     for d in found["differences"]:
         gap = accuracy[d["a"], d["shots"]] - accuracy[d["b"], d["shots"]]
         assert d["difference"] == pytest.approx(gap, abs=1e-5)
+
+
+def test_the_page_says_that_convolutions_were_in_bfloat16(results, tmp_path):
+    found, out = results
+    said = "convolutions of training steps in bfloat16"
+    assert said not in (out / "report.html").read_text()
+    settings = found["settings"] | {"precision": "bf16"}
+    rounded = found | {"settings": settings, "confusions": []}
+    report.write_benchmark(
+        tmp_path / "page.html", rounded, [("Ana", [np.zeros((8, 8, 3), np.uint8)])], {}
+    )
+    assert said in (tmp_path / "page.html").read_text()
 
 
 def test_report_is_one_self_contained_page(results):

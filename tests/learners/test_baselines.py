@@ -111,43 +111,53 @@ def test_relation_descends_the_squared_error_of_its_scores():
     assert relative_error(got, flat_gradient(learner)) < 1e-12
 
 
+def centred(state: dict[str, Tensor], queries: Tensor, task: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit queries and prototypes of a task, less the mean of the prototypes."""
+    prototypes = state["prototypes"][task]
+    middle = prototypes.mean(0)
+    unit = F.normalize(queries[task], dim=-1) - middle
+    return F.normalize(unit, dim=-1).numpy(), F.normalize(prototypes - middle, dim=-1).numpy()
+
+
 def test_laplacian_is_the_paper_s_update_in_a_loop():
     x, y, queries = features(ways=3, shots=2)
     learner = LaplacianShot(nn.Identity(), strength=0.8, neighbours=2, steps=7, scale=4.0).eval()
     state = learner.fit_head(x, y, 3)
     got = learner.score_head(state, queries).softmax(-1).numpy()
-    unit = F.normalize(queries, dim=-1).numpy()
     for task in range(2):
-        prototypes = F.normalize(state["prototypes"][task], dim=-1).numpy()
+        unit, prototypes = centred(state, queries, task)
         near = np.zeros((6, 6))
         for i in range(6):
-            others = sorted(set(range(6)) - {i}, key=lambda j: -(unit[task, i] @ unit[task, j]))
+            others = sorted(set(range(6)) - {i}, key=lambda j: -(unit[i] @ unit[j]))
             for j in others[:2]:
                 near[i, j] = near[j, i] = 1
-        scores = 4.0 * unit[task] @ prototypes.T
+        scores = 4.0 * unit @ prototypes.T
         y_now = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         for _ in range(7):
-            now = np.exp(scores + 0.8 * near @ y_now)
+            of_neighbours = np.stack([y_now[near[i] > 0].mean(0) for i in range(6)])
+            now = np.exp(scores + 0.8 * of_neighbours)
             y_now = now / now.sum(1, keepdims=True)
         assert np.allclose(got[task], y_now)
 
 
-def test_laplacian_alone_or_without_strength_is_prototypical():
+def test_laplacian_alone_or_without_strength_is_the_nearest_centred_prototype():
     x, y, queries = features()
-    plain = Prototypical(nn.Identity(), "cosine").eval()
-    wanted = plain.score_head(plain.fit_head(x, y, 3), queries)
     for learner, some in (
         (LaplacianShot(nn.Identity(), strength=0.0), slice(None)),
         (LaplacianShot(nn.Identity()), slice(1)),
-        (LaplacianShot(nn.Identity()).train(), slice(None)),  # as it is meta-trained
     ):
-        learner = (
-            learner
-            if learner.training and some == slice(None) and learner.strength
-            else (learner.eval())
-        )
-        got = learner.score_head(learner.fit_head(x, y, 3), queries[:, some])
-        assert torch.allclose(got, wanted[:, some])
+        state = learner.eval().fit_head(x, y, 3)
+        got = learner.score_head(state, queries[:, some])
+        for task in range(2):
+            unit, prototypes = centred(state, queries, task)
+            assert np.allclose(got[task].numpy(), 10 * unit[some] @ prototypes.T)
+
+
+def test_laplacian_is_trained_as_prototypical_networks_are():
+    x, y, queries = features()
+    plain, learner = Prototypical(nn.Identity(), "cosine"), LaplacianShot(nn.Identity())
+    wanted = plain.score_head(plain.fit_head(x, y, 3), queries)
+    assert torch.equal(learner.score_head(learner.fit_head(x, y, 3), queries), wanted)
 
 
 def test_laplacian_says_that_it_is_transductive_and_is_better_where_queries_come_in_clusters():
@@ -156,12 +166,12 @@ def test_laplacian_says_that_it_is_transductive_and_is_better_where_queries_come
     photos = people + 0.8 * torch.randn(50, 5, 16, 16, generator=generator)
     labels, truth = (torch.arange(5).repeat_interleave(k).expand(50, -1) for k in (1, 15))
     accuracy = {}
-    for strength in (0.0, 1.0):
+    for strength in (0.0, 3.0):
         learner = LaplacianShot(nn.Identity(), strength).eval()
         state = learner.fit_head(photos[:, :, 0], labels, 5)
         scores = learner.score_head(state, photos[:, :, 1:].flatten(1, 2))
         accuracy[strength] = float((scores.argmax(-1) == truth).double().mean())
-    assert 0.6 < accuracy[0.0] < accuracy[1.0] - 0.03
+    assert 0.6 < accuracy[0.0] < accuracy[3.0] - 0.03
     result = evaluate(LaplacianShot(tiny()), patterns(6), ways=3, episodes=5, progress=False)
     assert result.transductive
 

@@ -217,7 +217,20 @@ def test_names_are_normalised(given_name: str, known: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "  ", "\u200b", "a\nb", "a\x00", "\x1b[31m", "\ud800", "a\u202eb", "x" * 201]
+    "name",
+    [
+        "",
+        "  ",
+        "\u200b",
+        "a\nb",
+        "a\x00",
+        "\x1b[31m",
+        "\ud800",
+        "a\u202eb",
+        "x" * 201,
+        "unknown",
+        "Unknown",
+    ],
 )
 def test_names_that_are_refused(name: str) -> None:
     with Gallery(**MODEL) as gallery:

@@ -113,6 +113,9 @@ def test_each_side_is_fitted_to_its_own_domain():
     assert found == Recipe(ways=8, shots=5, queries=1)
     across, _ = fit_recipe(Recipe(ways=5, shots=9, queries=5), both, across=True)
     assert across == Recipe(ways=5, shots=2, queries=1)
+    once = (uneven([1] * 8, name, n) for n, name in enumerate(("photo", "sketch")))
+    across, _ = fit_recipe(Recipe(ways=5, shots=1, queries=5), paired_domains(*once), across=True)
+    assert across == Recipe(ways=5, shots=1, queries=1)
 
 
 @pytest.mark.usefixtures("few_validations", "no_drawings")

@@ -8,6 +8,7 @@ import unicodedata
 from metaface._text import TURNING, same_name, without_unseen
 
 LONGEST = 200  # characters
+UNKNOWN = "unknown"  # who is not enrolled
 
 # Cc, Cs: controls and lone surrogates; Zl, Zp: line separators
 _REFUSED = {"Cc", "Cs", "Zl", "Zp"}
@@ -24,7 +25,8 @@ def person_name(text: str) -> str:
 
     Raises:
         TypeError: not text.
-        ValueError: nothing visible, more than 200 characters, or a control character; says which.
+        ValueError: nothing visible, more than 200 characters, a control character, or "unknown";
+            says which.
     """
     if not isinstance(text, str):
         raise TypeError(f"a person's name is text, and {text!r} is a {type(text).__name__}")
@@ -37,6 +39,11 @@ def person_name(text: str) -> str:
     if not any(unicodedata.category(character)[0] not in "CZ" for character in name):
         raise ValueError(
             f"the name {text[:LONGEST]!r} has no visible character: give the person a name"
+        )
+    if name.casefold() == UNKNOWN:
+        raise ValueError(
+            f"the name {text[:LONGEST]!r} is what everybody who is not enrolled is called: give "
+            "the person another"
         )
     if len(name) > LONGEST:
         raise ValueError(f"the name {name[:20]!r}... has {len(name)} characters, {LONGEST} at most")
