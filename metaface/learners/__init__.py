@@ -97,7 +97,7 @@ def find(name: str) -> Callable[..., MetaLearner]:
         >>> mf.learners.find("anil").__name__
         'ANIL'
         >>> sorted(mf.learners.LEARNERS)[:3]
-        ['anil', 'cosine-classifier', 'finetune']
+        ['anil', 'arcface', 'boil']
     """
     make = LEARNERS.get(name) or _extensions.find("learners", name)
     if make is None:

@@ -39,7 +39,7 @@ class IMAML(LinearHeadLearner):
         >>> import torch
         >>> faces = mf.synthetic.render(people=2, photos=1, image_size=28)
         >>> images = torch.from_numpy(faces.images).permute(0, 3, 1, 2) / 255
-        >>> learner = mf.learners.IMAML(mf.nets.Conv4(), inner_steps=5)
+        >>> learner = mf.learners.IMAML(mf.nets.Conv4())
         >>> learner.adapt(images, [0, 1]).predict(images)
         tensor([0, 1])
     """
@@ -49,7 +49,7 @@ class IMAML(LinearHeadLearner):
     def __init__(
         self,
         embedding: nn.Module,
-        inner_lr: float = 0.01,
+        inner_lr: float = 0.003,
         inner_steps: int = 10,
         *,
         strength: float = 2.0,

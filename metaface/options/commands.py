@@ -50,7 +50,8 @@ class TrainOptions:
     """What the training of one learner takes beside its settings.
 
     Attributes:
-        learner: Learner by name: maml, fomaml, anil, metasgd, maml++, reptile, prototypical,
+        learner: Learner by name: maml, fomaml, anil, metasgd, maml++, reptile, boil, imaml,
+            prototypical, matching, relation, r2d2, laplacian, classifier, arcface, simpleshot,
             linear-probe, cosine-classifier, imprinting, finetune, l2l-maml, l2l-metasgd, l2l-gbml.
         option: Setting of the learner as NAME=VALUE, such as inner_lr=0.01; may be repeated.
         blend: Keep the trained weights as far as validation people gain: part of the way from

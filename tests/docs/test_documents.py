@@ -92,6 +92,7 @@ SAID = {
     "python benchmarks/sampling.py": r"metaface: +\d+ tasks/s(.|\n)*ratio: +\d",
     "python benchmarks/peers.py": r"MAML, second order.*learn2learn(.|\n)*GFLOP/s",
     "python benchmarks/compiled.py": r"loaded in \d(.|\n)*Prototypical +\d+\.\d tasks/s, \d\.",
+    "python benchmarks/precision.py": r"times float32|float32 and bf16|no instructions for",
     "python benchmarks/scaling.py": r"two processes: +\d+\.\d+ tasks/s(.|\n)*ratio: +\d",
     "python benchmarks/omniglot.py": r"protonet-20w1s +96.0 +\d+\.\d+ ± \d+\.\d+",
     "python benchmarks/domains.py": r"before: [01]\.\d{3} over 1 splits(.|\n)*keep: [01]\.\d{3}",

@@ -151,7 +151,7 @@ def test_the_page_says_that_convolutions_were_in_bfloat16(results, tmp_path):
     said = "convolutions of training steps in bfloat16"
     assert said not in (out / "report.html").read_text()
     settings = found["settings"] | {"precision": "bf16"}
-    rounded = found | {"settings": settings, "confusions": []}
+    rounded = found | {"settings": settings, "confusions": {}}
     report.write_benchmark(
         tmp_path / "page.html", rounded, [("Ana", [np.zeros((8, 8, 3), np.uint8)])], {}
     )

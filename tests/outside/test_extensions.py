@@ -471,7 +471,10 @@ class Accepts(Honest):
         (Remembers, "adapt leaves all weights. Found: others in seen"),
         (Fixed, "adapts to any number of people, with unequal shots.*ways is an argument of fit"),
         (Mixes, "a batch of tasks gives what its tasks give one by one.*leads with the task"),
-        (Centres, "queries see each other with norm batch, and only then.*transductive"),
+        (
+            Centres,
+            "a learner whose queries see each other says so, and no.*transductive",
+        ),
         (Frozen, "training with another seed gives other weights.*reach the parameters"),
         (Hides, "state_dict is loaded into a fresh one.*must be a parameter or a buffer"),
         (Accepts, "tensors of a wrong shape are refused by name. Found: no error"),

@@ -862,6 +862,10 @@ def test_an_enrolled_person_among_the_strangers_is_reported_and_left_out(caplog)
 @every_learner
 def test_every_learner_adapts(name):
     people = known(5, 3, fpir=0.05, keep_crops=True)
+    if name == "laplacian":  # whose queries see each other
+        with pytest.raises(ValueError, match="laplacian is transductive"):
+            people.adapt(name)
+        return
     before = people.identify(portrait(3, 9))
     tried = people.adapt(name)
     assert tried.learner == name and tried.judged_on == "enrolled" and tried.photographs == 15

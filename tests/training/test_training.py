@@ -538,6 +538,13 @@ def test_a_saved_model_is_rebuilt(name, tmp_path):
         "cosine-classifier": {"steps": 2},
         "imprinting": {"scale": 5.0},
         "finetune": {"steps": 2},
+        "matching": {"scale": 5.0},
+        "relation": {"hidden": 4},
+        "r2d2": {"strength": 2.0},
+        "laplacian": {"neighbours": 2},
+        "classifier": {"margin": 0.1},
+        "arcface": {"margin": 0.1},
+        "simpleshot": {"scale": 5.0},
     }
     options = given.get(name, {"inner_steps": 2})
     spec = ModelSpec(name, options, embedding="conv4-32", norm="frozen", image_size=16)
