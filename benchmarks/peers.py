@@ -2,6 +2,7 @@
 
 python benchmarks/peers.py --json peers.json          # the reference case, within 10 minutes
 python benchmarks/peers.py --json full.json --full    # other sizes too: hours; goes on where it was
+python benchmarks/peers.py --precision bf16 --only order  # MetaFace's convolutions in bfloat16
 python benchmarks/peers.py --only sampling            # the cases whose name contains it
 
 The reference case: conv4-64 with max-pool and batch statistics, 28x28x1, 5-way 1-shot, 5 queries a
@@ -47,6 +48,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from metaface import machine
 from metaface._json import read_record, write_record
 from metaface._progress import track
+from metaface.nets.conv import PRECISIONS, Precision
 
 warnings.simplefilter("ignore")
 
@@ -81,7 +83,7 @@ def full_cases() -> list[Case]:
     five steps."""
     cases = []
     for (size, channels), ways in itertools.product(((28, 1), (84, 3)), (5, 20)):
-        shape = {"size": size, "channels": channels, "ways": ways}
+        shape: dict[str, Any] = {"size": size, "channels": channels, "ways": ways}
         for kind, steps, tasks in itertools.product(INNER, (1, 5, 20), (4, 16, 64)):
             if steps == 5 or (tasks == 16 and kind != "reptile"):
                 cases.append(Case(kind, steps=steps, tasks=tasks, **shape))
@@ -91,6 +93,13 @@ def full_cases() -> list[Case]:
     return REFERENCE + [case for case in cases if case not in REFERENCE]
 
 
+def in_precision(cases: list[Case], precision: Precision) -> list[Case]:
+    """Those of ``cases`` that train, where ``precision`` is not that of all."""
+    if precision == "float32":
+        return cases
+    return [replace(case, precision=precision) for case in cases if case.kind in TRAINING]
+
+
 def name(case: Case) -> str:
     shape = f"{case.size}x{case.size}x{case.channels}"
     parts = [f"{shape}, {case.ways}-way {case.shots}-shot"]
@@ -98,6 +107,8 @@ def name(case: Case) -> str:
         parts.append(f"{case.steps} step{'s' if case.steps > 1 else ''}")
     if case.kind != "evaluation":
         parts.append(f"{case.tasks} tasks")
+    if case.precision != "float32":
+        parts.append(f"MetaFace in {case.precision}")
     return f"{TITLES[case.kind]}: {', '.join(parts)}"
 
 
@@ -120,7 +131,7 @@ def check(case: Case, sides: list[str], device: torch.device) -> None:
     Adam's first step is the sign of the gradient, and rounding decides a tiny one's. Nor JAX, which
     would compile once more for it. Of the Prototypical sides JAX alone does what MetaFace does.
     """
-    small = replace(case, tasks=2, reptile_batch=None)
+    small = replace(case, tasks=2, reptile_batch=None, precision="float32")
     if case.kind == "prototypical-memory":
         sides = [side for side in sides if side in ("metaface", "jax")]
     if case.kind in (*INNER, "prototypical-memory") and len(sides) > 1:
@@ -452,6 +463,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="SUBSTRING", default="", help="of a case's name")
     parser.add_argument("--full", action="store_true", help="the whole grid: hours")
     parser.add_argument("--again", action="store_true", help="measure the rows in FILE afresh")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of MetaFace")
     parser.add_argument("--quick", action="store_true", help="does it run? No figure to quote")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
@@ -463,7 +475,7 @@ def main() -> None:
         print(reason, file=sys.stderr)
     cases = [
         case
-        for case in (full_cases() if options.full else REFERENCE)
+        for case in in_precision(full_cases() if options.full else REFERENCE, options.precision)
         if options.only.lower() in name(case).lower()
     ]
     if options.quick:

@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import metaface as mf
+from metaface.nets.conv import Precision, convolve_in
 from metaface.nets.norm import prepare
 
 INNER_LR, REPTILE_LR, OUTER_LR, REPTILE_BATCH = 0.1, 1e-3, 1e-3, 10
@@ -65,6 +66,7 @@ class Case:
     shots: int = 1
     queries: int = 5
     reptile_batch: int | None = REPTILE_BATCH  # photographs an inner step; None: all
+    precision: Precision = "float32"  # of MetaFace's convolutions
 
 
 @dataclass
@@ -219,13 +221,15 @@ def _metaface_training(
     optimizer: torch.optim.Optimizer,
     batch: Callable[[int], mf.Episodes],
     outcome: Callable[[], Tensor] | None,
+    precision: Precision,
 ) -> Work:
     count = itertools.count()
     prepare(learner)
 
     def step() -> int:
         episodes = batch(next(count))
-        learner.meta_step(episodes)
+        with convolve_in(learner, precision):
+            learner.meta_step(episodes)
         optimizer.step()
         return len(episodes)
 
@@ -237,7 +241,8 @@ def metaface_maml(case: Case, device: torch.device, **options: Any) -> Work:
     learner = mf.learners.MAML(body, INNER_LR, case.steps, head_lr=None, head=head, **options)
     optimizer = torch.optim.Adam(learner.parameters(), OUTER_LR)
     tasks = tasks_in_memory(case, device)
-    return _metaface_training(learner, optimizer, lambda k: tasks, partial(gradient, body, head))
+    outcome = partial(gradient, body, head)
+    return _metaface_training(learner, optimizer, lambda k: tasks, outcome, case.precision)
 
 
 def metaface_reptile(case: Case, device: torch.device) -> Work:
@@ -247,7 +252,8 @@ def metaface_reptile(case: Case, device: torch.device) -> Work:
     )
     optimizer = torch.optim.SGD(learner.parameters(), OUTER_LR)
     tasks = tasks_in_memory(case, device)
-    return _metaface_training(learner, optimizer, lambda k: tasks, partial(gradient, body, head))
+    outcome = partial(gradient, body, head)
+    return _metaface_training(learner, optimizer, lambda k: tasks, outcome, case.precision)
 
 
 def metaface_prototypical(case: Case, device: torch.device, *, in_memory: bool) -> Work:
@@ -256,9 +262,10 @@ def metaface_prototypical(case: Case, device: torch.device, *, in_memory: bool) 
     optimizer = torch.optim.Adam(learner.parameters(), OUTER_LR)
     if in_memory:
         tasks = tasks_in_memory(case, device)
-        return _metaface_training(learner, optimizer, lambda k: tasks, partial(gradient, body))
+        outcome = partial(gradient, body)
+        return _metaface_training(learner, optimizer, lambda k: tasks, outcome, case.precision)
     draw = partial(sampler(case, device).batch, size=case.tasks)
-    return _metaface_training(learner, optimizer, draw, None)
+    return _metaface_training(learner, optimizer, draw, None, case.precision)
 
 
 def metaface_sampling(case: Case, device: torch.device) -> Work:
