@@ -15,7 +15,7 @@ from metaface.cli import main
 from metaface.data.attributes import read_attributes, read_column
 from metaface.experiments.protocols import AlignedFaces
 from metaface.metrics.group_names import bin_numbers, name_groups
-from metaface.metrics.groups import MOST, Errors, draw_pairs_within
+from metaface.metrics.groups import MOST, Errors, draw_matched, draw_pairs_within
 from metaface.report.groups import draw_group_rates, format_slices, write_slices
 
 BOTH = pytest.mark.parametrize("measure", [metrics.verify_by_group, metrics.identify_by_group])
@@ -58,6 +58,30 @@ def test_verification_by_loops():
         assert low <= exact.low <= rate == exact.value <= exact.high <= high
     reached = got.overall.false_positive
     assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
+
+
+def test_matched_pairs_of_groups_are_everybodys():
+    """More pairs a person than are drawn: what is missed in the groups is what everybody misses."""
+    e, person, group = crowd(40, 12, spread=0.8)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
+    every, parts = got.overall.false_negative, [g.false_negative for g in got.groups]
+    assert every.trials == sum(p.trials for p in parts) == 400
+    assert every.errors == sum(p.errors for p in parts) > 0
+
+
+def test_people_in_two_groups_have_as_many_pairs_in_each():
+    """Glasses that are worn on half of the photographs: ten pairs with, ten without."""
+    person = np.repeat(np.arange(20), 12)
+    group = np.array(["on", "off", ""])[np.r_[[0] * 5, [1] * 6, 2].tolist() * 20]
+    rows, everybodys, inside = draw_matched(person, group, np.random.default_rng(0))
+    same = draw_pairs_within(person)
+    np.testing.assert_array_equal(rows[everybodys], same[0][same[1]])
+    for name in ("on", "off"):
+        mine = rows[inside & (group[rows] == name).all(1)]
+        assert np.bincount(person[mine[:, 0]]).tolist() == [10] * 20
+        assert len({tuple(sorted(pair)) for pair in mine.tolist()}) == len(mine)
+    assert (group[rows[inside]][:, 0] == group[rows[inside]][:, 1]).all()
+    assert not (group[rows[inside]] == "").any()
 
 
 def test_identification_by_loops():
