@@ -256,12 +256,30 @@ def test_identification_refuses():
 def test_bins():
     values = np.r_[np.arange(30.0), np.nan]
     got = bin_numbers(values)
-    assert got[-1] == "" and got[0] == "1: 0 to 9.67" and got[29] == "3: 19.3 to 29"
+    assert got[-1] == "" and got[0] == "1: 0 to 9" and got[29] == "3: 20 to 29"
     assert [int((got == n).sum()) for n in sorted(set(got) - {""})] == [10, 10, 10]
     assert len(set(bin_numbers(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
     for bins, numbers in ((1, [1, 2]), (3, [2, 2])):
         with pytest.raises(ValueError, match=f"bins={bins} of "):
             bin_numbers(np.array(numbers, float), bins)
+
+
+@pytest.mark.parametrize("bins", [2, 3, 7])
+def test_a_number_is_in_the_range_of_its_own_bin_alone(bins):
+    ages = np.array([21, 21, 25, 30, 34, 34, 34, 41, 47, 52, 58, 60, -3], float)
+    for name, age in zip(bin_numbers(ages, bins), ages, strict=True):
+        assert [n for n in set(bin_numbers(ages, bins)) if covers(n, age)] == [name]
+    assert set(bin_numbers(np.arange(21.0, 61))) == {"1: 21 to 33", "2: 34 to 46", "3: 47 to 60"}
+    halves = bin_numbers(np.arange(21, 61) / 2, 2)
+    assert set(halves) == {"1: 10.5 to below 20.2", "2: 20.2 to 30"}
+    close = bin_numbers(np.array([1.0, 20.22, 20.28, 30.5]), 2)  # "20.2" would be below 20.22
+    assert close.tolist() == ["1: 1 to below 20.25"] * 2 + ["2: 20.25 to 30.5"] * 2
+    assert set(bin_numbers(np.array([0.0, 0, 0, 1, 1, 1]), 2)) == {"1: 0", "2: 1"}
+
+
+def covers(name, number):
+    low, *high = name.split(": ")[1].split(" to ")
+    return float(low) <= number <= float(high[0] if high else low)
 
 
 def test_as_groups():
@@ -270,7 +288,7 @@ def test_as_groups():
     assert name_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
     assert name_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
     numbers = name_groups("n", [str(i) for i in range(24)] + [""], 2)
-    assert set(numbers) == {"1: 0 to 11.5", "2: 11.5 to 23", ""} and numbers[-1] == ""
+    assert set(numbers) == {"1: 0 to 11", "2: 12 to 23", ""} and numbers[-1] == ""
 
 
 CSV = "person,sex,age\nAna,f,31\n\nBo , m,\nCy,f,50\n"
