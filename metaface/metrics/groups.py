@@ -372,6 +372,22 @@ def _draw_mismatched(person: np.ndarray, random: np.random.Generator) -> np.ndar
     return mismatched
 
 
+def check_groups(by: str, group: np.ndarray) -> None:
+    """Refuse an attribute without two groups; ``group``: text ``[n]``, "" in none.
+
+    Raises:
+        ValueError: says which groups there are, and that blanks are none.
+    """
+    names, blank = np.unique(group[group != ""]), int((group == "").sum())
+    if len(names) < 2:
+        found = f"the value {str(names[0])!r} alone" if len(names) else "no value"
+        blanks = f" ({blank} of {len(group)} are blank: unknown, and in no group)" if blank else ""
+        raise ValueError(
+            f"{by} has {found}{blanks}: to compare takes two groups, so leave {by} out, or give "
+            "another value to some"
+        )
+
+
 def _check(
     embeddings: np.ndarray, person: np.ndarray, group: np.ndarray, by: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -383,9 +399,7 @@ def _check(
         )
     if not np.isfinite(embeddings).all():
         raise ValueError("some embedding is not a number: leave such photographs out")
-    names = np.unique(group[group != ""])
-    if len(names) < 2:
-        raise ValueError(f"{by} has the values {names.tolist()}: to compare takes two groups")
+    check_groups(by, group)
     return person, group
 
 

@@ -227,7 +227,15 @@ def test_draw_within():
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"group": ["a"] * 300}, "kind has the values \\['a'\\]: to compare takes two"),
+        (
+            {"group": ["a"] * 300},
+            "^kind has the value 'a' alone: to compare takes two groups, so leave kind out",
+        ),
+        (
+            {"group": ["a"] * 280 + [""] * 20},
+            "^kind has the value 'a' alone .20 of 300 are blank: unknown, and in no group.: to",
+        ),
+        ({"group": [""] * 300}, "^kind has no value .300 of 300 are blank"),
         ({"group": ["a", "b"]}, "group \\[2\\]: need \\[n, D\\], \\[n\\] and \\[n\\]"),
         ({"embeddings": np.full((300, 4), np.nan)}, "not a number"),
         ({"fmr": 1e-5, "fpir": 1e-5}, "a rate of 1e-05 is not measured on .* ask for "),
