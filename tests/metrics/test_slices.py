@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from helpers import squares
+from helpers import portrait, squares
+from PIL import Image
 
 from metaface import metrics
 from metaface.cli import main
@@ -433,3 +434,72 @@ def test_command_on_photographs(command, tmp_path, monkeypatch):
     status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))
     assert status == 0 and "verification by kind" in out
     assert command("--data", "x.zip", "--by", "kind")[2].strip().endswith("FILE.csv")
+
+
+@pytest.fixture
+def unseen(tmp_path, monkeypatch):
+    """A folder of six people whose photographs must not be detected."""
+
+    def detector(image):
+        raise AssertionError("a photograph was detected before the arguments were checked")
+
+    monkeypatch.setattr("metaface.cli.weak_spots.load_models", lambda o: (detector, squares()))
+    for person in range(6):
+        folder = tmp_path / "photos" / f"p{person}"
+        folder.mkdir(parents=True)
+        for photo in range(2):
+            Image.fromarray(portrait(person, photo)).save(folder / f"{photo}.png")
+    return ["--data", str(tmp_path / "photos"), "--quiet", "--out", str(tmp_path / "out")]
+
+
+PEOPLE = "person,sex,country\n" + "".join(f"p{i},{'fm'[i % 2]},{'x'[i % 2 :]}\n" for i in range(6))
+
+
+@pytest.mark.parametrize(
+    "text,by,message",
+    [
+        (PEOPLE, "sex Sex", "attributes.csv: no column 'Sex': there are sex, country"),
+        (PEOPLE.replace("p3,", "q3,"), "sex", "attributes.csv: no attributes of p3: of 6 names"),
+        (PEOPLE, "sex country", "attributes.csv: country has the value 'x' alone (6 of 12 are"),
+        ("path,sex\np9/0.png,f\n", "sex", "no attributes of p0/0.png, p0/1.png"),
+        ("path,sex\np0/0.png,f\np1/1.png,\n", "sex", "sex has the value 'f' alone (1 of 2"),
+        (None, "sex", "photos knows nothing of 'sex': give --attributes"),
+    ],
+)
+def test_groups_are_checked_before_photographs(unseen, tmp_path, capsys, text, by, message):
+    given = ["--attributes", str(written(tmp_path, text))] if text else []
+    assert main(["slices", *unseen, *given, "--by", *by.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--nuisances", "blurr"], "no corruption 'blurr': choose of"),
+        (["--dials", "--nuisances", "blurr"], "no steps of a dial 'blurr': choose of"),
+        (["--ways", "20", "--queries", "1"], "but only 6 of 6 have them"),
+        (["--ways", "5"], "but only 0 of 6 have them"),
+    ],
+)
+def test_robustness_is_checked_before_photographs(unseen, capsys, words, message):
+    assert main(["robustness", *unseen, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["robustness", "--people", "6", "--ways", "20"], "but only 6 of 6 have them"),
+        (["robustness", "--people", "6", "--ways", "20", "--dials"], "but only 6 of 6 have them"),
+        (["slices", "--by", "height"], "synthetic knows nothing of 'height': it has glasses"),
+    ],
+)
+def test_arguments_are_checked_before_faces_are_rendered(
+    monkeypatch, tmp_path, capsys, words, message
+):
+    def load(*given):
+        raise AssertionError("the network was loaded before the arguments were checked")
+
+    monkeypatch.setattr("metaface.recognition.embedders.loading.load", load)
+    assert main([*words, "--quiet", "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
