@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +20,24 @@ from metaface.options.commands import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from metaface.data import FaceSet
     from metaface.evaluation.degradation import Level
     from metaface.experiments.robustness import People
     from metaface.learners import MetaLearner
 
 
-def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
-    """What ``--data`` holds, for the checkpoint or, without one, for the embedder."""
+def load_people(
+    checkpoint: str | None,
+    o: PeopleOptions,
+    check: Callable[[FaceSet, tuple[str, ...] | None], None],
+) -> People:
+    """What ``--data`` holds, for the checkpoint or, without one, for the embedder.
+
+    Args:
+        check: raises what is wrong with people (their names and numbers of photographs, not the
+            pixels) and the paths of the photographs, if they are known. It is called before
+            anything is rendered or detected.
+    """
     from metaface import data
     from metaface.data import FaceSet
     from metaface.experiments.protocols import EmbedderNetwork, align_people
@@ -36,6 +47,8 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
 
     rendered = o.data.split(":")[0] == "synthetic"
     counts: dict[str, Any] = {"people": o.people, "photos": o.photos} if rendered else {}
+    if rendered:
+        check(_unrendered(o.data, o.people, o.photos), None)
     if checkpoint:
         learner, spec = load_model(checkpoint)
         faces = data.load(
@@ -61,9 +74,25 @@ def load_people(checkpoint: str | None, o: PeopleOptions) -> People:
             ),
         )
     detector, embedder = load_models(o)
-    found = align_people(o.data, detector, embedder, progress=not o.quiet)
+    found = align_people(o.data, detector, embedder, progress=not o.quiet, check=check)
     print(f"{len(found.skipped)} photographs without a usable face, or there twice, left out")
     return People(Prototypical(EmbedderNetwork(embedder), "cosine"), found.faces(), found.paths)
+
+
+def _unrendered(name: str, people: int, photos: int) -> FaceSet:
+    """Procedural people without their pixels; of what is known of them, the names are right."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from metaface import data
+    from metaface.experiments.protocols import unread_faces
+
+    each = photos * len(name.split(","))  # a domain has photographs of everybody
+    faces = unread_faces([str(p) for p in range(people) for _ in range(each)], name)
+    one = data.load(name, people=1, photos=1, progress=False)
+    truth = {k: np.repeat(v[:1], len(faces), 0) for k, v in one.truth.items() if v.ndim == 1}
+    return replace(faces, truth=truth)
 
 
 def _network(o: ModelOptions) -> MetaLearner:
@@ -93,13 +122,20 @@ def robustness(
             photographs are detected, aligned and embedded.
     """
     from metaface._json import write_json
+    from metaface.episodes.sampler import EpisodeSampler
     from metaface.evaluation import degradation
     from metaface.evaluation.corruptions import CORRUPTIONS
+    from metaface.experiments.protocols import unread_faces
     from metaface.machine import choose_device
     from metaface.report.robustness import write_robustness
     from metaface.synthetic import STEPS
 
     known = tuple(STEPS if options.dials else CORRUPTIONS)
+    degradation.check_nuisances(options.nuisances or (), dials=options.dials)
+
+    def check(faces: FaceSet, _: tuple[str, ...] | None = None) -> None:
+        EpisodeSampler(faces, options.ways, options.shots, options.queries, stream="test")
+
     chosen: dict[str, Any] = {
         "nuisances": options.nuisances or known,
         "ways": options.ways,
@@ -111,10 +147,12 @@ def robustness(
         "progress": not options.quiet,
     }
     if options.dials:
+        photos = [str(p) for p in range(options.people) for _ in range(options.photos)]
+        check(unread_faces(photos, "procedural faces"))
         levels = _by_dials(checkpoint, options, chosen)
         what = f"procedural faces, {options.people} people"
     else:
-        people = load_people(checkpoint, options)
+        people = load_people(checkpoint, options, check)
         what = people.faces.describe()
         print(what)
         people.learner.to(choose_device(options.device))
@@ -194,12 +232,30 @@ def slices(
             aligned. Without it, recognition is measured.
     """
     from metaface._json import write_json
-    from metaface.metrics.groups import GroupComparison, identify_by_group, verify_by_group
+    from metaface.metrics.groups import (
+        GroupComparison,
+        check_groups,
+        identify_by_group,
+        verify_by_group,
+    )
     from metaface.report import format_slices, write_slices
 
-    people = load_people(checkpoint, options)
+    def check(faces: FaceSet, paths: tuple[str, ...] | None) -> None:
+        for by in options.by:
+            group = _groups(options, faces, paths, by, listed=True)
+            try:
+                if options.attributes is not None:
+                    check_groups(by, group)
+            except ValueError as error:
+                raise ValueError(f"{options.attributes}: {error}") from error
+
+    if options.attributes is not None:
+        for by in options.by:
+            paths = None if checkpoint else ()
+            _read_groups(options.attributes, options.bins, by, paths=paths)
+    people = load_people(checkpoint, options, check)
     print(people.faces.describe())
-    groups = {by: _groups(options, people, by) for by in options.by}
+    groups = {by: _groups(options, people.faces, people.paths, by) for by in options.by}
     embeddings = people.embeddings()
     found: list[GroupComparison] = []
     for by, group in groups.items():
@@ -235,11 +291,18 @@ def slices(
     print(f"{out / 'results.json'}\n{out / 'report.html'}")
 
 
-def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
-    from metaface.data.attributes import read_attributes, read_column
+def _groups(
+    o: SlicesOptions,
+    faces: FaceSet,
+    paths: Sequence[str] | None,
+    by: str,
+    *,
+    listed: bool = False,
+) -> np.ndarray:
+    """The group of each photograph, text ``[n]``; ``listed``: some of them may turn out not to
+    be usable, and then need no row of their own."""
     from metaface.metrics.group_names import name_groups
 
-    faces = people.faces
     if o.attributes is None:
         known = [n for n, values in faces.truth.items() if values.ndim == 1]
         if by not in known:
@@ -248,18 +311,38 @@ def _groups(o: SlicesOptions, people: People, by: str) -> np.ndarray:
                 + (f": it has {', '.join(known)}" if known else ": give --attributes FILE.csv")
             )
         return name_groups(by, faces.truth[by][faces.rows], o.bins)
-    key, attributes = read_attributes(o.attributes)
+    person = [faces.people[p] for p in faces.person]
+    return _read_groups(o.attributes, o.bins, by, person, paths, listed=listed)
+
+
+def _read_groups(
+    file: str,
+    bins: int,
+    by: str,
+    person: Sequence[str] = (),
+    paths: Sequence[str] | None = (),
+    *,
+    listed: bool = False,
+) -> np.ndarray:
+    """The group of each photograph by a CSV; of none, it is only seen that there is a column."""
+    from metaface.data.attributes import read_attributes, read_column
+    from metaface.metrics.group_names import name_groups
+
+    key, attributes = read_attributes(file)
     names: Sequence[str]
     if key == "person":
-        names = [faces.people[p] for p in faces.person]
-    elif people.paths is None:
+        names = person
+    elif paths is None:
         raise ValueError(
-            f"{o.attributes} is about paths, which a checkpoint's photographs do not keep: give "
+            f"{file} is about paths, which a checkpoint's photographs do not keep: give "
             "a column person, or leave --checkpoint out"
         )
+    elif listed:
+        names = [path for path in paths if path in attributes] or paths
     else:
-        names = people.paths
+        names = paths
     try:
-        return name_groups(by, read_column(attributes, by, names), o.bins)
+        column = read_column(attributes, by, names)
+        return name_groups(by, column, bins) if len(column) else column
     except ValueError as error:
-        raise ValueError(f"{o.attributes}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error

@@ -105,6 +105,18 @@ class RenderedFaces:
     image_size: int = IMAGE_SIZE
 
 
+def check_nuisances(nuisances: Sequence[str], *, dials: bool = False) -> None:
+    """Refuse a name of no corruption or, with ``dials``, of no dial.
+
+    Raises:
+        ValueError: says which, and which there are.
+    """
+    known, what = (STEPS, "steps of a dial") if dials else (CORRUPTIONS, "corruption")
+    for name in nuisances:
+        if name not in known:
+            raise ValueError(f"no {what} {name!r}: choose of {', '.join(known)}")
+
+
 @refuse_moved(device="learner.to(device) before the call")
 def robustness(
     learner: MetaLearner,
@@ -149,9 +161,7 @@ def robustness(
         >>> [level.severity for level in levels], levels[0].drop
         ([0, 1, 2, 3, 4, 5], 0.0)
     """
-    for name in nuisances:
-        if name not in CORRUPTIONS:
-            raise ValueError(f"no corruption {name!r}: choose of {', '.join(CORRUPTIONS)}")
+    check_nuisances(nuisances)
     faces = FaceSet.from_arrays(faces.images, faces.person, people=faces.people, name=faces.name)
     sampler = _test_sampler(learner, faces, ways, shots, queries, seed)
     measure = _Measurement(learner, sampler, episodes, both)
@@ -215,9 +225,7 @@ def dial_robustness(
     """
     if callable(rendered):
         raise TypeError("dial_robustness takes RenderedFaces(prepare) in place of prepare")
-    for name in nuisances:
-        if name not in STEPS:
-            raise ValueError(f"no steps of a dial {name!r}: choose of {', '.join(STEPS)}")
+    check_nuisances(nuisances, dials=True)
     ids = np.arange(UNSEEN, UNSEEN + rendered.people)
 
     def render(name: str, first: int) -> Iterator[Renders]:

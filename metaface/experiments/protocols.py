@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,12 +68,29 @@ class AlignedFaces:
         return FaceSet.from_arrays(crops, self.person, people=self.people, name=self.name)
 
 
+def unread_faces(person: Sequence[str], name: str) -> FaceSet:
+    """People whose photographs were not looked at, a black pixel each: for what can be refused
+    before they are; ``person``: names, one a photograph."""
+    people, number = np.unique(np.array(person), return_inverse=True)
+    pixels = np.zeros((len(number), 1, 1, 1), np.uint8)
+    return FaceSet.from_arrays(pixels, number, people=people.tolist(), name=name)
+
+
 def align_people(
-    source: str | Path, detector: Detector, embedder: Embedder, *, progress: bool = True
+    source: str | Path,
+    detector: Detector,
+    embedder: Embedder,
+    *,
+    progress: bool = True,
+    check: Callable[[FaceSet, tuple[str, ...]], None] | None = None,
 ) -> AlignedFaces:
     """Find, align and embed the faces of a folder, zip or CSV of people.
 
     A photograph that is there twice counts once, and one of two people is left out.
+
+    Args:
+        check: is called before any photograph is read, with :func:`unread_faces` of all that are
+            listed, and their paths, and raises what is wrong with them.
 
     Raises:
         FileNotFoundError, ValueError: nothing usable there.
@@ -81,6 +99,9 @@ def align_people(
     if not path.exists():
         raise FileNotFoundError(f"no such folder, zip or CSV: {path}")
     with open_source(path) as listing:
+        if check and listing.photos:
+            listed = unread_faces([photo.person for photo in listing.photos], listing.name)
+            check(listed, tuple(photo.path for photo in listing.photos))
         seen = embed_faces(
             (partial(listing.read, photo) for photo in listing.photos),
             choose.pick_most_prominent,

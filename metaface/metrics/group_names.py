@@ -15,6 +15,9 @@ from metaface.arguments import check_given_counts
 def bin_numbers(values: np.ndarray, bins: int = 3) -> np.ndarray:
     """Numbers as groups of about equal size, named by their range: text ``[n]``.
 
+    Ranges do not overlap: whole numbers are in "21 to 33" or "34 to 46", others in "1.5 to below
+    2.5" or, the last, "2.5 to 4".
+
     Args:
         values: float ``[n]``; nan: "".
         bins: at least 2.
@@ -32,9 +35,19 @@ def bin_numbers(values: np.ndarray, bins: int = 3) -> np.ndarray:
         )
     edges = np.unique(np.quantile(values[known], np.linspace(0, 1, bins + 1)))
     number = np.searchsorted(edges[1:-1], values, side="right")
-    ranges = enumerate(pairwise(_write_apart(edges)), 1)
-    names = np.array([f"{k}: {low} to {high}" for k, (low, high) in ranges])
+    names = np.array([f"{k}: {ends}" for k, ends in enumerate(_ranges(values[known], edges), 1)])
     return np.where(known, names[number], "")
+
+
+def _ranges(values: np.ndarray, edges: np.ndarray) -> list[str]:
+    """Bins as text: each from its edge to below the next one, the last with both ends."""
+    if np.abs(values).max() < 2**53 and (values == np.floor(values)).all():
+        lowest = np.ceil(edges).astype(np.int64)
+        highest = [*(lowest[1:-1] - 1), lowest[-1]]
+        whole = zip(lowest[:-1], highest, strict=True)
+        return [f"{low} to {high}" if low < high else f"{low}" for low, high in whole]
+    texts = [f"{low} to below {high}" for low, high in pairwise(_write_apart(edges, values))]
+    return [*texts[:-1], texts[-1].replace("below ", "")]
 
 
 def name_groups(name: str, values: Sequence[Any] | np.ndarray, bins: int = 3) -> np.ndarray:
@@ -80,13 +93,17 @@ def _refuse_infinite(name: str, numbers: np.ndarray) -> None:
         )
 
 
-def _write_apart(numbers: np.ndarray) -> list[str]:
-    """Different numbers as different texts that people read, no longer than they must be: of
-    three digits or more, and never rounded beyond the point."""
+def _write_apart(numbers: np.ndarray, values: np.ndarray | None = None) -> list[str]:
+    """Different numbers, in order, as different texts that people read, no longer than they must
+    be: of three digits or more, and never rounded beyond the point. Rounding moves none but the
+    first and the last past one of the ``values``."""
     texts: list[str] = []
+    inside = np.empty(0) if values is None else values
     for digits in range(3, 18):
         texts = [_write(number, digits) for number in numbers.tolist()]
-        if len(set(texts)) == len(texts):
+        read = np.array([float(text) for text in texts])
+        said, true = (np.searchsorted(e[1:-1], inside, side="right") for e in (read, numbers))
+        if len(set(texts)) == len(texts) and np.array_equal(said, true):
             break
     return texts
 

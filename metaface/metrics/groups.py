@@ -149,7 +149,8 @@ def verify_by_group(
 
     Pairs are within a group: two people of one kind are harder to tell apart than any two, so
     groups have larger false match rates than everybody has. Pairs are drawn: at most 10 matched
-    ones a person, and 20,000 mismatched ones a group.
+    ones a person, once for everybody and all groups, and 20,000 mismatched ones a group. Where
+    everyone is wholly in one group, the matched pairs and errors of groups add up to everybody's.
 
     Args:
         embeddings: float ``[n, D]``, unit length.
@@ -179,18 +180,18 @@ def verify_by_group(
     person, group = _check(embeddings, person, group, by)
     rows, same = draw_pairs_within(person, seed)
     threshold = _threshold(pair_cosines(embeddings, rows)[~same], fmr, "mismatched pairs")
+    matched, everybodys, inside = draw_matched(person, group, np.random.default_rng(seed))
 
     def count(name: str, members: np.ndarray) -> Group:
         mine = np.flatnonzero(members)
         rows, same = draw_pairs_within(person[mine], seed)
-        rows = mine[rows]
-        passed = pair_cosines(embeddings, rows) >= threshold
-        who = person[rows]
+        others = mine[rows[~same]]
+        mates = matched[everybodys if members.all() else inside & members[matched].all(1)]
         return Group(
             name,
             len(np.unique(person[mine])),
-            _errors(passed[~same], who[~same]),
-            _errors(~passed[same], who[same, :1]),
+            _errors(pair_cosines(embeddings, others) >= threshold, person[others]),
+            _errors(pair_cosines(embeddings, mates) < threshold, person[mates[:, :1]]),
         )
 
     return _compare("verification", by, fmr, threshold, group, count)
@@ -309,28 +310,82 @@ def draw_pairs_within(person: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np
         int64 ``[pairs, 2]``, the matched ones first, and bool ``[pairs]``, whether they match.
     """
     random = np.random.default_rng(seed)
+    matched, everybodys, _ = draw_matched(person, np.zeros(len(person), "U1"), random)
+    mismatched = _draw_mismatched(person, random)
+    pairs = np.concatenate([matched[everybodys], mismatched])
+    return pairs, np.arange(len(pairs)) < len(pairs) - len(mismatched)
+
+
+def draw_matched(
+    person: np.ndarray, group: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matched pairs of everybody and of each group, drawn once.
+
+    A person's pairs are put in one random order. Everybody has the first ``EACH`` of them, a group
+    the first ``EACH`` of those inside it. Of people who are wholly in one group these are the
+    same, so that the errors of groups add up to everybody's.
+
+    Args:
+        person: int ``[n]``.
+        group: text ``[n]``; "": in no group.
+
+    Returns:
+        int64 ``[pairs, 2]``; bool ``[pairs]``, whether a pair is everybody's; and bool ``[pairs]``,
+        whether it is that of the group in which both of its photographs are.
+    """
+    names, number = np.unique(group, return_inverse=True)
     order = np.argsort(person, kind="stable")
     _, starts, counts = np.unique(person[order], return_index=True, return_counts=True)
-    matched = [np.empty((0, 2), dtype=np.int64)]
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    everybodys, inside = [np.empty(0, bool)], [np.empty(0, bool)]
     for start, count in zip(starts, counts, strict=True):
         mine = order[start : start + count]
         left, right = np.triu_indices(count, 1)
-        kept = random.permutation(len(left))[:EACH]
-        matched.append(np.stack([mine[left[kept]], mine[right[kept]]], 1))
+        drawn = random.permutation(len(left))
+        two = np.stack([mine[left[drawn]], mine[right[drawn]]], 1)
+        first = np.arange(len(two)) < EACH
+        within = np.zeros(len(two), bool)
+        for k in np.unique(number[mine]):
+            if names[k]:
+                within[np.flatnonzero((number[two] == k).all(1))[:EACH]] = True
+        kept = first | within
+        pairs.append(two[kept])
+        everybodys.append(first[kept])
+        inside.append(within[kept])
+    return np.concatenate(pairs), np.concatenate(everybodys), np.concatenate(inside)
+
+
+def _draw_mismatched(person: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """At most ``MOST`` pairs of two people, int64 ``[pairs, 2]``."""
     n = len(person)
+    counts = np.unique(person, return_counts=True)[1]
     possible = (n * n - int((counts**2).sum())) // 2
     if possible <= 2 * MOST:
         every = np.stack(np.nonzero(np.triu(person[:, None] != person)), 1)
-        mismatched = random.permutation(every)[:MOST]
-    else:
-        mismatched = np.empty((0, 2), dtype=np.int64)
-        while len(mismatched) < MOST:
-            two = np.sort(random.integers(n, size=(2 * MOST, 2)), 1)
-            two = np.concatenate([mismatched, two[person[two[:, 0]] != person[two[:, 1]]]])
-            _, first = np.unique(two[:, 0] * n + two[:, 1], return_index=True)
-            mismatched = two[np.sort(first)][:MOST]
-    pairs = np.concatenate([*matched, mismatched])
-    return pairs, np.arange(len(pairs)) < len(pairs) - len(mismatched)
+        return random.permutation(every)[:MOST]
+    mismatched = np.empty((0, 2), dtype=np.int64)
+    while len(mismatched) < MOST:
+        two = np.sort(random.integers(n, size=(2 * MOST, 2)), 1)
+        two = np.concatenate([mismatched, two[person[two[:, 0]] != person[two[:, 1]]]])
+        _, first = np.unique(two[:, 0] * n + two[:, 1], return_index=True)
+        mismatched = two[np.sort(first)][:MOST]
+    return mismatched
+
+
+def check_groups(by: str, group: np.ndarray) -> None:
+    """Refuse an attribute without two groups; ``group``: text ``[n]``, "" in none.
+
+    Raises:
+        ValueError: says which groups there are, and that blanks are none.
+    """
+    names, blank = np.unique(group[group != ""]), int((group == "").sum())
+    if len(names) < 2:
+        found = f"the value {str(names[0])!r} alone" if len(names) else "no value"
+        blanks = f" ({blank} of {len(group)} are blank: unknown, and in no group)" if blank else ""
+        raise ValueError(
+            f"{by} has {found}{blanks}: to compare takes two groups, so leave {by} out, or give "
+            "another value to some"
+        )
 
 
 def _check(
@@ -344,9 +399,7 @@ def _check(
         )
     if not np.isfinite(embeddings).all():
         raise ValueError("some embedding is not a number: leave such photographs out")
-    names = np.unique(group[group != ""])
-    if len(names) < 2:
-        raise ValueError(f"{by} has the values {names.tolist()}: to compare takes two groups")
+    check_groups(by, group)
     return person, group
 
 

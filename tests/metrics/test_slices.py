@@ -8,14 +8,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from helpers import squares
+from helpers import portrait, squares
+from PIL import Image
 
 from metaface import metrics
 from metaface.cli import main
 from metaface.data.attributes import read_attributes, read_column
 from metaface.experiments.protocols import AlignedFaces
 from metaface.metrics.group_names import bin_numbers, name_groups
-from metaface.metrics.groups import MOST, Errors, draw_pairs_within
+from metaface.metrics.groups import MOST, Errors, draw_matched, draw_pairs_within
 from metaface.report.groups import draw_group_rates, format_slices, write_slices
 
 BOTH = pytest.mark.parametrize("measure", [metrics.verify_by_group, metrics.identify_by_group])
@@ -58,6 +59,30 @@ def test_verification_by_loops():
         assert low <= exact.low <= rate == exact.value <= exact.high <= high
     reached = got.overall.false_positive
     assert reached.errors == math.floor(0.05 * reached.trials)  # as many as may be
+
+
+def test_matched_pairs_of_groups_are_everybodys():
+    """More pairs a person than are drawn: what is missed in the groups is what everybody misses."""
+    e, person, group = crowd(40, 12, spread=0.8)
+    got = metrics.verify_by_group(e, person, group, fmr=0.05)
+    every, parts = got.overall.false_negative, [g.false_negative for g in got.groups]
+    assert every.trials == sum(p.trials for p in parts) == 400
+    assert every.errors == sum(p.errors for p in parts) > 0
+
+
+def test_people_in_two_groups_have_as_many_pairs_in_each():
+    """Glasses that are worn on half of the photographs: ten pairs with, ten without."""
+    person = np.repeat(np.arange(20), 12)
+    group = np.array(["on", "off", ""])[np.r_[[0] * 5, [1] * 6, 2].tolist() * 20]
+    rows, everybodys, inside = draw_matched(person, group, np.random.default_rng(0))
+    same = draw_pairs_within(person)
+    np.testing.assert_array_equal(rows[everybodys], same[0][same[1]])
+    for name in ("on", "off"):
+        mine = rows[inside & (group[rows] == name).all(1)]
+        assert np.bincount(person[mine[:, 0]]).tolist() == [10] * 20
+        assert len({tuple(sorted(pair)) for pair in mine.tolist()}) == len(mine)
+    assert (group[rows[inside]][:, 0] == group[rows[inside]][:, 1]).all()
+    assert not (group[rows[inside]] == "").any()
 
 
 def test_identification_by_loops():
@@ -203,7 +228,15 @@ def test_draw_within():
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"group": ["a"] * 300}, "kind has the values \\['a'\\]: to compare takes two"),
+        (
+            {"group": ["a"] * 300},
+            "^kind has the value 'a' alone: to compare takes two groups, so leave kind out",
+        ),
+        (
+            {"group": ["a"] * 280 + [""] * 20},
+            "^kind has the value 'a' alone .20 of 300 are blank: unknown, and in no group.: to",
+        ),
+        ({"group": [""] * 300}, "^kind has no value .300 of 300 are blank"),
         ({"group": ["a", "b"]}, "group \\[2\\]: need \\[n, D\\], \\[n\\] and \\[n\\]"),
         ({"embeddings": np.full((300, 4), np.nan)}, "not a number"),
         ({"fmr": 1e-5, "fpir": 1e-5}, "a rate of 1e-05 is not measured on .* ask for "),
@@ -232,12 +265,30 @@ def test_identification_refuses():
 def test_bins():
     values = np.r_[np.arange(30.0), np.nan]
     got = bin_numbers(values)
-    assert got[-1] == "" and got[0] == "1: 0 to 9.67" and got[29] == "3: 19.3 to 29"
+    assert got[-1] == "" and got[0] == "1: 0 to 9" and got[29] == "3: 20 to 29"
     assert [int((got == n).sum()) for n in sorted(set(got) - {""})] == [10, 10, 10]
     assert len(set(bin_numbers(np.array([0, 0, 0, 0, 1.0])))) == 1  # a mass that no bin divides
     for bins, numbers in ((1, [1, 2]), (3, [2, 2])):
         with pytest.raises(ValueError, match=f"bins={bins} of "):
             bin_numbers(np.array(numbers, float), bins)
+
+
+@pytest.mark.parametrize("bins", [2, 3, 7])
+def test_a_number_is_in_the_range_of_its_own_bin_alone(bins):
+    ages = np.array([21, 21, 25, 30, 34, 34, 34, 41, 47, 52, 58, 60, -3], float)
+    for name, age in zip(bin_numbers(ages, bins), ages, strict=True):
+        assert [n for n in set(bin_numbers(ages, bins)) if covers(n, age)] == [name]
+    assert set(bin_numbers(np.arange(21.0, 61))) == {"1: 21 to 33", "2: 34 to 46", "3: 47 to 60"}
+    halves = bin_numbers(np.arange(21, 61) / 2, 2)
+    assert set(halves) == {"1: 10.5 to below 20.2", "2: 20.2 to 30"}
+    close = bin_numbers(np.array([1.0, 20.22, 20.28, 30.5]), 2)  # "20.2" would be below 20.22
+    assert close.tolist() == ["1: 1 to below 20.25"] * 2 + ["2: 20.25 to 30.5"] * 2
+    assert set(bin_numbers(np.array([0.0, 0, 0, 1, 1, 1]), 2)) == {"1: 0", "2: 1"}
+
+
+def covers(name, number):
+    low, *high = name.split(": ")[1].split(" to ")
+    return float(low) <= number <= float(high[0] if high else low)
 
 
 def test_as_groups():
@@ -246,7 +297,7 @@ def test_as_groups():
     assert name_groups("n", ["3", "", "04"]).tolist() == ["3", "", "04"]
     assert name_groups("n", ["x", "", "4"]).tolist() == ["x", "", "4"]
     numbers = name_groups("n", [str(i) for i in range(24)] + [""], 2)
-    assert set(numbers) == {"1: 0 to 11.5", "2: 11.5 to 23", ""} and numbers[-1] == ""
+    assert set(numbers) == {"1: 0 to 11", "2: 12 to 23", ""} and numbers[-1] == ""
 
 
 CSV = "person,sex,age\nAna,f,31\n\nBo , m,\nCy,f,50\n"
@@ -383,3 +434,72 @@ def test_command_on_photographs(command, tmp_path, monkeypatch):
     status, out, _ = command("--data", "x.zip", "--by", "kind", "--attributes", str(path))
     assert status == 0 and "verification by kind" in out
     assert command("--data", "x.zip", "--by", "kind")[2].strip().endswith("FILE.csv")
+
+
+@pytest.fixture
+def unseen(tmp_path, monkeypatch):
+    """A folder of six people whose photographs must not be detected."""
+
+    def detector(image):
+        raise AssertionError("a photograph was detected before the arguments were checked")
+
+    monkeypatch.setattr("metaface.cli.weak_spots.load_models", lambda o: (detector, squares()))
+    for person in range(6):
+        folder = tmp_path / "photos" / f"p{person}"
+        folder.mkdir(parents=True)
+        for photo in range(2):
+            Image.fromarray(portrait(person, photo)).save(folder / f"{photo}.png")
+    return ["--data", str(tmp_path / "photos"), "--quiet", "--out", str(tmp_path / "out")]
+
+
+PEOPLE = "person,sex,country\n" + "".join(f"p{i},{'fm'[i % 2]},{'x'[i % 2 :]}\n" for i in range(6))
+
+
+@pytest.mark.parametrize(
+    "text,by,message",
+    [
+        (PEOPLE, "sex Sex", "attributes.csv: no column 'Sex': there are sex, country"),
+        (PEOPLE.replace("p3,", "q3,"), "sex", "attributes.csv: no attributes of p3: of 6 names"),
+        (PEOPLE, "sex country", "attributes.csv: country has the value 'x' alone (6 of 12 are"),
+        ("path,sex\np9/0.png,f\n", "sex", "no attributes of p0/0.png, p0/1.png"),
+        ("path,sex\np0/0.png,f\np1/1.png,\n", "sex", "sex has the value 'f' alone (1 of 2"),
+        (None, "sex", "photos knows nothing of 'sex': give --attributes"),
+    ],
+)
+def test_groups_are_checked_before_photographs(unseen, tmp_path, capsys, text, by, message):
+    given = ["--attributes", str(written(tmp_path, text))] if text else []
+    assert main(["slices", *unseen, *given, "--by", *by.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["--nuisances", "blurr"], "no corruption 'blurr': choose of"),
+        (["--dials", "--nuisances", "blurr"], "no steps of a dial 'blurr': choose of"),
+        (["--ways", "20", "--queries", "1"], "but only 6 of 6 have them"),
+        (["--ways", "5"], "but only 0 of 6 have them"),
+    ],
+)
+def test_robustness_is_checked_before_photographs(unseen, capsys, words, message):
+    assert main(["robustness", *unseen, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (["robustness", "--people", "6", "--ways", "20"], "but only 6 of 6 have them"),
+        (["robustness", "--people", "6", "--ways", "20", "--dials"], "but only 6 of 6 have them"),
+        (["slices", "--by", "height"], "synthetic knows nothing of 'height': it has glasses"),
+    ],
+)
+def test_arguments_are_checked_before_faces_are_rendered(
+    monkeypatch, tmp_path, capsys, words, message
+):
+    def load(*given):
+        raise AssertionError("the network was loaded before the arguments were checked")
+
+    monkeypatch.setattr("metaface.recognition.embedders.loading.load", load)
+    assert main([*words, "--quiet", "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
