@@ -86,10 +86,11 @@ def load_people(
         most = int(np.sort(faces.photos())[-2:].min())  # that two people have
         if most < wanted and not tested:
             wanted = most
-            notes.append(
-                f"{faces.name}: the people left for a test have {wanted} photographs or more each, "
-                f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
-            )
+            if most > 1:  # one to be known by, one to be asked for
+                notes.append(
+                    f"{faces.name}: the people left for a test have {most} photographs or more "
+                    f"each, support and query together: metaface evaluate --queries {most - 1}"
+                )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
         if are_all_left_for_test(train_faces, val_faces, wanted):
             notes.append(
