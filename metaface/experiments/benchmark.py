@@ -17,7 +17,7 @@ from metaface._text import file_name
 from metaface.data import FaceSet
 from metaface.data.domain_split import are_all_left_for_test
 from metaface.data.faceset import SYNTHETIC
-from metaface.episodes.sampler import EpisodeSampler
+from metaface.episodes.sampler import EpisodeSampler, check_combinations
 from metaface.evaluation import Result, evaluate
 from metaface.experiments.job import (
     check_settings,
@@ -151,9 +151,8 @@ class _Benchmark(Experiment):
 
     def load(self) -> dict[str, FaceSet]:
         self.people = load_people(self.settings, progress=self.progress)
-        for ways in self.settings.ways:
-            for shots in self.settings.shots:  # fails before training where it would after it
-                EpisodeSampler(self.people.test, ways, shots, self.settings.queries)
+        s = self.settings
+        check_combinations(self.people.test, s.ways, s.shots, s.queries)
         return {part: getattr(self.people, part) for part in PARTS}
 
     def notes(self) -> Iterable[str]:
