@@ -229,6 +229,7 @@ def _blend(
 ) -> Callable[[MetaLearner], dict[str, Any]] | None:
     """What puts the blend of pretrained and trained weights in place, and returns the choice."""
     from metaface import data
+    from metaface.episodes.sampler import check_combinations
     from metaface.training import seen_people
     from metaface.training.weight_interpolation import KEEP_LOSS, interpolate_learner
 
@@ -252,6 +253,11 @@ def _blend(
         ).unseen(**seen)
         for source in options.keep
     ]
+    for source, faces in zip(options.keep, keep, strict=True):
+        try:  # here, and not when the training is over
+            check_combinations(faces, ways=(2,), shots=(1,), queries=1)
+        except ValueError as error:
+            raise ValueError(f"--keep {source}: {error}") from error
 
     loss = KEEP_LOSS if options.keep_loss is None else options.keep_loss
 
@@ -362,6 +368,7 @@ def evaluate(
     """
     from metaface import data, evaluation
     from metaface._json import dumps, write_json
+    from metaface.episodes.sampler import check_combinations
     from metaface.learners.spec import load_model
     from metaface.machine import choose_device
 
@@ -379,6 +386,7 @@ def evaluate(
         faces = faces.unseen(**seen)
     if not json:
         print(f"test: {faces.describe()}")
+    check_combinations(faces, options.ways, options.shots, options.queries)
     rows = []
     for ways in options.ways:
         for shots in options.shots:

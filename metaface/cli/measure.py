@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from cyclopts import Parameter
 
@@ -46,12 +46,16 @@ def protocol(
     out.mkdir(parents=True, exist_ok=True)
     sections: dict[str, Results] = {}
     rows: list[dict[str, Any]] = []
+    notes: list[str] = []
 
-    def note(title: str, result: Results | evaluation.Result, **more: Any) -> None:
+    def note(title: str, result: Results | evaluation.Result) -> None:
+        """Say a result, and write it: the next may fail."""
         print(f"{title}: {result}", flush=True)
-        rows.append({"protocol": title, **_numbers(result), **more})
+        rows.append({"protocol": title, **_numbers(result)})
+        write_json(out / "results.json", {"data": str(options.data), "rows": rows, "notes": notes})
         if not isinstance(result, evaluation.Result):
             sections[title] = result
+            write_recognition(out / "report.html", sections, notes)
 
     if protocols == ("detection",):
         found = measure_detection(options.data, _unsure(options), progress=not options.quiet)
@@ -65,12 +69,14 @@ def protocol(
         )
         if people.several:
             print(f"{people.several} of them show several faces: the most prominent is used")
-        for name in protocols:
-            _RUN[name](options, people, embedder, note)
-    write_json(out / "results.json", {"data": str(options.data), "rows": rows})
+        plans = [_PLANS[name](options, people, embedder) for name in protocols]  # all are possible
+        notes += [plan.note for plan in plans if plan.note]
+        for sentence in notes:
+            print(f"note: {sentence}")
+        for plan in plans:
+            plan.measure(note)
     print(out / "results.json")
     if sections:
-        write_recognition(out / "report.html", sections)
         print(out / "report.html")
 
 
@@ -99,51 +105,92 @@ def _unsure(o: ModelOptions) -> Detector:
 Note = Callable[..., None]
 
 
-def _few_shot(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
+class _Plan(NamedTuple):
+    """A protocol that the photographs allow: what measures it, and what was changed for them."""
+
+    measure: Callable[[Note], None]
+    note: str
+
+
+def _few_shot(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder) -> _Plan:
+    from metaface.experiments.fitted_protocols import fit_few_shot
     from metaface.experiments.protocols import measure_few_shot
 
-    for ways in o.ways:
-        for shots in o.shots:
-            found = measure_few_shot(people, embedder, ways, shots, o.episodes, o.seed)
-            note(f"{ways}-way {shots}-shot", found)
+    ways, queries, changed = fit_few_shot(people.person, o.ways, o.shots)
+
+    def measure(note: Note) -> None:
+        for n in ways:
+            for k in o.shots:
+                found = measure_few_shot(
+                    people, embedder, n, k, o.episodes, o.seed, queries=queries
+                )
+                note(f"{n}-way {k}-shot", found)
+
+    return _Plan(measure, changed)
 
 
-def _verification(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
+def _verification(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder) -> _Plan:
     from metaface import metrics
+    from metaface.experiments.fitted_protocols import fit_pairs
     from metaface.experiments.protocols import find_pairs, score_against_cohort
+    from metaface.metrics.one_to_one import check_pairs
 
+    changed = ""
     if o.pairs:
         pairs, missing = find_pairs(people, o.pairs)
         if missing:
             print(f"{missing} pairs of {o.pairs} left out: their photographs are not in {o.data}")
+        try:
+            check_pairs(pairs.same, pairs.fold)
+        except ValueError as error:
+            raise ValueError(f"--pairs {o.pairs}: {error}") from error
     else:
-        pairs = metrics.draw_pairs(people.person, o.drawn, o.drawn, seed=o.seed)
-    for title, scores in (
-        ("verification, cosine", pairs.scores(people.embeddings)),
-        ("verification, against strangers of the other folds", score_against_cohort(pairs, people)),
-    ):
-        note(title, metrics.verification(scores, pairs.same, pairs.fold))
+        drawn, folds, changed = fit_pairs(people.person, o.drawn)
+        pairs = metrics.draw_pairs(people.person, drawn, drawn, folds, seed=o.seed)
+
+    def measure(note: Note) -> None:
+        for title, score in (
+            ("verification, cosine", lambda: pairs.scores(people.embeddings)),
+            (
+                "verification, against strangers of the other folds",
+                lambda: score_against_cohort(pairs, people),
+            ),
+        ):
+            note(title, metrics.verification(score(), pairs.same, pairs.fold))
+
+    return _Plan(measure, changed)
 
 
-def _open_set(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder, note: Note) -> None:
+def _open_set(o: ProtocolOptions, people: AlignedFaces, embedder: Embedder) -> _Plan:
     from metaface import metrics
+    from metaface.experiments.fitted_protocols import fit_open_set
 
-    design = metrics.OpenSetDesign(
-        o.enrolled, o.enrolled_photos, o.stranger_count, o.cohort, o.galleries, o.seed
+    design, changed = fit_open_set(
+        people.person,
+        enrolled=o.enrolled,
+        shots=o.enrolled_photos,
+        strangers=o.stranger_count,
+        cohort=o.cohort,
+        galleries=o.galleries,
+        seed=o.seed,
     )
-    for title, scorer in (
-        ("open set, plain prototypes", metrics.prototype_scorer),
-        ("open set, held against strangers", metrics.cohort_scorer),
-    ):
-        found = metrics.open_set(
-            people.embeddings, people.person, design, ask=o.fpir, scorer=scorer
-        )
-        note(title, found)
-        for at in found.at:
-            print(f"  DIR {at.dir} at FPIR {100 * at.fpir:g}%, thresholds from the strangers")
+
+    def measure(note: Note) -> None:
+        for title, scorer in (
+            ("open set, plain prototypes", metrics.prototype_scorer),
+            ("open set, held against strangers", metrics.cohort_scorer),
+        ):
+            found = metrics.open_set(
+                people.embeddings, people.person, design, ask=o.fpir, scorer=scorer
+            )
+            note(title, found)
+            for at in found.at:
+                print(f"  DIR {at.dir} at FPIR {100 * at.fpir:g}%, thresholds from the strangers")
+
+    return _Plan(measure, changed)
 
 
-_RUN = {"few-shot": _few_shot, "verification": _verification, "open-set": _open_set}
+_PLANS = {"few-shot": _few_shot, "verification": _verification, "open-set": _open_set}
 
 
 def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
@@ -158,6 +205,7 @@ def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
             "ci95": result.ci95,
             "ways": result.ways,
             "shots": result.shots,
+            "queries": result.queries,
             "episodes": len(result.accuracies),
         }
     if isinstance(result, Verification):
@@ -166,6 +214,7 @@ def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
             "ci95": result.ci95,
             "eer": result.eer,
             "pairs": len(result.same),
+            "folds": len(result.accuracies),
             "thresholds": result.thresholds.tolist(),
             "tar_at_far": [{"far": p.far, "tar": p.tar._asdict()} for p in result.at],
         }
@@ -177,6 +226,10 @@ def _numbers(result: Results | evaluation.Result) -> dict[str, Any]:
             "rank1": result.rank1._asdict(),
             "dir_at_fpir": [{"fpir": p.fpir, "dir": p.dir._asdict()} for p in result.at],
             "galleries": result.design.galleries,
+            "enrolled": result.design.enrolled,
+            "enrolled_photos": result.design.shots,
+            "strangers": result.design.strangers,
+            "cohort": result.design.cohort,
         }
     return {
         "ap": result.ap._asdict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -278,6 +279,33 @@ class EpisodeSampler:
         if low == high:
             return low
         return low + int(_draw_uniform(keys[:, None], purpose, 1)[0, 0] * (high - low + 1))
+
+
+def check_combinations(
+    faces: FaceSet,
+    ways: Sequence[int],
+    shots: Sequence[int],
+    queries: int,
+    domains: tuple[str | None, str | None] | None = None,
+) -> None:
+    """Refuse a combination of ``ways`` and ``shots`` that ``faces`` has too few people or
+    photographs for, so that nothing is trained or tested before it is found to be impossible.
+
+    Raises:
+        ValueError: as of ``EpisodeSampler``, of the first such combination.
+
+    Example:
+        >>> import metaface as mf
+        >>> from metaface.episodes.sampler import check_combinations
+        >>> faces = mf.data.load("synthetic", people=8, photos=6, progress=False)
+        >>> check_combinations(faces, ways=(2, 8), shots=(1, 5), queries=1)
+    """
+    support_domain, query_domain = domains or (None, None)
+    for n in ways:
+        for k in shots:
+            EpisodeSampler(
+                faces, n, k, queries, support_domain=support_domain, query_domain=query_domain
+            )
 
 
 class _ByPerson:

@@ -13,7 +13,7 @@ from metaface import nets
 from metaface.arguments import refuse_moved
 from metaface.data import FaceSet
 from metaface.data.domain_split import SIDES, limit_queries, list_sides
-from metaface.episodes.sampler import scale_pixels
+from metaface.episodes.sampler import check_combinations, scale_pixels
 from metaface.evaluation.episodic import device_of, embed, evaluate
 from metaface.learners import FeatureLearner, MetaLearner
 from metaface.metrics.intervals import ci95_over_seeds
@@ -63,6 +63,9 @@ def cross_domain(
         >>> [(row["train"], row["test"]) for row in rows]
         [('frontal', 'frontal'), ('frontal', 'sketch')]
     """
+    for faces in tests.values():  # before the first learner is made and tested
+        sides = SIDES if list_sides(faces) else None
+        check_combinations(faces, ways, shots, limit_queries(faces, queries), sides)
     measured = []
     for train, named in learners.items():
         for name, given in named.items():

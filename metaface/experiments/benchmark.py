@@ -17,7 +17,7 @@ from metaface._text import file_name
 from metaface.data import FaceSet
 from metaface.data.domain_split import are_all_left_for_test
 from metaface.data.faceset import SYNTHETIC
-from metaface.episodes.sampler import EpisodeSampler
+from metaface.episodes.sampler import EpisodeSampler, check_combinations
 from metaface.evaluation import Result, evaluate
 from metaface.experiments.job import (
     check_settings,
@@ -86,10 +86,11 @@ def load_people(
         most = int(np.sort(faces.photos())[-2:].min())  # that two people have
         if most < wanted and not tested:
             wanted = most
-            notes.append(
-                f"{faces.name}: the people left for a test have {wanted} photographs or more each, "
-                f"support and query together: metaface evaluate --queries {max(1, wanted - 1)}"
-            )
+            if most > 1:  # one to be known by, one to be asked for
+                notes.append(
+                    f"{faces.name}: the people left for a test have {most} photographs or more "
+                    f"each, support and query together: metaface evaluate --queries {most - 1}"
+                )
         train_faces, val_faces, test = faces.split(settings.seed, test_photos=wanted)
         if are_all_left_for_test(train_faces, val_faces, wanted):
             notes.append(
@@ -150,9 +151,8 @@ class _Benchmark(Experiment):
 
     def load(self) -> dict[str, FaceSet]:
         self.people = load_people(self.settings, progress=self.progress)
-        for ways in self.settings.ways:
-            for shots in self.settings.shots:  # fails before training where it would after it
-                EpisodeSampler(self.people.test, ways, shots, self.settings.queries)
+        s = self.settings
+        check_combinations(self.people.test, s.ways, s.shots, s.queries)
         return {part: getattr(self.people, part) for part in PARTS}
 
     def notes(self) -> Iterable[str]:

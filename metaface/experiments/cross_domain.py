@@ -16,6 +16,7 @@ from metaface._text import file_name
 from metaface.arguments import check_once
 from metaface.data import FaceSet
 from metaface.data.domain_split import (
+    SIDES,
     Parts,
     are_all_left_for_test,
     join_domains,
@@ -25,7 +26,7 @@ from metaface.data.domain_split import (
     split_together,
 )
 from metaface.data.faceset import SYNTHETIC
-from metaface.episodes.sampler import EpisodeSampler
+from metaface.episodes.sampler import check_combinations
 from metaface.evaluation.domain_matrix import make_rows, measure
 from metaface.experiments.job import check_settings, define, leave_out_seen, train_learner
 from metaface.experiments.photo_rows import show_domain
@@ -261,12 +262,11 @@ def _check_testable(settings: CrossDomainSettings, domains: Mapping[str, Parts])
                 f"domain {name}: all people with {wanted} photographs or more are left for the "
                 "test; nobody in training or validation has as many"
             )
-        for ways in settings.ways:
-            for shots in settings.shots:
-                try:
-                    EpisodeSampler(parts.test, ways, shots, queries, **list_sides(parts.test))
-                except ValueError as error:
-                    raise ValueError(f"domain {name}: {error}") from error
+        sides = SIDES if list_sides(parts.test) else None
+        try:
+            check_combinations(parts.test, settings.ways, settings.shots, queries, sides)
+        except ValueError as error:
+            raise ValueError(f"domain {name}: {error}") from error
     for note in notes:
         log.warning(note)
     return notes

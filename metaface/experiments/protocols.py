@@ -155,22 +155,30 @@ class EmbedderNetwork(nn.Module):
 
 
 def measure_few_shot(
-    people: AlignedFaces, embedder: Embedder, ways: int, shots: int, episodes: int, seed: int
+    people: AlignedFaces,
+    embedder: Embedder,
+    ways: int,
+    shots: int,
+    episodes: int,
+    seed: int,
+    *,
+    queries: int = 5,
 ) -> evaluation.Result:
     """Episodes of the nearest prototype by cosine; see :func:`metaface.evaluate`."""
     learner = Prototypical(EmbedderNetwork(embedder), "cosine")
-    enough = np.flatnonzero(np.bincount(people.person) >= shots + 5)
+    enough = np.flatnonzero(np.bincount(people.person) >= shots + queries)
     if len(enough) < ways:
         raise ValueError(
-            f"{len(enough)} people of {people.name} have the {shots + 5} photographs that "
-            f"{shots}-shot episodes with 5 queries need, fewer than {ways}: choose fewer --ways"
+            f"{len(enough)} people of {people.name} have the {shots + queries} photographs that "
+            f"{shots}-shot episodes with {queries} queries need, fewer than {ways}: choose fewer "
+            "ways"
         )
     return evaluation.evaluate(
         learner,
         people.faces().of_people(enough),
         ways=ways,
         shots=shots,
-        queries=5,
+        queries=queries,
         episodes=episodes,
         seed=seed,
         progress=False,

@@ -117,15 +117,9 @@ def verification(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
     if not np.isfinite(scores).all():
         where = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise ValueError(f"the score of pair {where} is {scores[where]}: leave such pairs out")
+    check_pairs(same, fold)
     matched, mismatched = int(same.sum()), int((~same).sum())
-    if not (matched and mismatched):
-        raise ValueError(f"{matched} matched and {mismatched} mismatched pairs: need both")
     names = np.unique(fold)
-    if len(names) < 2:
-        raise ValueError(
-            "all pairs are in one fold: the threshold of a fold is chosen on the others, so give "
-            "two or more (LFW's development lists: pairsDevTrain.txt and pairsDevTest.txt as two)"
-        )
     thresholds = np.array([_best(scores[fold != k], same[fold != k]) for k in names])
     right = (scores >= thresholds[np.searchsorted(names, fold)]) == same
     accuracies = np.array([right[fold == k].mean() for k in names])
@@ -150,6 +144,27 @@ def verification(scores: np.ndarray, same: np.ndarray, fold: np.ndarray) -> Veri
         scores=scores,
         same=same,
     )
+
+
+def check_pairs(same: np.ndarray, fold: np.ndarray) -> None:
+    """Refuse pairs that :func:`verification` can measure nothing on, before there are scores.
+
+    Raises:
+        ValueError: no matched or no mismatched pair, or one fold.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics.one_to_one import check_pairs
+        >>> check_pairs(np.array([True, False, True, False]), fold=np.array([0, 0, 1, 1]))
+    """
+    matched, mismatched = int(same.sum()), int((~same).sum())
+    if not (matched and mismatched):
+        raise ValueError(f"{matched} matched and {mismatched} mismatched pairs: need both")
+    if len(np.unique(fold)) < 2:
+        raise ValueError(
+            "all pairs are in one fold: the threshold of a fold is chosen on the others, so give "
+            "two or more (LFW's development lists: pairsDevTrain.txt and pairsDevTest.txt as two)"
+        )
 
 
 def _accepted(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

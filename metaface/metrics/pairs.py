@@ -162,13 +162,7 @@ def draw_pairs(
         )
     random = np.random.default_rng(seed)
     _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
-    by_photos = random.permutation(len(counts))
-    by_photos = by_photos[np.argsort(-counts[by_photos], kind="stable")]
-    around = np.concatenate([np.arange(folds), np.arange(folds)[::-1]])  # there and back again
-    fold_of = np.empty(len(counts), dtype=np.int64)
-    fold_of[by_photos] = np.resize(around, len(counts))
-
-    groups = [_Group(person, np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+    groups = _share_out(person, counts, folds, random)
     quotas = {
         "matched": _quota("matched", matched, [g.matched for g in groups]),
         "mismatched": _quota("mismatched", mismatched, [g.mismatched for g in groups]),
@@ -181,6 +175,38 @@ def draw_pairs(
             same.append(np.full(count, kind == "matched"))
             fold.append(np.full(count, k))
     return Pairs(np.concatenate(rows), np.concatenate(same), np.concatenate(fold))
+
+
+def count_possible(person: np.ndarray, folds: int) -> int:
+    """How many pairs of each kind :func:`draw_pairs` can draw of these people, whatever the seed.
+
+    Args:
+        person: int ``[photographs]``, who is on each.
+        folds: at least 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from metaface.metrics.pairs import count_possible
+        >>> person = np.repeat(np.arange(40), 8)  # 40 people of eight photographs
+        >>> count_possible(person, folds=10)
+        1120
+    """
+    _, person, counts = np.unique(person, return_inverse=True, return_counts=True)
+    groups = _share_out(person, counts, folds, np.random.default_rng(0))
+    kinds = ([g.matched for g in groups], [g.mismatched for g in groups])
+    return min(_most(np.array(capacity)) for capacity in kinds)
+
+
+def _share_out(
+    person: np.ndarray, counts: np.ndarray, folds: int, random: np.random.Generator
+) -> list[_Group]:
+    """The people ``0..len(counts) - 1`` by fold; those with many photographs evenly."""
+    by_photos = random.permutation(len(counts))
+    by_photos = by_photos[np.argsort(-counts[by_photos], kind="stable")]
+    around = np.concatenate([np.arange(folds), np.arange(folds)[::-1]])  # there and back again
+    fold_of = np.empty(len(counts), dtype=np.int64)
+    fold_of[by_photos] = np.resize(around, len(counts))
+    return [_Group(person, np.flatnonzero(fold_of == fold)) for fold in range(folds)]
 
 
 class _Group:
@@ -220,12 +246,16 @@ def _quota(kind: str, asked: int, capacity: list[int]) -> np.ndarray:
     quota = np.full(len(most), each)
     quota[np.argsort(-most, kind="stable")[:odd]] += 1
     if (quota > most).any():
-        possible = len(most) * most.min() + (most > most.min()).sum()
         raise ValueError(
             f"{kind}={asked} pairs in {len(most)} folds that share nobody: these people make "
-            f"{possible} at most; ask for fewer, use fewer folds, or add people or photographs"
+            f"{_most(most)} at most; ask for fewer, use fewer folds, or add people or photographs"
         )
     return quota
+
+
+def _most(capacity: np.ndarray) -> int:
+    """How many pairs can be shared out evenly to folds that have so many."""
+    return int(len(capacity) * capacity.min() + (capacity > capacity.min()).sum())
 
 
 def _distinct(

@@ -14,6 +14,7 @@ from metaface.options.values import (
     Counts,
     Device,
     MaybeCount,
+    MaybeCounts,
     MaybeNames,
     MaybePositive,
     MaybeRate,
@@ -170,18 +171,26 @@ class GalleryOptions(ModelOptions):
 class ProtocolOptions(ModelOptions):
     """The measuring of recognition on whole photographs.
 
+    Defaults of None are those of ``metaface.experiments.fitted_protocols``, which lowers them to
+    what the photographs allow; what is given stays as it is, or is refused.
+
     Attributes:
         data: People: a folder or zip of identity folders, or a CSV; for detection, alone:
             photographs with annotations.json or bbx_gt.txt.
         ways: People of an episode of few-shot; every combination of ways and shots is tested.
+            Default: 5 20, or as many as have the photographs.
         shots: Support photographs a person of an episode of few-shot.
         episodes: Episodes of each combination of ways and shots.
         pairs: Pairs to verify, in the form of LFW's pairs.txt. Default: pairs are drawn.
-        drawn: Pairs drawn of each kind.
-        enrolled: People enrolled in each gallery of the open set.
-        enrolled_photos: Photographs enrolled of each person of the open set.
-        stranger_count: Strangers searched for in each gallery of the open set.
-        cohort: Strangers that scores of the open set are held against.
+        drawn: Pairs drawn of each kind. Default: 2500, or as many as there are.
+        enrolled: People enrolled in each gallery of the open set. Default: 50; of fewer people
+            than the open set needs, up to a fifth.
+        enrolled_photos: Photographs enrolled of each person of the open set. Default: 3, or as
+            many as leave one to search for.
+        stranger_count: Strangers searched for in each gallery of the open set. Default: 500, or
+            the share of the people who are there.
+        cohort: Strangers that scores of the open set are held against. Default: 600, or the share
+            of the people who are there.
         galleries: Galleries of the open set.
         fpir: Rate of strangers who may be given a name (false-positive identification rate).
         seed: Seed of episodes, pairs and galleries.
@@ -189,15 +198,15 @@ class ProtocolOptions(ModelOptions):
     """
 
     data: Annotated[str, Parameter(required=True)] = ""
-    ways: Counts = (5, 20)
+    ways: MaybeCounts = None
     shots: Counts = (1,)
     episodes: Count = 1000
     pairs: str | None = None
-    drawn: Count = 2500
-    enrolled: Count = 50
-    enrolled_photos: Count = 3
-    stranger_count: Count = 500
-    cohort: Count = 600
+    drawn: MaybeCount = None
+    enrolled: MaybeCount = None
+    enrolled_photos: MaybeCount = None
+    stranger_count: MaybeCount = None
+    cohort: MaybeCount = None
     galleries: Count = 20
     fpir: Share = 0.01
     seed: CountOrNone = 0

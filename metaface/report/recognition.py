@@ -24,13 +24,16 @@ Section = dict[str, Any]
 
 
 def write_recognition(
-    path: str | Path, results: Mapping[str, Verification | OpenSet | Detection]
+    path: str | Path,
+    results: Mapping[str, Verification | OpenSet | Detection],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a page of results, a section each under its title.
 
     Args:
         path: the HTML file; plots are inside it, nothing is fetched.
         results: title, such as "LFW, 5000 pairs", to result.
+        notes: what was changed for want of photographs, a sentence each.
 
     Example:
         >>> import numpy as np
@@ -40,12 +43,14 @@ def write_recognition(
         >>> result = verification(scores, same, fold=np.arange(40) % 10)
         >>> write_recognition("pairs.html", {"Made-up pairs": result})
     """
-    write_sections(path, [_describe(title, result) for title, result in results.items()])
+    write_sections(path, [_describe(title, result) for title, result in results.items()], notes)
 
 
-def write_sections(path: str | Path, sections: Sequence[Section]) -> None:
-    """Write a page of sections: a heading, a paragraph, a table of rates, plots."""
-    write_page(path, "recognition.html", sections=sections)
+def write_sections(
+    path: str | Path, sections: Sequence[Section], notes: Sequence[str] = ()
+) -> None:
+    """Write a page of sections: a heading, a paragraph, a table of rates, plots; then notes."""
+    write_page(path, "recognition.html", sections=sections, results={"notes": list(notes)})
 
 
 def format_rate(name: str, rate: Estimate | float) -> list[str]:

@@ -17,7 +17,8 @@ from PIL import Image
 
 import metaface as mf
 from metaface import metrics
-from metaface.cli import main
+from metaface.cli import main, measure
+from metaface.experiments import protocols
 from metaface.experiments.protocols import (
     AlignedFaces,
     align_people,
@@ -212,8 +213,93 @@ def test_protocols_on_procedural_people(photos, tmp_path, capsys):
     assert "few-shot" in capsys.readouterr().err
     assert main(["protocol", "detection", "few-shot", *given]) == 2
     assert "detection has data of its own" in capsys.readouterr().err
-    status = main(["protocol", "verification", *given, "--drawn", "6", "--quiet"])
-    assert status == 2 and "pairs" in capsys.readouterr().err  # ten folds of four people
+    assert main(["protocol", "verification", *given, "--drawn", "41", "--quiet"]) == 2
+    assert "--drawn 41 pairs" in capsys.readouterr().err and not (out / "results.json").exists()
+    assert main(["protocol", "verification", *given, "--drawn", "6", "--quiet"]) == 0
+    assert "2 folds instead of 10" in capsys.readouterr().out  # of four people
+
+
+@pytest.fixture
+def protocol(tmp_path, capsys, monkeypatch):
+    """Run ``metaface protocol`` on 40 people of eight photographs: status, both outputs."""
+    random = np.random.default_rng(0)
+    person = np.repeat(np.arange(40), 8)
+    crops = (
+        random.integers(0, 90, (320, 112, 112, 3))
+        + random.integers(0, 160, (40, 3))[person, None, None]
+    )
+
+    def embedder(crops):
+        found = crops[:, ::37, ::37].reshape(len(crops), -1).astype(np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    crops, names = crops.astype(np.uint8), tuple(f"p{i:02d}" for i in range(40))
+    paths = tuple(f"{names[p]}/{names[p]}_{i % 8 + 1:04d}.png" for i, p in enumerate(person))
+    people = AlignedFaces("forty", crops, embedder(crops), person, names, paths, ())
+    monkeypatch.setattr(measure, "load_models", lambda options: (None, embedder))
+    monkeypatch.setattr(protocols, "align_people", lambda *given, **more: people)
+
+    def run(*words):
+        capsys.readouterr()
+        given = ["--data", "forty", "--episodes", "5", "--galleries", "2"]
+        status = main(["protocol", *words, *given, "--out", str(tmp_path / "out"), "--quiet"])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_protocols_lower_defaults_to_the_people_who_are_there(protocol, tmp_path):
+    status, said, told = protocol("few-shot", "verification", "open-set", "--ways", "5")
+    assert (status, told) == (0, "")
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["notes"] == [
+        "verification: 1120 pairs of each kind instead of 2500: 40 people make 1120 pairs of each "
+        "kind in 10 folds that share nobody",
+        "open-set: 8 enrolled instead of 50, 14 strangers instead of 500, 18 people in the cohort "
+        "instead of 600: there are 40 people, 40 of them with more than 3 photographs",
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    for note in found["notes"]:
+        assert said.index(f"note: {note}") < said.index("5-way 1-shot") and note in page
+    assert [row.get("pairs") for row in found["rows"]] == [None, 2240, 2240, None, None]
+    assert found["rows"][-1]["strangers"] == 14
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("--drawn 1121", "--stranger-count 500", "--enrolled 41", "--enrolled-photos 8"),
+        *("--cohort 39", "--ways 50", "--shots 8"),
+    ],
+)
+def test_protocols_refuse_what_is_asked_before_the_first_measurement(protocol, tmp_path, asked):
+    status, said, told = protocol("few-shot", "verification", "open-set", *asked.split())
+    assert status == 2 and asked in told and "1-shot:" not in said and told.count("\n") == 1
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_pairs_of_one_fold_are_refused_before_the_first_measurement(protocol, tmp_path):
+    listed = tmp_path / "pairs.txt"
+    listed.write_text("1\np00\t1\t2\np00\t3\tp01\t8\n")
+    status, said, told = protocol("few-shot", "verification", "--pairs", str(listed))
+    assert status == 2 and "1-shot:" not in said
+    assert f"--pairs {listed}: all pairs are in one fold" in told
+
+
+def test_a_measurement_is_written_before_the_next_begins(protocol, tmp_path, monkeypatch):
+    def fails(*given, **more):
+        raise ValueError("no more")
+
+    monkeypatch.setattr(metrics, "open_set", fails)
+    assert protocol("few-shot", "verification", "open-set")[0] == 2
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["protocol"] for row in found["rows"]] == [
+        "5-way 1-shot",
+        "20-way 1-shot",
+        "verification, cosine",
+        "verification, against strangers of the other folds",
+    ]
+    assert (tmp_path / "out" / "report.html").read_text().count("<h2>") == 3  # two, and notes
 
 
 @needs_weights

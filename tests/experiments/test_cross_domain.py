@@ -593,6 +593,16 @@ def test_learners_or_what_makes_them():
     assert found[1]["accuracy"] == found[3]["accuracy"] == pytest.approx(plain.accuracy, abs=1e-6)
 
 
+def test_all_tests_of_all_domains_are_checked_before_the_first_learner_is_made():
+    made = []
+    tests = {"one": patterns(8, 5), "two": patterns(4, 5, seed=1)}
+    with pytest.raises(ValueError, match="5-way 1-shot 2-query tasks need 5 people"):
+        mf.evaluation.cross_domain(
+            {"one": {"p": lambda: made.append(1)}}, tests, ways=(3, 5), queries=2, episodes=2
+        )
+    assert not made
+
+
 # -- the job ---------------------------------------------------------------------------------------
 
 

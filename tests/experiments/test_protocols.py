@@ -16,6 +16,7 @@ from scipy import stats
 
 from metaface import metrics
 from metaface.data.wider import read_wider
+from metaface.experiments.fitted_protocols import fit_few_shot, fit_open_set, fit_pairs
 from metaface.experiments.protocols import AlignedFaces, find_pairs
 from metaface.faces.detections import overlaps
 from metaface.metrics.cohort import normalise
@@ -601,6 +602,74 @@ def test_open_set_refuses_other_shapes():
         metrics.open_set(e, person[1:])
     with pytest.raises(TypeError, match=r"open_set has no shots= any more: write .*OpenSetDesign"):
         metrics.open_set(e, person, shots=1)
+
+
+# ---------------------------------------------------------------- what the photographs allow
+
+COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=40)
+
+
+ASKED = {n: st.none() | st.integers(1, 30) for n in ("enrolled", "shots", "strangers", "cohort")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTS, st.fixed_dictionaries(ASKED))
+def test_an_open_set_is_of_people_who_are_there(photos, asked):
+    person = np.repeat(np.arange(len(photos)), photos)
+    able = (np.array(photos) > (asked["shots"] or 1)).sum()
+    groups = [asked[n] or 1 for n in ("enrolled", "strangers", "cohort")]
+    possible = sum(groups) <= len(photos) and able >= groups[0]
+    try:
+        design, note = fit_open_set(person, **asked)
+    except ValueError as error:
+        assert not possible
+        assert not asked["strangers"] or f"--stranger-count {asked['strangers']}" in str(error)
+        return
+    kept = {name: count for name, count in asked.items() if count}
+    assert possible and bool(note) == (design != metrics.OpenSetDesign(**kept))
+    assert all(getattr(design, name) == count for name, count in kept.items())
+    embeddings = normalise(np.random.default_rng(0).normal(size=(len(person), 8)))
+    metrics.open_set(embeddings, person, replace(design, galleries=1))
+
+
+def test_an_open_set_of_enough_people_is_as_it_is_documented():
+    person = np.repeat(np.arange(1150), 4)
+    assert fit_open_set(person) == (metrics.OpenSetDesign(), "")
+    assert fit_open_set(person[:-4])[0] == metrics.OpenSetDesign(strangers=499)
+    assert fit_open_set(person[:160])[0] == metrics.OpenSetDesign(8, 3, 14, 18)
+    assert fit_open_set(person[:160], strangers=30)[0] == metrics.OpenSetDesign(2, 3, 30, 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTS, st.none() | st.integers(1, 40))
+def test_pairs_are_of_people_who_are_there(photos, drawn):
+    person = np.repeat(np.arange(len(photos)), photos)
+    try:
+        count, folds, _ = fit_pairs(person, drawn)
+    except ValueError as error:
+        assert f"--drawn {drawn} pairs" in str(error) or not drawn
+        with pytest.raises(ValueError):
+            metrics.draw_pairs(person, max(2, drawn or 0), max(2, drawn or 0), 2)
+        return
+    pairs = metrics.draw_pairs(person, count, count, folds)
+    metrics.verification(pairs.scores(np.eye(len(person), 8)), pairs.same, pairs.fold)
+    assert count == drawn or not drawn
+    assert fit_pairs(np.repeat(np.arange(200), 8), None) == (2500, 10, "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(COUNTS, st.none() | st.just((2, 7)), st.sampled_from([(1,), (1, 4)]))
+def test_episodes_are_of_people_who_are_there(photos, asked, shots):
+    person = np.repeat(np.arange(len(photos)), photos)
+    able = (np.array(photos) > max(shots)).sum()
+    try:
+        ways, queries, note = fit_few_shot(person, asked, shots)
+    except ValueError as error:
+        assert able < max(asked or [2]) and f"--shots {max(shots)}" in str(error)
+        return
+    assert (np.array(photos) >= max(shots) + queries).sum() >= max(ways) >= min(ways) >= 2
+    assert ways == asked or not asked
+    assert bool(note) == ((ways, queries) != (asked or (5, 20), 5))
 
 
 # ---------------------------------------------------------------- detection

@@ -31,8 +31,8 @@ def uneven(counts: list[int], name: str = "uneven", seed: int = 0) -> FaceSet:
     return FaceSet.from_arrays(images, np.repeat(np.arange(len(counts)), counts), name=name)
 
 
-def folder(root: Path, counts: list[int]) -> str:
-    faces = uneven(counts)
+def folder(root: Path, counts: list[int], seed: int = 0) -> str:
+    faces = uneven(counts, seed=seed)
     for row, person in zip(faces.rows, faces.person, strict=True):
         (root / f"p{person:03d}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(faces.store[row]).save(root / f"p{person:03d}" / f"{row:04d}.png")
@@ -222,12 +222,35 @@ def test_train_needs_no_photographs_for_a_test_it_does_not_make(photos, tmp_path
     assert "test: photos: 8 people" in capsys.readouterr().out
 
 
-def test_a_set_of_single_photographs_is_not_advised_to_lower_what_is_lowest(tmp_path, capsys):
+def test_a_set_of_single_photographs_gets_no_advice_that_helps_nobody(tmp_path, capsys, caplog):
     data = folder(tmp_path / "photos", [1] * 40)
     for command in (["train"], ["benchmark", "--shots", "1", "--queries", "1"]):
         assert main([*command, "--data", data, "--out", str(tmp_path / "o"), *SMALL]) == 2
         said = capsys.readouterr().err
         assert "photograph" in said and "fewer" not in said
+    assert "metaface evaluate" not in caplog.text  # nobody could be tested
+
+
+def test_every_combination_of_ways_and_shots_is_checked_before_the_first_test(tmp_path, capsys):
+    data = folder(tmp_path / "photos", [8] * 40)
+    assert main(["train", "--data", data, "--out", str(tmp_path / "t"), *SMALL]) == 0
+    capsys.readouterr()
+    checkpoint, out = str(tmp_path / "t" / "checkpoint.pt"), tmp_path / "ev.json"
+    command = ["evaluate", checkpoint, "--data", data, "--episodes", "2", "--out", str(out)]
+    assert main([*command, "--ways", "5", "20"]) == 2
+    said = capsys.readouterr()
+    assert "5-way" not in said.out and "20-way 1-shot 5-query tasks need 20 people" in said.err
+    assert main([*command, "--ways", "5", "8", "--quiet"]) == 0 and out.is_file()
+
+
+def test_a_set_to_keep_is_checked_before_the_training(tmp_path, capsys):
+    data = folder(tmp_path / "photos", [8] * 40)
+    single = folder(tmp_path / "single", [1] * 5, seed=1)
+    assert main(["train", "--data", data, "--out", str(tmp_path / "t"), *SMALL]) == 0
+    start = ["--blend", "--start", str(tmp_path / "t" / "checkpoint.pt"), "--keep", single]
+    assert main(["train", "--data", data, "--out", str(tmp_path / "u"), *start, *SMALL]) == 2
+    assert f"--keep {single}: single: 2-way 1-shot" in capsys.readouterr().err
+    assert not (tmp_path / "u" / "checkpoint.pt").exists()
 
 
 # ---------------------------------------------------------------- device and time
