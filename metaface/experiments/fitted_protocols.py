@@ -70,8 +70,11 @@ def fit_pairs(person: np.ndarray, drawn: int | None) -> tuple[int, int, str]:
     Raises:
         ValueError: fewer pairs than ``drawn``, or none, in two folds; names the option.
     """
+    if drawn == 1:
+        raise ValueError("verification: --drawn 1 pair of each kind: give 2 or more, one a fold")
     possible = {folds: count_possible(person, folds) for folds in range(FOLDS, 1, -1)}
-    there = (n for n, count in possible.items() if count >= max(n, drawn or 0))
+    most = drawn or FOLDS  # folds, with a pair in each
+    there = (n for n, count in possible.items() if n <= most and count >= max(n, drawn or 0))
     folds = next(there, 0)
     people = len(np.unique(person))
     if not folds:
