@@ -544,7 +544,8 @@ def test_copies_are_known_and_different_photographs_are_not(real, lfw, tmp_path)
 
     def cosines(kind: str) -> np.ndarray:
         copies = [partial(saved, file, kind) for file in some]
-        pairs = zip(people._embed(some, None), people._embed(copies, None), strict=True)
+        pick = choose.pick_one
+        pairs = zip(people._embed(some, pick), people._embed(copies, pick), strict=True)
         return np.array(
             [
                 float(a.embeddings[0] @ b.embeddings[0])
@@ -558,7 +559,9 @@ def test_copies_are_known_and_different_photographs_are_not(real, lfw, tmp_path)
     for kind in ("double", "half", "flip"):
         assert (cosines(kind) >= near).mean() >= 0.85
     for files in lfw[0]:
-        rows = np.stack([s.embeddings[0] for s in people._embed(usable(people, files), None)])
+        rows = np.stack(
+            [s.embeddings[0] for s in people._embed(usable(people, files), choose.pick_one)]
+        )
         assert len(np.unique(alike.group_alike(rows, same))) == len(rows)
 
 

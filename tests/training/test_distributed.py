@@ -108,7 +108,8 @@ def test_two_processes_end_in_the_weights_of_one(name, request, float64):
     first, last = (rank[name] for rank in ranks)
     one = train_together.trained(name)
     untrained = train_together.build(name).state_dict()
-    assert furthest(one, untrained) > 1e-3
+    embedding = {n: t for n, t in one.items() if n.startswith("embedding.")}
+    assert furthest(embedding, {n: untrained[n] for n in embedding}) > 1e-3
     for run in ("whole", "resumed"):  # resumed: from the checkpoint of one process
         assert furthest(first[run], last[run]) == 0
         assert furthest(first[run], one) < 1e-6
