@@ -27,7 +27,8 @@ class PeopleClassifier(FeatureLearner):
     the true person's row is made larger by it (ArcFace, Deng et al. 2019, arXiv 1801.07698). New
     people are named by the cosine to the mean of their unit features; that layer is not used.
 
-    A step sees all photographs of its tasks, support and query alike.
+    A step sees all photographs of its tasks, support and query alike. A checkpoint holds the rows,
+    which resemble the embeddings of the training people.
 
     Args:
         embedding: the shared network.
