@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
 import torch
@@ -26,6 +27,7 @@ import metaface as mf
 from metaface.nets import norm
 from metaface.nets.fused import can_fuse, compile_passes
 
+Within = Callable[[mf.learners.MetaLearner], AbstractContextManager[object]]
 CPU = torch.device("cpu")
 COMPILE = """
 import time
@@ -58,6 +60,28 @@ def measure(learner: mf.learners.MetaLearner, tasks: mf.Episodes, seconds: float
     return steps * len(tasks) / (time.perf_counter() - began)
 
 
+def compare(fast: Within, slow: Within, other: str, rounds: int, seconds: float) -> None:
+    """Print each learner's rate within ``fast``, and how many times that within ``slow`` it is."""
+    tasks = tasks_in_memory(CASE, CPU)
+    for name, make in LEARNERS.items():
+        learner = make(*network(CASE, CPU)).train()
+        ratios, rates = [], []
+        for turn in range(rounds + 1):
+            with fast(learner):
+                rate = measure(learner, tasks, seconds)
+            with slow(learner):
+                against = measure(learner, tasks, seconds)
+            if turn:  # the first is a warm-up
+                ratios.append(rate / against)
+                rates.append(rate)
+        low, middle, high = statistics.quantiles(ratios * 2, n=4)
+        print(
+            f"{name:20} {statistics.median(rates):6.1f} tasks/s, {middle:.2f} times {other} "
+            f"({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+
+
 def compile_apart(cache: str) -> float:
     """Seconds of CPU time to compile the passes into the folder ``cache``, or to load them from
     it: beside other work on the machine, time goes by faster."""
@@ -76,29 +100,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, at the least")
     options = parser.parse_args()
-    tasks = tasks_in_memory(CASE, CPU)
-    if not can_fuse(tasks.query):
+    if not can_fuse(tasks_in_memory(CASE, CPU).query):
         sys.exit("numba is not installed: pip install 'metaface[fast]'")
     with tempfile.TemporaryDirectory() as cache:
         first, second = compile_apart(cache), compile_apart(cache)
     print(f"compiled in {first:.1f} s of CPU time, loaded in {second:.1f} s", flush=True)
     compile_passes()
-    for name, make in LEARNERS.items():
-        learner = make(*network(CASE, CPU)).train()
-        ratios, rates = [], []
-        for turn in range(options.rounds + 1):
-            fast = measure(learner, tasks, options.seconds)
-            with patch.object(norm, "can_fuse", lambda x: False):
-                slow = measure(learner, tasks, options.seconds)
-            if turn:  # the first is a warm-up
-                ratios.append(fast / slow)
-                rates.append(fast)
-        low, middle, high = statistics.quantiles(ratios * 2, n=4)
-        print(
-            f"{name:20} {statistics.median(rates):6.1f} tasks/s, {middle:.2f} times those without "
-            f"({low:.2f} to {high:.2f})",
-            flush=True,
-        )
+    compare(
+        lambda learner: nullcontext(),
+        lambda learner: patch.object(norm, "can_fuse", lambda x: False),
+        "those without",
+        options.rounds,
+        options.seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -17,32 +17,11 @@ import math
 import statistics
 
 import torch
-from compiled import CASE, CPU, LEARNERS, measure
-from sides import network, tasks_in_memory
+from compiled import compare
 
 import metaface as mf
 from metaface.nets.conv import check_precision, convolve_in
 from metaface.training import Run
-
-
-def compare_speed(rounds: int, seconds: float) -> None:
-    tasks = tasks_in_memory(CASE, CPU)
-    for name, make in LEARNERS.items():
-        learner = make(*network(CASE, CPU)).train()
-        ratios, rates = [], []
-        for turn in range(rounds + 1):
-            with convolve_in(learner, "bf16"):
-                rounded = measure(learner, tasks, seconds)
-            full = measure(learner, tasks, seconds)
-            if turn:  # the first is a warm-up
-                ratios.append(rounded / full)
-                rates.append(rounded)
-        low, middle, high = statistics.quantiles(ratios * 2, n=4)
-        print(
-            f"{name:20} {statistics.median(rates):6.1f} tasks/s, {middle:.2f} times float32 "
-            f"({low:.2f} to {high:.2f})",
-            flush=True,
-        )
 
 
 def compare_accuracy(faces: mf.FaceSet, learners: list[str], iterations: int, seeds: int) -> None:
@@ -93,7 +72,13 @@ def main() -> None:
         compare_accuracy(faces, options.learners, options.iterations, options.seeds)
     if not options.data:
         print(f"{torch.get_num_threads()} threads")
-        compare_speed(options.rounds, options.seconds)
+        compare(
+            lambda learner: convolve_in(learner, "bf16"),
+            lambda learner: convolve_in(learner, "float32"),
+            "float32",
+            options.rounds,
+            options.seconds,
+        )
 
 
 if __name__ == "__main__":

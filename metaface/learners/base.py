@@ -195,11 +195,15 @@ class MetaLearner(nn.Module):
         """
         state = self.fit(self.theta(), episodes.support, episodes.support_y, episodes.ways)
         logits = self.score(state, episodes.query)
-        loss = compute_losses(logits, episodes.query_y).sum()
+        return self.slopes(compute_losses(logits, episodes.query_y).sum()), logits.detach()
+
+    def slopes(self, loss: Tensor) -> Weights:
+        """Of ``loss`` by those parameters that are not frozen and have a part in it, by name."""
         learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        slopes = _differentiate(loss, list(learned.values()))
-        gradients = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
-        return gradients, logits.detach()
+        if not learned or not loss.requires_grad:  # everything is frozen
+            return {}
+        slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
+        return {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
         """One outer step's direction, left in ``.grad`` of the parameters; returns metrics.
@@ -417,12 +421,6 @@ class FeatureLearner(MetaLearner):
 
     def score(self, state: State, images: Tensor) -> Tensor:
         return self.score_head(state, self.embed(state["theta"], images))
-
-
-def _differentiate(loss: Tensor, weights: list[Tensor]) -> tuple[Tensor | None, ...]:
-    if not weights or not loss.requires_grad:  # everything is frozen
-        return (None,) * len(weights)
-    return torch.autograd.grad(loss, weights, allow_unused=True)
 
 
 def compute_losses(logits: Tensor, labels: Tensor) -> Tensor:

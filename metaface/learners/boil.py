@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.learners.base import Recipe, State, Weights, compute_losses
-from metaface.learners.head import LinearHeadLearner, differentiate
+from metaface.learners.cosine import imprint
+from metaface.learners.head import LinearHeadLearner, differentiate, is_head
 
 
 class BOIL(LinearHeadLearner):
@@ -66,14 +67,13 @@ class BOIL(LinearHeadLearner):
         self.check_ways(ways)
         outer = torch.is_grad_enabled()
         steps = self.inner_steps if self.training else self.test_steps
-        moving = [n for n in self.adapted(theta) if not n.startswith("head.")]
+        moving = [n for n in self.adapted(theta) if not is_head(n)]
         weights = dict(theta)
         if steps:
             weights |= self.per_task({n: theta[n] for n in moving}, len(images))
         if self.head is None:  # from theta, so that no inner step's gradient goes through it
             features = F.normalize(self.embed(theta, images), dim=-1)
-            member = F.one_hot(labels, ways).to(features)  # [T, S, N]
-            weights["head.weight"] = F.normalize(member.mT @ features, dim=-1)
+            weights["head.weight"] = imprint(features, labels, ways)
         for _ in range(steps if moving else 0):  # there may be nothing that adapts
             with torch.enable_grad():
                 now = {n: weights[n] for n in moving}

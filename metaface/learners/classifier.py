@@ -35,7 +35,7 @@ class PeopleClassifier(FeatureLearner):
         margin: radians, added to the angle; None: plain softmax.
         scale: factor of the cosines.
         centred: features less their mean over the training photographs before they are scaled to
-            unit length (SimpleShot's CL2N, Wang et al. 2019, arXiv 1911.04623); a running mean.
+            unit length (SimpleShot's CL2N, Wang et al. 2019, arXiv 1911.04623).
 
     Attributes:
         people: the ids of the training people, int64 ``[P]``, in the order of the rows of
@@ -78,24 +78,15 @@ class PeopleClassifier(FeatureLearner):
 
     def begin(self, faces: FaceSet) -> None:
         channels, height, width = faces.image_shape
-        picture = torch.zeros(1, 1, channels, height, width)
-        self._meet(torch.from_numpy(faces.person_ids), picture)
+        people = torch.from_numpy(faces.person_ids)
+        if len(self.people):
+            self._refuse_others(people)
+        else:
+            self._meet(people, torch.zeros(1, 1, channels, height, width))
 
     def _meet(self, people: Tensor, pictures: Tensor) -> None:
-        """A row for each of ``people``, where there is none yet; ``pictures`` ``[T, n, C, H, W]``.
-
-        Raises:
-            ValueError: there are rows, and not for all of them.
-        """
+        """A row for each of ``people``; ``pictures`` ``[T, n, C, H, W]``."""
         ids = people.unique().to(self.people.device)
-        if len(self.people):
-            if unknown := sorted(set(ids.tolist()) - set(self.people.tolist())):
-                raise ValueError(
-                    f"this classifier has rows for {len(self.people)} training people, and not for "
-                    f"those of ids {', '.join(map(str, unknown[:5]))}: train it on the people that "
-                    "it began with, or start another from its embedding (start=)"
-                )
-            return
         with torch.no_grad(), self.predicting():
             place = next((p for p in self.embedding.parameters()), self.weight)
             width = self.embed(self.theta(), pictures[:1, :1].to(place)).shape[-1]
@@ -106,22 +97,35 @@ class PeopleClassifier(FeatureLearner):
         self.centre = torch.zeros(width).to(place)
 
     def meta_step(self, episodes: Episodes) -> dict[str, float]:
-        episodes = check_episodes(episodes)
-        self._meet(episodes.people, episodes.query)
+        if not len(self.people):  # in a loop of the user's own
+            episodes = check_episodes(episodes)
+            self._meet(episodes.people, episodes.query)
         return super().meta_step(episodes)
 
+    def _refuse_others(self, people: Tensor) -> None:
+        """
+        Raises:
+            ValueError: there are not rows for all of ``people``.
+        """
+        unknown = people[~torch.isin(people, self.people.to(people.device))].unique().tolist()
+        if unknown:
+            raise ValueError(
+                f"this classifier has rows for {len(self.people)} training people, and not for "
+                f"those of ids {', '.join(map(str, unknown[:5]))}: train it on the people that "
+                "it began with, or start another from its embedding (start=)"
+            )
+
     def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
+        self._refuse_others(episodes.people)
         images = torch.cat([episodes.support, episodes.query], 1)
         labels = torch.cat([episodes.support_y, episodes.query_y], 1)
         features = self.embed(self.theta(), images)
         rows = torch.searchsorted(self.people, episodes.people.to(labels.device).gather(1, labels))
-        loss = compute_losses(self._name(features, rows), rows).sum()
-        learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        slopes = torch.autograd.grad(loss, list(learned.values()))
+        slopes = self.slopes(compute_losses(self._name(features, rows), rows).sum())
         shown = episodes.support.shape[1]
         support, query = features.detach().tensor_split([shown], 1)
         state = self.fit_head(support, episodes.support_y, episodes.ways)
-        return dict(zip(learned, slopes, strict=True)), self.score_head(state, query)
+        return slopes, self.score_head(state, query)
 
     def _name(self, features: Tensor, rows: Tensor) -> Tensor:
         """Logits ``[T, n, P]`` of the training people; ``rows`` ``[T, n]`` are the true ones."""

@@ -182,6 +182,11 @@ class LinearHeadLearner(MetaLearner):
         return compute_losses(self.score({"theta": weights}, images), labels)
 
 
+def is_head(name: str) -> bool:
+    """Whether a weight is the head's, by its name."""
+    return name.startswith("head.")
+
+
 def differentiate(loss: Tensor, weights: Weights, *, create_graph: bool) -> Weights:
     """Of ``loss`` by every one of ``weights``."""
     slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)

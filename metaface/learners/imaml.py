@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metaface.arguments import check_counts, check_rates
 from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights, compute_losses
-from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate
+from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate, is_head
 
 
 class IMAML(LinearHeadLearner):
@@ -90,7 +90,7 @@ class IMAML(LinearHeadLearner):
         weights = dict(start)
         # the curvature of a cross-entropy of standardised features is 1/2 at most, and the
         # embedding moves
-        rates = {n: 1 / (1 + self.head_strength) if _is_head(n) else self.inner_lr for n in start}
+        rates = {n: 1 / (1 + self.head_strength) if is_head(n) else self.inner_lr for n in start}
         for _ in range(self.inner_steps if self.training else self.test_steps):
             with torch.enable_grad():
                 now = {n: w.detach().requires_grad_() for n, w in weights.items()}
@@ -102,7 +102,7 @@ class IMAML(LinearHeadLearner):
         return still, weights, raw
 
     def _pull(self, name: str) -> float:
-        return self.head_strength if _is_head(name) else self.strength
+        return self.head_strength if is_head(name) else self.strength
 
     def meta_gradient(self, episodes: Episodes) -> tuple[Weights, Tensor]:
         given = episodes.support, episodes.support_y
@@ -126,7 +126,7 @@ class IMAML(LinearHeadLearner):
 
         least = 0.1 * min(self.strength, self.head_strength)
         found = solve(curve, wanted, self.solver_steps, least)
-        total = {n: self.strength * x.sum(0) for n, x in found.items() if not _is_head(n)}
+        total = {n: self.strength * x.sum(0) for n, x in found.items() if not is_head(n)}
         return total, logits.detach()
 
 
@@ -168,7 +168,3 @@ def _dot(a: Weights, b: Weights) -> Tensor:
 def _lead(factors: Tensor, like: Tensor) -> Tensor:
     """``[T]`` as it multiplies weights that lead with T."""
     return factors.view(-1, *(1,) * (like.ndim - 1))
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith("head.")

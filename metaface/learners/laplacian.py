@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metaface.arguments import check_counts, check_rates
-from metaface.learners.base import Recipe, State
+from metaface.learners.base import State
 from metaface.learners.prototypical import Prototypical
 
 
@@ -20,8 +20,8 @@ class LaplacianShot(Prototypical):
     y), all queries at once, again and again. Features are less the mean of the prototypes first (of
     the base classes, in the paper), or what all faces have in common outweighs what differs.
 
-    Meta-training is that of prototypical networks, of each query by itself. A query that is alone
-    gets the answer of prototypical networks.
+    Meta-training is that of prototypical networks by cosine, of each query by itself. A query that
+    is alone gets the name of the nearest prototype.
 
     Args:
         embedding: the shared network.
@@ -40,8 +40,6 @@ class LaplacianShot(Prototypical):
         >>> learner.transductive, learner.adapt(images, [0, 1]).predict(images)
         (True, tensor([0, 1]))
     """
-
-    recipe = Recipe(ways=30, shots=1, queries=1, meta_batch=1, lr=1e-3)
 
     def __init__(
         self,

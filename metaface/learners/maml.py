@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metaface.arguments import check_counts, check_flags, check_rates
 from metaface.episodes.sampler import Episodes
 from metaface.learners.base import Recipe, State, Weights, compute_losses
-from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate
+from metaface.learners.head import HeadStep, LinearHeadLearner, differentiate, is_head
 
 
 class MAML(LinearHeadLearner):
@@ -99,7 +99,7 @@ class MAML(LinearHeadLearner):
         if learn_rates:
             steps = max(self.inner_steps, self.test_steps)
             moving = self.adapted(self.theta())
-            body = {n: p for n, p in moving.items() if not n.startswith("head.")}
+            body = {n: p for n, p in moving.items() if not is_head(n)}
             shapes = {n: p.shape if learn_rates == "weight" else (steps,) for n, p in body.items()}
             self.rates = nn.ParameterDict(
                 {_key(n): nn.Parameter(torch.full(s, inner_lr)) for n, s in shapes.items()}
@@ -146,13 +146,13 @@ class MAML(LinearHeadLearner):
         if self.rates is not None:
             return {n: w - self._rate(n, step) * slopes[n] for n, w in weights.items()}
         return {
-            n: torch.sub(w, slopes[n], alpha=self.head_lr if _is_head(n) else self.inner_lr)
+            n: torch.sub(w, slopes[n], alpha=self.head_lr if is_head(n) else self.inner_lr)
             for n, w in weights.items()
         }
 
     def _rate(self, name: str, step: int) -> Tensor:
         assert self.rates is not None
-        rate: Tensor = self.rates["head" if _is_head(name) else _key(name)]
+        rate: Tensor = self.rates["head" if is_head(name) else _key(name)]
         return rate[step] if self.rates_by_step else rate
 
     # -- the outer loop --------------------------------------------------------------------
@@ -225,10 +225,6 @@ def _detach(weights: Weights) -> Weights:
 
 def _require_gradients(weights: Weights) -> Weights:
     return {n: w if w.requires_grad else w.requires_grad_() for n, w in weights.items()}
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith("head.")
 
 
 def _key(name: str) -> str:

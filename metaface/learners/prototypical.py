@@ -47,9 +47,7 @@ class Prototypical(FeatureLearner):
         self.scale = scale
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
-        features = self._placed(features)
-        member = F.one_hot(labels, ways).to(features)  # [T, S, N]
-        return {"prototypes": member.mT @ features / member.sum(1)[..., None]}
+        return {"prototypes": average(self._placed(features), labels, ways)}
 
     def score_head(self, state: State, features: Tensor) -> Tensor:
         features, prototypes = self._placed(features), state["prototypes"]
@@ -60,3 +58,9 @@ class Prototypical(FeatureLearner):
 
     def _placed(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=-1) if self.distance == "cosine" else features
+
+
+def average(features: Tensor, labels: Tensor, ways: int) -> Tensor:
+    """Means ``[T, N, D]`` of each person's features ``[T, S, D]``; labels ``[T, S]``."""
+    member = F.one_hot(labels, ways).to(features)  # [T, S, N]
+    return member.mT @ features / member.sum(1)[..., None]

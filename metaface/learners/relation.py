@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from metaface.arguments import check_counts
 from metaface.episodes.sampler import Episodes
 from metaface.learners.base import FeatureLearner, Recipe, State, Weights
+from metaface.learners.prototypical import average
 
 
 class Relation(FeatureLearner):
@@ -49,9 +50,7 @@ class Relation(FeatureLearner):
         self.offset = nn.Parameter(torch.tensor(-4.0))
 
     def fit_head(self, features: Tensor, labels: Tensor, ways: int) -> State:
-        features = _standardise(features)
-        member = F.one_hot(labels, ways).to(features)  # [T, S, N]
-        people = member.mT @ features / member.sum(1)[..., None]
+        people = average(_standardise(features), labels, ways)
         own = {"compare": self.compare, "shift": self.shift, "decide": self.decide}
         own |= {"offset": self.offset}
         tasks = len(features)
@@ -71,11 +70,7 @@ class Relation(FeatureLearner):
         state = self.fit(self.theta(), episodes.support, episodes.support_y, episodes.ways)
         scores = self.score(state, episodes.query)
         truth = F.one_hot(episodes.query_y, episodes.ways).to(scores)
-        loss = (scores - truth).square().sum(-1).mean(-1).sum()
-        learned = {n: p for n, p in self.named_parameters() if p.requires_grad}
-        slopes = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
-        gradients = {n: g for n, g in zip(learned, slopes, strict=True) if g is not None}
-        return gradients, scores.detach()
+        return self.slopes((scores - truth).square().sum(-1).mean(-1).sum()), scores.detach()
 
 
 def _standardise(features: Tensor) -> Tensor:

@@ -31,12 +31,14 @@ class Conv2d(nn.Conv2d):
 
     @property
     def is_wide(self) -> bool:
-        """Whether a product sums over so many channels that bfloat16 is faster."""
-        return self.in_channels // self.groups >= CHANNELS_BF16
+        """Whether a product sums over so many channels that bfloat16 is faster, and the convolution
+        is ours, which can be computed in it."""
+        ours = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return ours and self.in_channels // self.groups >= CHANNELS_BF16
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda or self.padding_mode != "zeros" or isinstance(self.padding, str):
-            return super().forward(x)
+            return super().forward(x)  # in float32: see is_wide
         settings = list(self.stride), list(self.padding), self.groups, self.bf16
         out: Tensor = _Conv.apply(x, self.weight, settings)
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
