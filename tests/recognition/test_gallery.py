@@ -230,6 +230,7 @@ def test_names_are_normalised(given_name: str, known: str) -> None:
         "x" * 201,
         "unknown",
         "Unknown",
+        "\uff55\uff4e\uff4b\uff4e\uff4f\uff57\uff4e",
     ],
 )
 def test_names_that_are_refused(name: str) -> None:

@@ -40,7 +40,7 @@ def person_name(text: str) -> str:
         raise ValueError(
             f"the name {text[:LONGEST]!r} has no visible character: give the person a name"
         )
-    if name.casefold() == UNKNOWN:
+    if unicodedata.normalize("NFKC", name).casefold() == UNKNOWN:  # wide letters, too
         raise ValueError(
             f"the name {text[:LONGEST]!r} is what everybody who is not enrolled is called: give "
             "the person another"
